@@ -1,0 +1,1 @@
+"""Edits at hook points: what is done to one activation, given by name to `applied`."""

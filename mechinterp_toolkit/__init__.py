@@ -1,0 +1,49 @@
+"""Mechanistic-interpretability findings as analyses that anyone can run on a checkpoint and believe.
+
+The public names below are resolved on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mechinterp_toolkit.intervention import applied
+    from mechinterp_toolkit.model import HookedModel, load_model
+    from mechinterp_toolkit.record import record
+    from mechinterp_toolkit.registry import all_analyses, analysis, get_analysis
+    from mechinterp_toolkit.results import Estimate, Finding, Verdict, load_result, save_result
+
+_HOME = {
+    "Estimate": "results",
+    "Finding": "results",
+    "HookedModel": "model",
+    "Verdict": "results",
+    "all_analyses": "registry",
+    "analysis": "registry",
+    "applied": "intervention",
+    "get_analysis": "registry",
+    "load_model": "model",
+    "load_result": "results",
+    "record": "record",
+    "save_result": "results",
+}
+__all__ = sorted(_HOME)
+
+# In a source checkout hooks/ and analyses/ lie beside this package, and Python may find the package by its folder
+# before it finds the installed mapping.
+_root = Path(__file__).resolve().parent.parent
+if (_root / "pyproject.toml").is_file() and (_root / "hooks" / "__init__.py").is_file():
+    __path__.append(str(_root))
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,389 @@
+"""What an analysis answers with: `Estimate`, `Verdict`, `Provenance`, and the `Finding` that holds them.
+
+A finding is a frozen dataclass in the file of its analysis. It stores numbers; its verdicts are properties of
+those numbers, so a threshold stays visible and can be read again later. `save_result` writes named tensors and
+JSON, `load_result` gives the same object back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechinterp_toolkit.errors import ResultError
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+SCHEMA_VERSION = 1
+
+Outcome = Literal["found", "not_found", "undecided", "not_applicable"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured number (or a tensor of them) that knows how sure it is and what it was compared with."""
+
+    value: Float[Tensor, "*axes"]
+    """The estimate itself, in `unit`."""
+
+    low: Float[Tensor, "*axes"]
+    """Lower end of the 95 % interval."""
+
+    high: Float[Tensor, "*axes"]
+    """Upper end of the 95 % interval."""
+
+    n: int
+    """Number of exchangeable units behind the estimate (items, prompts, neurons: see `method`)."""
+
+    unit: str
+    """Unit and range, e.g. "fraction in [0, 1]" or "logits"."""
+
+    method: str
+    """How the interval was made, e.g. "bootstrap over items, 999 draws"."""
+
+    control: Float[Tensor, "draw *axes"] | None = None
+    """The same statistic under the null, one row per draw."""
+
+    control_name: str = ""
+    """What the control destroyed, e.g. "item order shuffled within classes"."""
+
+    axes: tuple[str, ...] = ()
+    """Names of the axes of `value`, e.g. ("layer", "head")."""
+
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names of the positions along an axis, where numbers would not do."""
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.value.shape)
+        for name in ("low", "high"):
+            if tuple(getattr(self, name).shape) != shape:
+                raise ResultError(
+                    f"Estimate.{name} has shape {tuple(getattr(self, name).shape)} but value has {shape}; give one "
+                    "interval per value."
+                )
+        for name in ("value", "low", "high", "control"):
+            tensor = getattr(self, name)
+            if tensor is not None and not torch.isfinite(tensor).all():
+                raise ResultError(
+                    f"Estimate.{name} holds a NaN or infinity. What could not be measured is a reason "
+                    "(a Verdict), never a number: leave it out."
+                )
+        if self.control is not None and (self.control.dim() == 0 or tuple(self.control.shape[1:]) != shape):
+            raise ResultError(
+                f"Estimate.control has shape {tuple(self.control.shape)}; expected one row of shape {shape} per draw."
+            )
+        if (self.control is None) != (not self.control_name):
+            raise ResultError("Estimate.control and Estimate.control_name go together: say what the control destroyed.")
+        if len(self.axes) != self.value.dim():
+            raise ResultError(f"Estimate.axes names {len(self.axes)} axes {self.axes}, but value has {self.value.dim()}.")
+        for axis, names in self.labels.items():
+            if axis not in self.axes or len(names) != shape[self.axes.index(axis)]:
+                raise ResultError(f"Estimate.labels[{axis!r}] has {len(names)} names for axes {self.axes} of shape {shape}.")
+
+    def label(self, axis: str, index: int) -> str:
+        """Return the name of position `index` along `axis` (the number itself where no names were given)."""
+        names = self.labels.get(axis)
+        return names[index] if names else str(index)
+
+    def text(self) -> str:
+        """Return a scalar estimate as "0.81 [0.70, 0.90]"; raises `ResultError` for a tensor of estimates."""
+        if self.value.dim():
+            raise ResultError(f"only a scalar Estimate has a text; this one has axes {self.axes}.")
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+    def control_text(self) -> str:
+        """Return the control of a scalar estimate as "0.14, 95 % below 0.31 (item order shuffled)", or ""."""
+        if self.control is None:
+            return ""
+        draws = self.control.double().flatten()
+        return f"{draws.mean():.3g}, 95 % below {draws.quantile(0.95):.3g} ({self.control_name})"
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """Return one row per value: `estimate`, one column per axis, value, interval, control, n and unit."""
+        shape = tuple(self.value.shape)
+        rows = []
+        for flat in range(self.value.numel()):
+            index = [int(i) for i in torch.unravel_index(torch.tensor(flat), shape)] if shape else []
+            row: dict[str, Any] = {"estimate": name}
+            row |= {axis: self.label(axis, i) for axis, i in zip(self.axes, index, strict=True)}
+            row |= {k: getattr(self, k).flatten()[flat].item() for k in ("value", "low", "high")}
+            if self.control is not None:
+                draws = self.control.flatten(1)[:, flat].double() if shape else self.control.double()
+                row |= {"control_mean": draws.mean().item(), "control_95": draws.quantile(0.95).item()}
+            rows.append(row | {"n": self.n, "unit": self.unit})
+        return rows
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One of four outcomes with the sentence, p-value and thresholds it rests on."""
+
+    outcome: Outcome
+    """found, not_found, undecided or not_applicable."""
+
+    reason: str
+    """One sentence a reader can quote."""
+
+    p: float | None = None
+    """p-value against the control, (1 + exceedances) / (1 + draws); None where no test was made."""
+
+    alpha: float = 0.05
+    """The level `p` was judged at."""
+
+    smallest_effect: float | None = None
+    """The smallest effect of interest the verdict asks for, in the unit of the estimate."""
+
+    power: float | None = None
+    """Probability of finding an effect of that size in this design, in [0, 1], where it was worked out."""
+
+    def __post_init__(self) -> None:
+        if not self.reason:
+            raise ResultError("a Verdict needs its reason in a sentence.")
+        if self.p is not None and not 0 < self.p <= 1:
+            raise ResultError(f"a Verdict's p must lie in (0, 1], not {self.p}; count the observed draw among the draws.")
+
+    def __bool__(self) -> bool:
+        raise TypeError("a Verdict has four outcomes; compare `.outcome`, e.g. finding.represented.outcome == 'found'.")
+
+    @property
+    def found(self) -> bool:
+        """Whether the outcome is "found"."""
+        return self.outcome == "found"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What ran: the analysis, its options, and what the run cost."""
+
+    analysis: str
+    """Registered name of the analysis."""
+
+    options: Mapping[str, Any]
+    """Every option with the value used, defaults included (seed among them)."""
+
+    date: str
+    """Start of the run, ISO 8601, UTC."""
+
+    seconds: float
+    """Wall time of the run in seconds."""
+
+    peak_memory_mb: float
+    """Largest resident memory of the process so far, in MB."""
+
+    command: str = ""
+    """The command that makes this section again."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the weights came from and in which form they were analysed."""
+
+    checkpoint: str
+    """The checkpoint as it was named."""
+
+    revision: str | None
+    """Hub revision, or None."""
+
+    fingerprint: str
+    """SHA-256 of names, shapes and bytes of the weights before any processing (first 16 hex digits)."""
+
+    wrapper: str
+    """HookedTransformer, TransformerBridge or the class of a hooked module."""
+
+    processing: str
+    """"none" (raw weights), "compatible" (LayerNorm folded, writing weights and unembedding centred) or "unknown"."""
+
+    prepend_bos: bool | None
+    """Whether a beginning-of-sequence token is put before prompts; None where there is no text."""
+
+    dtype: str
+    """Data type of the weights."""
+
+    device: str
+    """Device of the first weight."""
+
+    versions: Mapping[str, str]
+    """Versions of the packages that decide numbers."""
+
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Task and training record of a toolkit checkpoint; empty elsewhere."""
+
+    run: Run | None = None
+    """The run that made a finding; None on a model that was only loaded."""
+
+
+@dataclass(frozen=True)
+class Finding(ABC):
+    """Base of every result: the two verdicts, what they rest on, and how a reader sees them.
+
+    A subclass is a frozen dataclass of tensors, `Estimate`s, plain data and small dataclasses of the same module;
+    it derives everything below from its fields.
+    """
+
+    provenance: Provenance | None = field(default=None, kw_only=True, repr=False)
+    """Model and run behind this finding; filled in by the registry."""
+
+    prompts_hash: str | None = field(default=None, kw_only=True)
+    """Hash of the token ids that were run, or None for an analysis of weights alone."""
+
+    @property
+    @abstractmethod
+    def represented(self) -> Verdict:
+        """Whether the structure is there."""
+
+    @property
+    @abstractmethod
+    def used(self) -> Verdict:
+        """Whether the model's answers depend on it."""
+
+    @property
+    @abstractmethod
+    def effect(self) -> Estimate | None:
+        """The scalar headline estimate of the verdict table, or None where nothing could be measured."""
+
+    @property
+    @abstractmethod
+    def locations(self) -> tuple[str, ...]:
+        """Where it is (heads, irreps, hook points), strongest first; empty where nothing was found."""
+
+    @abstractmethod
+    def answer(self) -> str:
+        """One or two sentences a reader can quote, with number, interval, n and control."""
+
+    @abstractmethod
+    def causal_check(self) -> str:
+        """What was edited where, what the answer did, what the scrambled edit did."""
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What this run cannot say: power, tokens dropped, hooks missing."""
+        return ()
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """Every estimate stored in a field, by field name."""
+        stored = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: value for name, value in stored.items() if isinstance(value, Estimate)}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return every estimate as tidy rows (one value per row), ready for a data frame."""
+        return [row for name, estimate in self.estimates.items() for row in estimate.rows(name)]
+
+    def figures(self) -> dict[str, Figure]:
+        """Return title -> plotly figure; import `mechinterp_toolkit.plots` inside the method."""
+        return {}
+
+
+def save_result(finding: Finding, folder: str | Path) -> Path:
+    """Write `result.json` and `tensors.safetensors` into `folder` (made if needed) and return it.
+
+    Raises:
+        ResultError: a field holds something that would not come back the same.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    body = {f.name: _encode(getattr(finding, f.name), f.name, tensors) for f in dataclasses.fields(finding)}
+    run = finding.provenance.run if finding.provenance else None
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "analysis": run.analysis if run else None,
+        "finding": type(finding).__name__,
+        "verdicts": {k: dataclasses.asdict(getattr(finding, k)) for k in ("represented", "used")},
+        "fields": body,
+    }
+    save_file(tensors, folder / "tensors.safetensors")
+    write_json(folder / "result.json", document)
+    return folder
+
+
+def load_result(folder: str | Path) -> Finding:
+    """Return the finding that `save_result` wrote into `folder`.
+
+    Raises:
+        ResultError: the folder holds no result, a newer schema, or an analysis that is not registered here.
+    """
+    from safetensors.torch import load_file
+
+    from mechinterp_toolkit.registry import get_analysis
+
+    path = Path(folder) / "result.json"
+    if not path.is_file():
+        raise ResultError(f"{folder} holds no result.json; expected a folder written by save_result or `mechinterp run`.")
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if document.get("schema_version") != SCHEMA_VERSION:
+        raise ResultError(
+            f"{path} has schema {document.get('schema_version')}, this version reads {SCHEMA_VERSION}; "
+            "read it with the version of the toolkit that wrote it."
+        )
+    if document["analysis"] is None:
+        raise ResultError(f"{path} names no analysis: it was saved outside a registered run and cannot be rebuilt by name.")
+    cls = get_analysis(document["analysis"]).result
+    tensors = load_file(Path(folder) / "tensors.safetensors")
+    known = _known_types(cls)
+    fields = {name: _decode(value, tensors, known) for name, value in document["fields"].items()}
+    return cls(**fields)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write `document` atomically as sorted, indented JSON; refuses NaN."""
+    partial = path.with_name(path.name + ".partial")
+    text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    partial.write_text(text + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[key] = value.detach().cpu().contiguous().clone()
+        return {"tensor": key}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {f.name: _encode(getattr(value, f.name), f"{key}.{f.name}", tensors) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__, "fields": parts}
+    if isinstance(value, Mapping):
+        if not all(isinstance(k, str) for k in value):
+            raise ResultError(f"{key} is a mapping whose keys are not all strings; use strings so that it survives JSON.")
+        return {"mapping": {k: _encode(v, f"{key}.{k}", tensors) for k, v in value.items()}}
+    if isinstance(value, tuple):
+        return [_encode(v, f"{key}.{i}", tensors) for i, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ResultError(f"{key} is {value}; what could not be measured is a reason, not a number.")
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise ResultError(f"{key} is a {type(value).__name__}, which would not come back the same; use tensors, tuples or text.")
+
+
+def _decode(value: Any, tensors: Mapping[str, Tensor], known: Mapping[str, type]) -> Any:
+    if isinstance(value, list):
+        return tuple(_decode(v, tensors, known) for v in value)
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    if "mapping" in value:
+        return {k: _decode(v, tensors, known) for k, v in value["mapping"].items()}
+    if value["type"] not in known:
+        raise ResultError(f"result.json holds a {value['type']!r}, which neither the core nor the analysis defines.")
+    return known[value["type"]](**{k: _decode(v, tensors, known) for k, v in value["fields"].items()})
+
+
+def _known_types(cls: type[Finding]) -> dict[str, type]:
+    """Dataclasses a result may hold: the core's own, and those of the module its class stands in."""
+    module = vars(sys.modules[cls.__module__])
+    local = {name: obj for name, obj in module.items() if isinstance(obj, type) and dataclasses.is_dataclass(obj)}
+    return local | {c.__name__: c for c in (Estimate, Verdict, Run, Provenance)}
