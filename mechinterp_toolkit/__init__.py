@@ -7,14 +7,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from mechinterp_toolkit.intervention import applied
-    from mechinterp_toolkit.model import HookedModel, load_model
-    from mechinterp_toolkit.record import record
-    from mechinterp_toolkit.registry import all_analyses, analysis, get_analysis
-    from mechinterp_toolkit.results import Estimate, Finding, Verdict, load_result, save_result
+from typing import Any
 
 _HOME = {
     "Estimate": "results",

@@ -200,7 +200,9 @@ def parse_option(entry: Analysis, name: str, text: str) -> Any:
         RegistryError: the analysis has no such option, or a `Literal` option does not allow the value.
     """
     if name not in entry.options:
-        raise RegistryError(f"{entry.name} has no option {name!r}.{nearest(name, entry.options)} It has {', '.join(entry.options)}.")
+        raise RegistryError(
+            f"{entry.name} has no option {name!r}.{nearest(name, entry.options)} It has {', '.join(entry.options)}."
+        )
     try:
         value = json.loads(text)
     except json.JSONDecodeError:
@@ -208,8 +210,14 @@ def parse_option(entry: Analysis, name: str, text: str) -> Any:
     value = tuple(value) if isinstance(value, list) else value
     hint = typing.get_type_hints(inspect.unwrap(entry.function)).get(name)
     if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
-        raise RegistryError(f"{entry.name}.{name} is one of {', '.join(map(str, typing.get_args(hint)))}, not {text!r}.")
-    if hint in (int, float, bool, str) and not isinstance(value, hint) and not (hint is float and isinstance(value, int)):
+        raise RegistryError(
+            f"{entry.name}.{name} is one of {', '.join(map(str, typing.get_args(hint)))}, not {text!r}."
+        )
+    if (
+        hint in (int, float, bool, str)
+        and not isinstance(value, hint)
+        and not (hint is float and isinstance(value, int))
+    ):
         raise RegistryError(f"{entry.name}.{name} is of type {hint.__name__}, not {text!r}.")
     return value
 
@@ -225,7 +233,9 @@ def docstring_section(module: Any, heading: str) -> str:
 def _check(entry: Analysis, function: Callable[..., Any]) -> None:
     taken = _registered.get(entry.name)
     if taken and inspect.unwrap(taken.function).__module__ != function.__module__:
-        raise RegistryError(f"an analysis called {entry.name!r} is already registered by {taken.source}; choose another name.")
+        raise RegistryError(
+            f"an analysis called {entry.name!r} is already registered by {taken.source}; choose another name."
+        )
     bare = [p.name for p in entry.options.values() if p.default is p.empty or p.kind is not p.KEYWORD_ONLY]
     if bare:
         raise RegistryError(f"{entry.name}: options {bare} must be keyword-only and have defaults.")

@@ -88,10 +88,14 @@ class Estimate:
         if (self.control is None) != (not self.control_name):
             raise ResultError("Estimate.control and Estimate.control_name go together: say what the control destroyed.")
         if len(self.axes) != self.value.dim():
-            raise ResultError(f"Estimate.axes names {len(self.axes)} axes {self.axes}, but value has {self.value.dim()}.")
+            raise ResultError(
+                f"Estimate.axes names {len(self.axes)} axes {self.axes}, but value has {self.value.dim()}."
+            )
         for axis, names in self.labels.items():
             if axis not in self.axes or len(names) != shape[self.axes.index(axis)]:
-                raise ResultError(f"Estimate.labels[{axis!r}] has {len(names)} names for axes {self.axes} of shape {shape}.")
+                raise ResultError(
+                    f"Estimate.labels[{axis!r}] has {len(names)} names for axes {self.axes} of shape {shape}."
+                )
 
     def label(self, axis: str, index: int) -> str:
         """Return the name of position `index` along `axis` (the number itself where no names were given)."""
@@ -153,7 +157,9 @@ class Verdict:
         if not self.reason:
             raise ResultError("a Verdict needs its reason in a sentence.")
         if self.p is not None and not 0 < self.p <= 1:
-            raise ResultError(f"a Verdict's p must lie in (0, 1], not {self.p}; count the observed draw among the draws.")
+            raise ResultError(
+                f"a Verdict's p must lie in (0, 1], not {self.p}; count the observed draw among the draws."
+            )
 
     def __bool__(self) -> bool:
         raise TypeError("a Verdict has four outcomes; compare `.outcome`, e.g. finding.represented.outcome == 'found'.")
@@ -324,7 +330,9 @@ def load_result(folder: str | Path) -> Finding:
 
     path = Path(folder) / "result.json"
     if not path.is_file():
-        raise ResultError(f"{folder} holds no result.json; expected a folder written by save_result or `mechinterp run`.")
+        raise ResultError(
+            f"{folder} holds no result.json; expected a folder written by save_result or `mechinterp run`."
+        )
     document = json.loads(path.read_text(encoding="utf-8"))
     if document.get("schema_version") != SCHEMA_VERSION:
         raise ResultError(
@@ -332,7 +340,9 @@ def load_result(folder: str | Path) -> Finding:
             "read it with the version of the toolkit that wrote it."
         )
     if document["analysis"] is None:
-        raise ResultError(f"{path} names no analysis: it was saved outside a registered run and cannot be rebuilt by name.")
+        raise ResultError(
+            f"{path} names no analysis: it was saved outside a registered run and cannot be rebuilt by name."
+        )
     cls = get_analysis(document["analysis"]).result
     tensors = load_file(Path(folder) / "tensors.safetensors")
     known = _known_types(cls)
@@ -357,7 +367,9 @@ def _encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
         return {"type": type(value).__name__, "fields": parts}
     if isinstance(value, Mapping):
         if not all(isinstance(k, str) for k in value):
-            raise ResultError(f"{key} is a mapping whose keys are not all strings; use strings so that it survives JSON.")
+            raise ResultError(
+                f"{key} is a mapping whose keys are not all strings; use strings so that it survives JSON."
+            )
         return {"mapping": {k: _encode(v, f"{key}.{k}", tensors) for k, v in value.items()}}
     if isinstance(value, tuple):
         return [_encode(v, f"{key}.{i}", tensors) for i, v in enumerate(value)]
@@ -365,7 +377,9 @@ def _encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
         raise ResultError(f"{key} is {value}; what could not be measured is a reason, not a number.")
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    raise ResultError(f"{key} is a {type(value).__name__}, which would not come back the same; use tensors, tuples or text.")
+    raise ResultError(
+        f"{key} is a {type(value).__name__}, which would not come back the same; use tensors, tuples or text."
+    )
 
 
 def _decode(value: Any, tensors: Mapping[str, Tensor], known: Mapping[str, type]) -> Any:
