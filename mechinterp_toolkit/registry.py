@@ -27,13 +27,11 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from mechinterp_toolkit.errors import NotApplicable, RegistryError, nearest
+from mechinterp_toolkit.model import HookedModel, ModelLike, load_model
 from mechinterp_toolkit.results import Finding, Run
-
-if TYPE_CHECKING:
-    from mechinterp_toolkit.model import HookedModel, ModelLike
 
 BUILT_IN = "mechinterp_toolkit.analyses"
 ENTRY_POINTS = "mechinterp_toolkit.analyses"
@@ -149,8 +147,6 @@ def analysis(
         @functools.wraps(function)
         def run(model: ModelLike, /, *args: P.args, **options: P.kwargs) -> F:
             import torch
-
-            from mechinterp_toolkit.model import load_model
 
             hooked = load_model(model)
             reason = entry.reason_not(hooked)

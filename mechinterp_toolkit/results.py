@@ -16,16 +16,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ResultError
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 SCHEMA_VERSION = 1
 
@@ -288,7 +285,7 @@ class Finding(ABC):
         """Return every estimate as tidy rows (one value per row), ready for a data frame."""
         return [row for name, estimate in self.estimates.items() for row in estimate.rows(name)]
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Any]:
         """Return title -> plotly figure; import `mechinterp_toolkit.plots` inside the method."""
         return {}
 

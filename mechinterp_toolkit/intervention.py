@@ -1,0 +1,225 @@
+"""`applied(model, {hook name: edit})`: every edit of an activation goes through here.
+
+An edit is a pure function of one activation and its `Site`, called as `edit(activation, hook=site)`: TransformerLens'
+own hook signature, so the same function works in plain `model.run_with_hooks`. Where it happens is said by name.
+
+What would fool it, and is refused: a name that no hook point has; a hook point that is switched off and would never fire;
+`hook_resid_mid` of a Bridge, which edits the MLP's input and not the stream; an edit that returns another shape, dtype or
+device, or changes the activation in place; and, at the end, an edit that never ran. Nothing is left on the model on any
+path out.
+
+Source: hook points as in TransformerLens; the situations were measured on its versions 3.9 and 4.3.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mechinterp_toolkit.errors import HookError, nearest
+from mechinterp_toolkit.model import HookedModel, load_model
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where an edit finds itself: what it is called with as `hook`."""
+
+    name: str
+    """The hook name as it was asked for."""
+
+    mask: Tensor | None = None
+    """True at real tokens, [batch pos]; None where the caller gave none."""
+
+    def layer(self) -> int:
+        """Return the layer of a name like "blocks.3.hook_resid_pre"; raises `HookError` for any other."""
+        match = re.match(r"blocks\.(\d+)\.", self.name)
+        if match is None:
+            raise HookError(f"{self.name!r} lies in no layer; expected a name like 'blocks.3.hook_resid_pre'.")
+        return int(match[1])
+
+
+Edit = Callable[..., Tensor]
+"""`edit(activation, *, hook: Site) -> Tensor` of the same shape, dtype and device, never the activation changed in place."""
+
+Reader = Callable[..., None]
+"""`reader(activation, *, hook: Site)`: looks at an activation and returns nothing."""
+
+Edits = Mapping[str, Edit | Sequence[Edit]]
+
+# Hook points that exist but fire only after a switch of the config: suffix of the name -> (setting, how to set it).
+_GATED = {
+    "attn.hook_result": ("use_attn_result", "set_use_attn_result(True)"),
+    "hook_mlp_in": ("use_hook_mlp_in", "set_use_hook_mlp_in(True)"),
+    "hook_attn_in": ("use_attn_in", "set_use_attn_in(True)"),
+    "hook_q_input": ("use_split_qkv_input", "set_use_split_qkv_input(True)"),
+    "hook_k_input": ("use_split_qkv_input", "set_use_split_qkv_input(True)"),
+    "hook_v_input": ("use_split_qkv_input", "set_use_split_qkv_input(True)"),
+}
+
+
+@dataclass
+class _Placed:
+    """One edit on one hook point, and how often it ran."""
+
+    site: Site
+    edit: Edit
+    calls: int = 0
+    handles: list[Any] = field(default_factory=list)
+
+    def __call__(self, activation: Tensor, hook: Any) -> Tensor:
+        self.calls += 1
+        given = activation.clone() if activation.is_inference() else activation
+        version = given._version
+        result = self.edit(given, hook=self.site)
+        _check_result(result, given, version, self.site.name)
+        return result
+
+
+@contextmanager
+def applied(model: HookedModel | nn.Module, edits: Edits, *, mask: Tensor | None = None) -> Iterator[HookedModel]:
+    """Run everything inside the `with` block with `edits` in place, and leave nothing behind.
+
+    Several edits on one hook point, under one name or several, run in the order given. Blocks may be nested; outer edits
+    run first. Activations that no edit names are untouched.
+
+    Args:
+        model: a `HookedModel` or a TransformerLens model.
+        edits: hook name (as `HookedTransformer` spells it; canonical Bridge names work too) -> edit, or several in order.
+        mask: True at real tokens, [batch pos], handed on to edits as `Site.mask`.
+
+    Yields:
+        The model as a `HookedModel`.
+
+    Raises:
+        HookError: an unknown or gated name, a broken edit, or (on a clean way out) an edit that never ran.
+
+    Example:
+        >>> def zero(activation, hook):
+        ...     return torch.zeros_like(activation)
+        >>> with applied(model, {"blocks.0.attn.hook_z": zero}):  # doctest: +SKIP
+        ...     logits = model.logits(tokens)
+    """
+    hooked = load_model(model)
+    placed = [
+        _Placed(Site(name, mask), edit)
+        for name, given in edits.items()
+        for edit in (given if isinstance(given, Sequence) else (given,))
+    ]
+    points = {name: hook_point(hooked, name) for name in edits}  # every name is checked before any edit is placed
+    if hooked.is_bridge:
+        _refuse_resid_mid(hooked, points)
+    with _in_place(points, placed):
+        yield hooked
+
+
+@contextmanager
+def observed(model: HookedModel | nn.Module, readers: Mapping[str, Reader]) -> Iterator[HookedModel]:
+    """Run everything inside the `with` block with `readers` looking on; nothing is changed and nothing left behind.
+
+    Args:
+        model: a `HookedModel` or a TransformerLens model.
+        readers: hook name -> `reader(activation, hook=site)`; it must copy what it keeps.
+
+    Raises:
+        HookError: an unknown or gated name, or (on a clean way out) a hook point that never fired.
+    """
+    hooked = load_model(model)
+    points = {name: hook_point(hooked, name) for name in readers}
+    with _in_place(points, [_Placed(Site(name), _reading(reader)) for name, reader in readers.items()]):
+        yield hooked
+
+
+def hook_point(model: HookedModel, name: str) -> Any:
+    """Return the `HookPoint` called `name`.
+
+    Raises:
+        HookError: no hook point has the name (the nearest are suggested), or it is switched off.
+    """
+    points = model.hook_points
+    point = points.get(name)
+    if point is None:
+        raise HookError(
+            f"{model.provenance.checkpoint} ({model.provenance.wrapper}) has no hook point {name!r}."
+            f"{nearest(name, points)}"
+        )
+    for suffix, (setting, how) in _GATED.items():
+        if name.endswith(suffix) and not getattr(getattr(model.model, "cfg", None), setting, False):
+            raise HookError(f"{name!r} is switched off and would never fire; call model.{how} first.")
+    return point
+
+
+def _refuse_resid_mid(model: HookedModel, points: Mapping[str, Any]) -> None:
+    for name, point in points.items():
+        match = re.match(r"blocks\.(\d+)\.", name)
+        middle = model.hook_points.get(f"{match[0]}hook_resid_mid") if match else None
+        if match and (name.endswith("hook_resid_mid") or (middle is not None and middle is point)):
+            layer = int(match[1])
+            raise HookError(
+                f"{name!r} of a TransformerBridge is the MLP's input, not the residual stream: an edit there would leave "
+                f"the stream as it was. Edit 'blocks.{layer}.hook_attn_out' to change what attention adds, or "
+                f"'blocks.{layer + 1}.hook_resid_pre' to change the stream after the block."
+            )
+
+
+def _check_result(result: Any, given: Tensor, version: int, name: str) -> None:
+    if not isinstance(result, Tensor):
+        raise HookError(
+            f"the edit at {name!r} returned {type(result).__name__}; return a new tensor, also for no change."
+        )
+    for what in ("shape", "dtype", "device"):
+        expected, got = getattr(given, what), getattr(result, what)
+        if expected != got:
+            raise HookError(f"the edit at {name!r} returned {what} {_say(got)} instead of {_say(expected)}.")
+    if given._version != version:
+        raise HookError(
+            f"the edit at {name!r} changed the activation in place, which corrupts every tensor cached from it; "
+            "return a new tensor (torch.where, clone)."
+        )
+
+
+def _say(value: Any) -> str:
+    return str(tuple(value)) if isinstance(value, torch.Size) else str(value)
+
+
+@contextmanager
+def _in_place(points: Mapping[str, Any], placed: Sequence[_Placed]) -> Iterator[None]:
+    try:
+        for one in placed:
+            _place(points[one.site.name], one)
+        yield
+    finally:
+        for one in placed:
+            _remove(points[one.site.name], one)
+    idle = sorted({one.site.name for one in placed if one.calls == 0})
+    if idle:
+        raise HookError(
+            f"what was placed at {', '.join(idle)} never ran: no forward pass inside the block reached it. "
+            "Run the model inside the block; on some architectures a hook point is listed but never used."
+        )
+
+
+def _reading(reader: Reader) -> Edit:
+    def look(activation: Tensor, hook: Site) -> Tensor:
+        reader(activation, hook=hook)
+        return activation
+
+    return look
+
+
+def _place(point: Any, one: _Placed) -> None:
+    # Permanent, so that a `reset_hooks` inside the block, which TransformerLens' own methods call, leaves it alone.
+    point.add_hook(one, is_permanent=True)
+    one.handles.append(point.fwd_hooks[-1])
+
+
+def _remove(point: Any, one: _Placed) -> None:
+    for handle in one.handles:
+        handle.hook.remove()
+        point.fwd_hooks = [kept for kept in point.fwd_hooks if kept is not handle]
+    one.handles.clear()

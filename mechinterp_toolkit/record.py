@@ -1,0 +1,100 @@
+"""`record(model, tokens, {hook name: accumulator})`: activations by name, batched, streamed into accumulators.
+
+Nothing keeps all activations unless asked to (`Keep`); the others hold sums. What is recorded is a detached copy, so that
+no later edit, of whomever, can change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import TypeVar
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from mechinterp_toolkit.accumulate import Accumulator, Keep
+from mechinterp_toolkit.errors import HookError
+from mechinterp_toolkit.intervention import Edits, Site, applied, observed
+from mechinterp_toolkit.model import HookedModel, load_model
+
+A = TypeVar("A", bound=Accumulator)
+
+
+def record(
+    model: HookedModel | nn.Module,
+    tokens: Int[Tensor, "batch pos"],
+    into: Mapping[str, A],
+    *,
+    mask: Bool[Tensor, "batch pos"] | None = None,
+    position: Int[Tensor, " batch"] | None = None,
+    labels: Tensor | None = None,
+    edits: Edits | None = None,
+    batch_size: int = 256,
+) -> Mapping[str, A]:
+    """Run `tokens` through the model and feed each named activation, batch by batch, to its accumulator.
+
+    Args:
+        model: a `HookedModel` or a TransformerLens model.
+        tokens: token ids [batch pos] of a transformer, right-padded or with `mask`; [batch 2] of a group network.
+        into: hook name -> accumulator, called as `update(activation, z=labels, mask=mask)`.
+        mask: True at real tokens; handed to the model and to the accumulators.
+        position: the one position of each prompt to record; activations then lose their position axis.
+        labels: one label (or row of labels) per prompt, or per position where `position` is not given.
+        edits: edits in force while recording.
+        batch_size: prompts per forward pass.
+
+    Returns:
+        `into`, fed.
+
+    Raises:
+        HookError: an unknown hook name, or a hook point that never fired.
+    """
+    hooked = load_model(model)
+    with torch.no_grad():
+        for start in range(0, len(tokens), batch_size):
+            rows = slice(start, start + batch_size)
+            caught = _catch(hooked, tokens[rows], tuple(into), None if mask is None else mask[rows], edits or {})
+            for name, activation in caught.items():
+                part_mask = None if mask is None else mask[rows].to(activation.device)
+                if position is not None:
+                    activation = activation[torch.arange(len(activation)), position[rows].to(activation.device)]
+                    part_mask = None
+                into[name].update(activation, z=None if labels is None else labels[rows], mask=part_mask)
+    return into
+
+
+def activations(
+    model: HookedModel | nn.Module,
+    tokens: Int[Tensor, "batch pos"],
+    names: tuple[str, ...],
+    *,
+    mask: Bool[Tensor, "batch pos"] | None = None,
+    position: Int[Tensor, " batch"] | None = None,
+    edits: Edits | None = None,
+    batch_size: int = 256,
+) -> dict[str, Tensor]:
+    """Return the named activations of all prompts, kept whole: `record` into a `Keep` for each name."""
+    into = {name: Keep() for name in names}
+    record(model, tokens, into, mask=mask, position=position, edits=edits, batch_size=batch_size)
+    return {name: keep.value for name, keep in into.items()}
+
+
+def _catch(
+    model: HookedModel, tokens: Tensor, names: tuple[str, ...], mask: Tensor | None, edits: Edits
+) -> dict[str, Tensor]:
+    """One forward pass; the activations after `edits`, copied."""
+    caught: dict[str, Tensor] = {}
+
+    def keep(activation: Tensor, hook: Site) -> None:
+        if hook.name in caught:
+            raise HookError(f"{hook.name!r} fired twice in one forward pass; record a hook point that fires once.")
+        caught[hook.name] = activation.detach().clone()
+
+    with ExitStack() as stack:
+        if edits:
+            stack.enter_context(applied(model, edits, mask=mask))
+        stack.enter_context(observed(model, dict.fromkeys(names, keep)))
+        model.logits(tokens, mask)
+    return caught
