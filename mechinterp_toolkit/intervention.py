@@ -74,10 +74,15 @@ class _Placed:
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:
         self.calls += 1
-        given = activation.clone() if activation.is_inference() else activation
-        version = given._version
-        result = self.edit(given, hook=self.site)
-        _check_result(result, given, version, self.site.name)
+        if (
+            activation.is_inference()
+        ):  # such tensors keep no version to notice a change in place, so the edit gets a copy
+            result = self.edit(activation.clone(), hook=self.site)
+        else:
+            version = activation._version
+            result = self.edit(activation, hook=self.site)
+            _check_not_in_place(activation, version, self.site.name)
+        _check_result(result, activation, self.site.name)
         return result
 
 
@@ -167,7 +172,7 @@ def _refuse_resid_mid(model: HookedModel, points: Mapping[str, Any]) -> None:
             )
 
 
-def _check_result(result: Any, given: Tensor, version: int, name: str) -> None:
+def _check_result(result: Any, given: Tensor, name: str) -> None:
     if not isinstance(result, Tensor):
         raise HookError(
             f"the edit at {name!r} returned {type(result).__name__}; return a new tensor, also for no change."
@@ -176,6 +181,9 @@ def _check_result(result: Any, given: Tensor, version: int, name: str) -> None:
         expected, got = getattr(given, what), getattr(result, what)
         if expected != got:
             raise HookError(f"the edit at {name!r} returned {what} {_say(got)} instead of {_say(expected)}.")
+
+
+def _check_not_in_place(given: Tensor, version: int, name: str) -> None:
     if given._version != version:
         raise HookError(
             f"the edit at {name!r} changed the activation in place, which corrupts every tensor cached from it; "

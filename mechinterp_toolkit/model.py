@@ -470,11 +470,11 @@ def _hf_twin(
 ) -> HookedModel:
     from transformers import AutoModelForCausalLM
 
-    with torch.random.fork_rng():
+    name = f"{checkpoint} (random weights, seed {seed})"
+    with torch.random.fork_rng():  # around the wrapping too: a Bridge draws weights of its own
         torch.manual_seed(seed)
         fresh = AutoModelForCausalLM.from_config(config, attn_implementation="eager").to(like.device, like.dtype)
-    name = f"{checkpoint} (random weights, seed {seed})"
-    return _wrap_hf(fresh, tokenizer, name, None, wrapper=wrapper, processing=processing, prepend_bos=prepend_bos)
+        return _wrap_hf(fresh, tokenizer, name, None, wrapper=wrapper, processing=processing, prepend_bos=prepend_bos)
 
 
 def _load_group_mlp(spec: CheckpointSpec, device: str) -> HookedModel:
@@ -500,7 +500,7 @@ def _load_group_mlp(spec: CheckpointSpec, device: str) -> HookedModel:
 
 def _wrap_hooked(module: nn.Module, tokenizer: Any | None, prepend_bos: bool | None) -> HookedModel:
     """Take a TransformerLens model as it is: never moved, its processing unknown."""
-    state = {name: t for name, t in module.state_dict().items() if isinstance(t, Tensor)}
+    state = dict(module.named_parameters())  # not the buffers: HookedTransformer keeps a -inf among them
     cfg = getattr(module, "cfg", None)
     checkpoint = str(getattr(cfg, "model_name", None) or type(module).__name__)
     check_finite(state, checkpoint)

@@ -12,6 +12,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -42,3 +43,64 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder ../shared/data beside the checkout")
     return folder
+
+
+def word_tokenizer(d_vocab: int) -> Any:
+    """Return a word-level tokenizer: three special tokens, then w3, w4, ..."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "<unk>", "<bos>", *(f"w{i}" for i in range(3, d_vocab))]
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"unk_token": "<unk>", "pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<bos>"}
+    return PreTrainedTokenizerFast(tokenizer_object=made, **special)
+
+
+def random_hf_model(shape: str, seed: int = 0) -> Any:
+    """Return a small Hugging Face model with every weight random, LayerNorm gains and biases included."""
+    import transformers as hf
+
+    size = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "vocab_size": 60}
+    wide = {**size, "intermediate_size": 72, "max_position_embeddings": 48}
+    torch.manual_seed(seed)
+    if shape == "gpt2":  # n_inner other than 4 d_model, which published config readers ignore
+        config = hf.GPT2Config(n_layer=2, n_head=4, n_embd=32, n_inner=72, vocab_size=60, n_positions=48)
+        model = hf.GPT2LMHeadModel(config)
+    elif shape == "neox":
+        model = hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**wide))
+    else:
+        model = hf.LlamaForCausalLM(hf.LlamaConfig(**wide))
+    with torch.no_grad():  # fresh LayerNorms are ones and zeros, and would hide a forgotten gain or bias
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def hf_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders written by `save_pretrained`: "gpt2", "neox" and "llama" shapes, random weights, word-level tokenizer."""
+    folders = {}
+    for shape in ("gpt2", "neox", "llama"):
+        folders[shape] = tmp_path_factory.mktemp(shape)
+        random_hf_model(shape).save_pretrained(folders[shape])
+        word_tokenizer(60).save_pretrained(folders[shape])
+    return folders
+
+
+@pytest.fixture(scope="session", params=["gpt2-HookedTransformer", "gpt2-TransformerBridge", "neox-HookedTransformer",
+                                         "neox-TransformerBridge", "llama-TransformerBridge"])  # fmt: skip
+def wrapped(request: pytest.FixtureRequest, hf_folders: dict[str, Path]) -> Any:
+    """Each shape on each wrapper that the installed TransformerLens has, as a `HookedModel`."""
+    from mechinterp_toolkit.model import has_hooked_transformer, load_model
+
+    shape, wrapper = request.param.split("-")
+    if wrapper == "HookedTransformer" and not has_hooked_transformer():
+        pytest.skip("this TransformerLens has no HookedTransformer")
+    return load_model(hf_folders[shape], wrapper=wrapper)
+
+
+@pytest.fixture(scope="session")
+def tokens() -> torch.Tensor:
+    """Token ids [4, 7] for the folders above."""
+    return torch.randint(3, 60, (4, 7), generator=torch.Generator().manual_seed(1))

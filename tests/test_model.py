@@ -1,0 +1,256 @@
+"""load_model: the same numbers as Hugging Face on every wrapper, and refusals by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from mechinterp_toolkit.checkpoint import fingerprint
+from mechinterp_toolkit.errors import CheckpointError, NotApplicable, TokenisationError
+from mechinterp_toolkit.model import HookedModel, has_hooked_transformer, load_model
+
+# Two implementations of the same float32 arithmetic in another order; measured 2e-7 to 1e-6 on these models.
+SAME_LOGITS = 1e-5
+SAME_LOG_PROBS = 1e-4
+
+SHAPES = ["gpt2", "neox", "llama"]
+
+
+def hf_logits(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
+    from transformers import AutoModelForCausalLM
+
+    with torch.no_grad():
+        return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()(tokens).logits
+
+
+@pytest.fixture
+def folder(hf_folders: dict[str, Path], tmp_path: Path) -> Path:
+    """A GPT-2-shaped folder a test may damage."""
+    return Path(shutil.copytree(hf_folders["gpt2"], tmp_path / "damaged"))
+
+
+@pytest.mark.parametrize("wrapper", ["auto", "TransformerBridge"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_raw_logits_are_those_of_hugging_face(hf_folders, tokens, shape, wrapper):
+    model = load_model(hf_folders[shape], wrapper=wrapper)
+    with torch.no_grad():
+        assert (model.logits(tokens) - hf_logits(hf_folders[shape], tokens)).abs().max() < SAME_LOGITS
+    assert model.provenance.processing == "none"
+
+
+@pytest.mark.parametrize("wrapper", ["auto", "TransformerBridge"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_compatible_processing_keeps_log_probabilities_and_centres_logits(hf_folders, tokens, shape, wrapper):
+    model = load_model(hf_folders[shape], wrapper=wrapper, processing="compatible")
+    with torch.no_grad():
+        logits, reference = model.logits(tokens), hf_logits(hf_folders[shape], tokens)
+    assert (logits.log_softmax(-1) - reference.log_softmax(-1)).abs().max() < SAME_LOG_PROBS
+    assert logits.mean(-1).abs().max() < SAME_LOGITS < reference.mean(-1).abs().max()
+
+
+def test_auto_takes_hooked_transformer_where_it_exists(hf_folders):
+    expected = "HookedTransformer" if has_hooked_transformer() else "TransformerBridge"
+    assert load_model(hf_folders["gpt2"]).provenance.wrapper == expected
+    assert load_model(hf_folders["neox"]).provenance.wrapper == expected
+    assert load_model(hf_folders["llama"]).provenance.wrapper == "TransformerBridge"
+
+
+def test_left_padded_prompts_with_their_mask_give_the_logits_of_the_prompt_alone(wrapped, tokens):
+    padded = torch.cat([torch.zeros(4, 3, dtype=torch.long), tokens], dim=1)
+    mask = torch.cat([torch.zeros(4, 3, dtype=torch.bool), torch.ones(4, 7, dtype=torch.bool)], dim=1)
+    with torch.no_grad():
+        alone, masked, unmasked = (wrapped.logits(tokens)[:, -1], wrapped.logits(padded, mask)[:, -1],
+                                   wrapped.logits(padded)[:, -1])  # fmt: skip
+    assert (masked - alone).abs().max() < SAME_LOGITS
+    assert (unmasked - alone).abs().max() > 100 * SAME_LOGITS  # without the mask the answer is another one
+
+
+def test_pythia_shapes_get_no_bos_by_default_and_gpt2_shapes_do(hf_folders):
+    assert load_model(hf_folders["gpt2"]).provenance.prepend_bos is True
+    assert load_model(hf_folders["neox"]).provenance.prepend_bos is False
+    assert load_model(hf_folders["neox"], prepend_bos=True).provenance.prepend_bos is True
+
+
+def test_fingerprint_does_not_depend_on_wrapper_or_processing_but_on_every_weight(hf_folders):
+    marks = {
+        load_model(hf_folders["gpt2"], wrapper=w, processing=p).provenance.fingerprint
+        for w in ("auto", "TransformerBridge")
+        for p in ("none", "compatible")
+    }
+    assert len(marks) == 1
+    state = {"a": torch.zeros(2, 3), "b": torch.ones(2)}
+    assert fingerprint(state) == fingerprint(dict(reversed(state.items())))
+    for changed in ({**state, "b": torch.tensor([1.0, 1.0 + 1e-7])}, {**state, "a": torch.zeros(3, 2)}):
+        assert fingerprint(changed) != fingerprint(state)
+
+
+def test_a_random_twin_has_other_weights_the_same_shape_and_its_seed(hf_folders, tokens):
+    model = load_model(hf_folders["neox"])
+    twin, again, other = (model.random_twin(seed) for seed in (1, 1, 2))
+    assert twin.provenance.fingerprint == again.provenance.fingerprint != other.provenance.fingerprint
+    assert twin.provenance.fingerprint != model.provenance.fingerprint
+    assert twin.logits(tokens).shape == model.logits(tokens).shape
+    assert "random weights, seed 1" in twin.provenance.checkpoint
+
+
+def test_making_a_twin_leaves_the_global_random_state_alone(hf_folders):
+    model = load_model(hf_folders["gpt2"])
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    model.random_twin(0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_hugging_face_object_is_wrapped_and_left_as_it_was(hf_folders, tokens):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    hf_model = AutoModelForCausalLM.from_pretrained(hf_folders["gpt2"], attn_implementation="eager").eval()
+    before = hf_model(tokens).logits
+    tokenizer = AutoTokenizer.from_pretrained(hf_folders["gpt2"])
+    model = load_model(hf_model, tokenizer=tokenizer, wrapper="TransformerBridge", processing="compatible")
+    assert model.tokenizer is tokenizer
+    assert torch.equal(hf_model(tokens).logits, before)
+
+
+def test_a_transformer_lens_object_is_taken_as_it_is_with_unknown_processing(wrapped, tokens):
+    again = load_model(wrapped.model)
+    assert again.model is wrapped.model
+    assert again.provenance.processing == "unknown"
+    with pytest.raises(NotApplicable, match="no random-weight twin"):
+        again.random_twin(0)
+
+
+def test_a_hooked_model_passes_through(wrapped):
+    assert load_model(wrapped) is wrapped
+
+
+def test_state_dict_file_beside_its_config_loads_to_the_same_logits(folder, tokens):
+    from safetensors.torch import load_file
+
+    state = load_file(folder / "model.safetensors")
+    torch.save(state, folder / "weights.pt")
+    for name in ("weights.pt", "model.safetensors"):
+        model = load_model(folder / name)
+        with torch.no_grad():
+            assert (model.logits(tokens) - hf_logits(folder, tokens)).abs().max() < SAME_LOGITS
+
+
+def test_tokenizer_is_the_folders_own(hf_folders):
+    assert load_model(hf_folders["gpt2"]).require_tokenizer().encode("w5 w7", add_special_tokens=False) == [5, 7]
+
+
+def test_a_folder_without_a_tokenizer_loads_and_refuses_text(folder, tokens):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    model = load_model(folder)
+    assert model.tokenizer is None
+    assert model.logits(tokens).shape == (4, 7, 60)
+    with pytest.raises(TokenisationError, match="without a tokenizer"):
+        model.require_tokenizer()
+
+
+def test_a_missing_folder_is_refused_by_its_path():
+    with pytest.raises(CheckpointError, match=r"no folder or file '\./nowhere/model'"):
+        load_model("./nowhere/model")
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"neither checkpoint\.json nor config\.json"):
+        load_model(tmp_path)
+
+
+def test_a_hub_name_offline_says_what_to_check():
+    with pytest.raises(CheckpointError, match=r"'no-one/no-model' is neither a folder here nor.*HF_HUB_OFFLINE"):
+        load_model("no-one/no-model")
+
+
+def test_a_revision_of_a_local_folder_is_refused(hf_folders):
+    for call in (
+        lambda: load_model(hf_folders["gpt2"], revision="step3"),
+        lambda: load_model(f"{hf_folders['gpt2']}@step3"),
+    ):
+        with pytest.raises(CheckpointError, match=r"revision \('step3'\).*local folder"):
+            call()
+
+
+def test_truncated_weights_are_refused(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match="truncated"):
+        load_model(folder)
+
+
+def test_missing_weights_are_refused_and_not_drawn_at_random(folder):
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / "model.safetensors")
+    del state["transformer.h.1.mlp.c_fc.weight"]
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lacks 1 of the model's weights.*h\.1\.mlp\.c_fc\.weight"):
+        load_model(folder)
+    with pytest.raises(CheckpointError, match="1 weights missing"):
+        load_model(folder / "model.safetensors")
+
+
+def test_non_finite_weights_are_refused_with_their_name(folder):
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / "model.safetensors")
+    state["transformer.h.0.ln_1.weight"][3] = float("nan")
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"h\.0\.ln_1\.weight has 1 non-finite of 32"):
+        load_model(folder)
+
+
+def test_a_pickle_that_would_run_code_is_refused(folder, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    torch.save({"weight": Trap()}, folder / "weights.pt")
+    with pytest.raises(CheckpointError, match="hold more than tensors"):
+        load_model(folder / "weights.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_config_that_needs_remote_code_is_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mystery", "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text("raise SystemExit('executed')\n")
+    with pytest.raises(CheckpointError, match="code from the checkpoint"):
+        load_model(folder)
+
+
+def test_an_unknown_bundled_name_suggests_the_nearest():
+    with pytest.raises(CheckpointError, match="Did you mean 'toy/s5'"):
+        load_model("toy/s55")
+
+
+def test_asking_for_a_hooked_transformer_that_cannot_be_is_refused(hf_folders):
+    with pytest.raises(CheckpointError, match="no HookedTransformer"):
+        load_model(hf_folders["llama"], wrapper="HookedTransformer")
+
+
+def test_layer_norm_is_the_models_own(wrapped):
+    x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    with torch.no_grad():
+        normal = wrapped.layer_norm(1, x)
+        gain = wrapped.model.blocks[1].ln1.w
+    assert normal.shape == x.shape
+    # Whatever the gain and bias, scaling the input changes nothing but through eps (1e-5 of a variance near 9).
+    with torch.no_grad():
+        assert (wrapped.layer_norm(1, 7 * x) - normal).abs().max() < 1e-3
+    assert (gain - 1).abs().max() > 0.01  # the fixture's gains are not ones, so leaving them out would show
+    unit = (x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True, correction=0)
+    assert (normal - unit).abs().max() > 0.05
+
+
+def test_hooked_model_is_frozen(wrapped: HookedModel):
+    with pytest.raises(AttributeError):
+        wrapped.model = None
