@@ -1,0 +1,26 @@
+"""Toy tasks and models: recipes, training, models planted by construction, and bundled checkpoints."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+# Resolved on first use: `mechinterp --help` names the recipes and must not pay for torch.
+_HOME = {
+    "RECIPES": "recipes",
+    "bundled_folder": "recipes",
+    "bundled_names": "recipes",
+    "get_recipe": "recipes",
+    "train": "training",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
