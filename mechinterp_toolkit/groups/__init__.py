@@ -1,0 +1,55 @@
+from mechinterp_toolkit.groups.construct import (
+    alternating,
+    cyclic,
+    dihedral,
+    direct_product,
+    group_by_name,
+    quaternion,
+    symmetric,
+)
+from mechinterp_toolkit.groups.irreps import Block, FrobeniusSchur, Irrep
+from mechinterp_toolkit.groups.recover import cayley_table_from_answers, isomorphism
+from mechinterp_toolkit.groups.stabiliser import (
+    Stabiliser,
+    approximate_stabiliser,
+    autocorrelation,
+    explained_by_cosets,
+)
+from mechinterp_toolkit.groups.subgroups import (
+    closure,
+    conjugates,
+    cosets,
+    is_subgroup,
+    restricted,
+    subgroup_classes,
+    subgroups,
+)
+from mechinterp_toolkit.groups.table import Group, Side
+
+__all__ = [
+    "Block",
+    "FrobeniusSchur",
+    "Group",
+    "Irrep",
+    "Side",
+    "Stabiliser",
+    "alternating",
+    "approximate_stabiliser",
+    "autocorrelation",
+    "cayley_table_from_answers",
+    "closure",
+    "conjugates",
+    "cosets",
+    "cyclic",
+    "dihedral",
+    "direct_product",
+    "explained_by_cosets",
+    "group_by_name",
+    "is_subgroup",
+    "isomorphism",
+    "quaternion",
+    "restricted",
+    "subgroup_classes",
+    "subgroups",
+    "symmetric",
+]
