@@ -12,6 +12,7 @@ Source: Neubüser 1960 (cyclic extension), Butler 1991, Fundamental Algorithms f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -103,12 +104,12 @@ def subgroup_classes(group: Group) -> tuple[tuple[Members, ...], ...]:
             f"the subgroups of {group.name} (order {group.order}) are not listed above order {LARGEST_LISTED}; "
             "approximate_stabiliser finds the subgroup of a function without them."
         )
-    joins = _prime_power_elements(group)
+    rows, columns = group.table.tolist(), group.table.T.tolist()
+    joins = _prime_power_elements(group, rows)
     trivial: Members = (group.identity,)
     classes: list[tuple[Members, ...]] = [(trivial,)]
     seen = {trivial}
     queue: list[tuple[Members, Members]] = [(trivial, ())]
-    rows, columns = group.table.tolist(), group.table.T.tolist()
     while queue:
         base, generators = queue.pop()
         for g in set(joins).difference(base):
@@ -177,18 +178,21 @@ def _checked(group: Group, members: Sequence[int]) -> Int[Tensor, " member"]:
     return torch.tensor(list(members))
 
 
-def _prime_power_elements(group: Group) -> list[int]:
+def _prime_power_elements(group: Group, rows: list[list[int]]) -> list[int]:
     """One generator of each cyclic subgroup of prime-power order."""
-    found: dict[Members, int] = {}
+    seen: set[int] = set()
+    found = []
     for g, order in enumerate(group.element_orders.tolist()):
         prime = next((p for p in range(2, order + 1) if order % p == 0), None)
-        if prime is None:
+        if prime is None or g in seen or prime ** round(math.log(order, prime)) != order:
             continue
-        while order % prime == 0:
-            order //= prime
-        if order == 1:
-            found.setdefault(closure(group, [g]), g)
-    return list(found.values())
+        found.append(g)
+        power = group.identity
+        for k in range(1, order):
+            power = rows[power][g]
+            if k % prime:  # the powers that generate the same subgroup
+                seen.add(power)
+    return found
 
 
 def _join(base: Members, generators: Members, rows: list[list[int]], columns: list[list[int]]) -> Members:
