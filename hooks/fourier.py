@@ -61,7 +61,8 @@ class ProjectRows:
                 f"group elements have between {int(counts.min())} and {int(counts.max())} rows; the projection is "
                 "orthogonal only where each has as many: run all pairs."
             )
-        means = torch.zeros(order, activation.shape[-1], dtype=torch.float64, device=activation.device)
-        means.index_add_(0, element, activation.double()).div_(counts[:, None])
+        # Sorted by element the rows form a block, and its mean is far quicker than adding rows up one by one.
+        grouped = activation[element.argsort()].reshape(order, int(counts[0]), -1)
+        means = grouped.mean(1, dtype=torch.float64)
         part = self.projector.to(activation.device, torch.float64) @ means
         return part[element].to(activation.dtype)

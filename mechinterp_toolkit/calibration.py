@@ -1,0 +1,144 @@
+"""Does an analysis find too much where nothing is? Run it on null models and count.
+
+The null models of an analysis are its `twins`: random weights, and the same toy trained on a scrambled order (random
+weights alone are too easy). At level alpha a right test rejects alpha of them; the count is judged by a one-sided
+binomial test, because "at most 5 % were observed" fails a perfect test in 42 % of trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mechinterp_toolkit.errors import RegistryError
+from mechinterp_toolkit.registry import get_analysis
+from mechinterp_toolkit.results import Verdict
+from mechinterp_toolkit.stats import calibrated, calibration_limit
+
+ALPHA = 0.05
+
+Progress = Callable[[int, int, str], None]
+"""`progress(done, total, what)`."""
+
+
+@dataclass(frozen=True)
+class NullCount:
+    """How often one verdict rejected its null on one kind of null model."""
+
+    twin: str
+    """Kind of null model."""
+
+    verdict: str
+    """"represented" or "used"."""
+
+    models: int
+    """Null models on which the test was made."""
+
+    rejected: int
+    """Models with p <= 0.05."""
+
+    found: int
+    """Models on which the outcome was "found" (thresholds on the effect included)."""
+
+    @property
+    def limit(self) -> int | None:
+        """Largest number of rejections that a right test is not doubted for; None where no test was made."""
+        return calibration_limit(self.models, alpha=ALPHA) if self.models else None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the count is within the limit."""
+        return self.models == 0 or calibrated(self.rejected, self.models, alpha=ALPHA)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Result of `calibrate`."""
+
+    analysis: str
+    """Name of the analysis."""
+
+    counts: tuple[NullCount, ...]
+    """One entry per kind of null model and verdict."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options other than the defaults."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every count is within its limit."""
+        return all(count.passed for count in self.counts)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row per kind of null model and verdict."""
+        return [
+            {
+                "analysis": self.analysis,
+                "null model": c.twin,
+                "verdict": c.verdict,
+                "models": c.models,
+                "p <= 0.05": c.rejected,
+                "found": c.found,
+                "limit": c.limit,
+                "passed": c.passed,
+            }
+            for c in self.counts
+        ]
+
+    def text(self) -> str:
+        """Return one line per row, for people."""
+        lines = [f"{self.analysis}: {'passed' if self.passed else 'FAILED'}"]
+        for c in self.counts:
+            judged = f"at most {c.limit} allowed" if c.models else "no test was made: nothing to judge"
+            lines.append(
+                f"  {c.twin}, {c.verdict}: p <= {ALPHA} on {c.rejected} of {c.models} models, {c.found} found; {judged}"
+            )
+        return "\n".join(lines)
+
+
+def calibrate(
+    name: str,
+    *,
+    models: int = 200,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Run an analysis on null models of every kind it declares and count how often it rejects.
+
+    Args:
+        name: a registered analysis.
+        models: null models of each kind; the first gets `seed`, the others follow. The analysis gets the same seed.
+        seed: of the first model.
+        options: options of the analysis, defaults otherwise.
+        progress: called after each model.
+
+    Raises:
+        RegistryError: no such analysis, or it declares no null models.
+    """
+    entry = get_analysis(name)
+    if not entry.twins:
+        raise RegistryError(f"{name} declares no null models; give its decorator twins={{'random weights': ...}}.")
+    total, done, counts = models * len(entry.twins), 0, []
+    for kind, make in entry.twins.items():
+        verdicts: dict[str, list[Verdict]] = {"represented": [], "used": []}
+        for i in range(seed, seed + models):
+            finding = entry.function(make(i), **_seeded(entry.options, i), **(options or {}))
+            verdicts["represented"].append(finding.represented)
+            verdicts["used"].append(finding.used)
+            done += 1
+            if progress:
+                progress(done, total, kind)
+        counts += [_count(kind, which, given) for which, given in verdicts.items()]
+    return Calibration(name, tuple(counts), dict(options or {}))
+
+
+def _seeded(options: Mapping[str, Any], seed: int) -> dict[str, int]:
+    return {"seed": seed} if "seed" in options else {}
+
+
+def _count(kind: str, which: str, verdicts: list[Verdict]) -> NullCount:
+    tested = [v for v in verdicts if v.p is not None]
+    rejected = sum(v.p is not None and v.p <= ALPHA for v in tested)
+    return NullCount(kind, which, len(tested), rejected, sum(v.found for v in verdicts))
