@@ -6,12 +6,12 @@ no later edit, of whomever, can change it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import TypeVar
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mechinterp_toolkit.accumulate import Accumulator, Keep
@@ -39,7 +39,8 @@ def record(
         model: a `HookedModel` or a TransformerLens model.
         tokens: token ids [batch pos] of a transformer, right-padded or with `mask`; [batch 2] of a group network.
         into: hook name -> accumulator, called as `update(activation, z=labels, mask=mask)`.
-        mask: True at real tokens; handed to the model and to the accumulators.
+        mask: True at real tokens; handed to the model, and to the accumulators as the rows [batch pos] that count.
+            Without one an accumulator takes prompts as rows: a `Mean` then keeps the position axis.
         position: the one position of each prompt to record; activations then lose their position axis.
         labels: one label (or row of labels) per prompt, or per position where `position` is not given.
         edits: edits in force while recording.
@@ -52,16 +53,12 @@ def record(
         HookError: an unknown hook name, or a hook point that never fired.
     """
     hooked = load_model(model)
-    with torch.no_grad():
-        for start in range(0, len(tokens), batch_size):
-            rows = slice(start, start + batch_size)
-            caught = _catch(hooked, tokens[rows], tuple(into), None if mask is None else mask[rows], edits or {})
-            for name, activation in caught.items():
-                part_mask = None if mask is None else mask[rows].to(activation.device)
-                if position is not None:
-                    activation = activation[torch.arange(len(activation)), position[rows].to(activation.device)]
-                    part_mask = None
-                into[name].update(activation, z=None if labels is None else labels[rows], mask=part_mask)
+    for rows, caught in _passes(hooked, tokens, tuple(into), mask, edits or {}, batch_size):
+        for name, activation in caught.items():
+            row_mask = None if mask is None else mask[rows].to(activation.device)
+            if position is not None:
+                activation, row_mask = _at(activation, position[rows]), None
+            into[name].update(activation, z=None if labels is None else labels[rows], mask=row_mask)
     return into
 
 
@@ -75,10 +72,31 @@ def activations(
     edits: Edits | None = None,
     batch_size: int = 256,
 ) -> dict[str, Tensor]:
-    """Return the named activations of all prompts, kept whole: `record` into a `Keep` for each name."""
-    into = {name: Keep() for name in names}
-    record(model, tokens, into, mask=mask, position=position, edits=edits, batch_size=batch_size)
-    return {name: keep.value for name, keep in into.items()}
+    """Return the named activations of all prompts, kept whole on the CPU; arguments and errors are those of `record`.
+
+    Padding keeps its place: `mask` is for the model's attention only.
+    """
+    kept = {name: Keep() for name in names}
+    for rows, caught in _passes(load_model(model), tokens, names, mask, edits or {}, batch_size):
+        for name, activation in caught.items():
+            kept[name].update(activation if position is None else _at(activation, position[rows]))
+    return {name: keep.value for name, keep in kept.items()}
+
+
+def _at(activation: Float[Tensor, "batch pos *rest"], position: Int[Tensor, " batch"]) -> Float[Tensor, "batch *rest"]:
+    where = position.to(activation.device)
+    return activation[torch.arange(len(activation), device=activation.device), where]
+
+
+def _passes(
+    model: HookedModel, tokens: Tensor, names: tuple[str, ...], mask: Tensor | None, edits: Edits, batch_size: int
+) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+    """Yield which prompts ran, and their activations, one forward pass at a time."""
+    for start in range(0, len(tokens), batch_size):
+        rows = slice(start, start + batch_size)
+        with torch.no_grad():
+            caught = _catch(model, tokens[rows], names, None if mask is None else mask[rows], edits)
+        yield rows, caught
 
 
 def _catch(

@@ -1,0 +1,76 @@
+"""record: what is recorded is what the model computed, batch by batch, and stays so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mechinterp_toolkit.accumulate import Keep, Mean, Moments
+from mechinterp_toolkit.errors import HookError
+from mechinterp_toolkit.record import activations, record
+
+POST0 = "blocks.0.hook_resid_post"
+Z1 = "blocks.1.attn.hook_z"
+# The same float32 products in batches of another size; measured below 1e-6.
+SAME = 1e-5
+
+
+def test_it_agrees_with_run_with_cache_whatever_the_batch_size(wrapped, tokens):
+    _, cache = wrapped.model.run_with_cache(tokens)
+    for size in (1, 3, 100):
+        got = activations(wrapped, tokens, (POST0, Z1), batch_size=size)
+        assert (got[POST0] - cache[POST0]).abs().max() < SAME
+        assert (got[Z1] - cache[Z1]).abs().max() < SAME
+
+
+def test_one_position_per_prompt(wrapped, tokens):
+    position = torch.tensor([0, 6, 2, 3])
+    whole = activations(wrapped, tokens, (POST0,))[POST0]
+    got = activations(wrapped, tokens, (POST0,), position=position, batch_size=3)[POST0]
+    assert (got - whole[torch.arange(4), position]).abs().max() < SAME
+
+
+def test_padding_does_not_enter_a_mean(wrapped, tokens):
+    mask = torch.ones(4, 7, dtype=torch.bool)
+    mask[1, 4:] = False
+    mask[3, 2:] = False
+    mean = record(wrapped, tokens, {POST0: Mean()}, mask=mask, batch_size=2)[POST0].value
+    real = activations(wrapped, tokens, (POST0,), mask=mask)[POST0][mask]
+    assert (mean - real.double().mean(0)).abs().max() < SAME
+    everything = activations(wrapped, tokens, (POST0,), mask=mask)[POST0].flatten(0, 1)
+    assert (mean - everything.double().mean(0)).abs().max() > 100 * SAME
+
+
+def test_labels_reach_the_accumulator(wrapped, tokens):
+    labels = torch.tensor([0, 1, 0, 1])
+    position = torch.full((4,), 5)
+    into = {POST0: Moments()}
+    record(wrapped, tokens, into, position=position, labels=labels, batch_size=3)
+    chosen = activations(wrapped, tokens, (POST0,), position=position)[POST0].double()
+    expected = torch.stack([chosen[labels == k].mean(0) for k in (0, 1)])
+    assert (into[POST0].class_mean - expected).abs().max() < SAME
+
+
+def test_edits_are_in_force_while_recording(wrapped, tokens):
+    edits = {"blocks.0.hook_resid_post": lambda activation, hook: activation * 0 + 2.0}
+    if wrapped.is_bridge:  # a Bridge has two points at one place: after block 0 and before block 1
+        edits = {"blocks.1.hook_resid_pre": lambda activation, hook: activation * 0 + 2.0}
+    name = next(iter(edits))
+    assert torch.equal(activations(wrapped, tokens, (name,), edits=edits)[name], torch.full((4, 7, 32), 2.0))
+
+
+def test_a_later_change_in_place_does_not_reach_what_was_recorded(wrapped, tokens):
+    point = wrapped.hook_points["blocks.1.hook_resid_pre"]
+    before = activations(wrapped, tokens, (POST0,))[POST0]
+    point.add_hook(lambda activation, hook: activation.detach().mul_(0))
+    try:
+        after = activations(wrapped, tokens, (POST0,))[POST0]
+    finally:
+        point.remove_hooks()
+    assert torch.equal(after, before)
+
+
+def test_an_unknown_name_is_refused_before_anything_runs(wrapped, tokens):
+    keep = Keep()
+    with pytest.raises(HookError, match="no hook point"):
+        record(wrapped, tokens, {POST0: keep, "blocks.0.nothing": Keep()})

@@ -1,0 +1,177 @@
+"""Estimates, verdicts, and results that come back from disk as they were."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from mechinterp_toolkit import results
+from mechinterp_toolkit.errors import ResultError
+from mechinterp_toolkit.results import Estimate, Finding, Provenance, Run, Verdict, save_result, write_json
+
+
+def estimate(**changes) -> Estimate:
+    shape = (2, 3)
+    given = {
+        "value": torch.arange(6.0).reshape(shape),
+        "low": torch.arange(6.0).reshape(shape) - 1,
+        "high": torch.arange(6.0).reshape(shape) + 1,
+        "n": 7,
+        "unit": "logits",
+        "method": "by hand",
+        "control": torch.zeros(4, *shape),
+        "control_name": "nothing",
+        "axes": ("layer", "head"),
+        "labels": {"layer": ("first", "second")},
+    }
+    return Estimate(**(given | changes))
+
+
+@dataclass(frozen=True)
+class Example(Finding):
+    score: Estimate
+    extra: tuple[int, ...]
+
+    @property
+    def represented(self) -> Verdict:
+        return Verdict("found", "It is there.", p=0.01)
+
+    @property
+    def used(self) -> Verdict:
+        return Verdict("not_applicable", "Nothing was edited.")
+
+    @property
+    def effect(self) -> Estimate | None:
+        return None
+
+    @property
+    def locations(self) -> tuple[str, ...]:
+        return ("1.2",)
+
+    def answer(self) -> str:
+        return "Yes."
+
+    def causal_check(self) -> str:
+        return "None."
+
+
+def test_a_scalar_estimate_reads_as_value_and_interval():
+    one = estimate(**{k: torch.tensor(v) for k, v in (("value", 0.5), ("low", 0.25), ("high", 0.75))}, axes=(), labels={},
+                   control=torch.linspace(0, 1, 101))  # fmt: skip
+    assert one.text() == "0.5 [0.25, 0.75]"
+    assert one.control_text() == "0.5, 95 % below 0.95 (nothing)"
+    with pytest.raises(ResultError, match="only a scalar"):
+        estimate().text()
+
+
+def test_rows_name_axes_labels_and_control():
+    rows = estimate().rows("score")
+    assert len(rows) == 6
+    assert rows[4] == {"estimate": "score", "layer": "second", "head": "1", "value": 4.0, "low": 3.0, "high": 5.0,
+                       "control_mean": 0.0, "control_95": 0.0, "n": 7, "unit": "logits"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"low": torch.zeros(3, 2)}, r"Estimate\.low has shape \(3, 2\) but value has \(2, 3\)"),
+        ({"value": torch.full((2, 3), float("nan"))}, r"Estimate\.value holds a NaN"),
+        ({"control": torch.full((4, 2, 3), float("inf"))}, r"Estimate\.control holds a NaN or infinity"),
+        ({"control": torch.zeros(4, 3, 2)}, r"one row of shape \(2, 3\) per draw"),
+        ({"control": None}, "go together"),
+        ({"control_name": ""}, "go together"),
+        ({"axes": ("layer",)}, "names 1 axes"),
+        ({"labels": {"layer": ("only",)}}, "has 1 names"),
+        ({"labels": {"pos": ("a", "b")}}, r"labels\['pos'\]"),
+    ],
+)
+def test_an_estimate_that_contradicts_itself_is_refused(changes, words):
+    # The test run checks shapes too and may speak first; switch that off to see our own words.
+    with pytest.raises((ResultError, TypeError), match=f"(?s){words}|low|control"):
+        estimate(**changes)
+    whole = estimate()
+    with pytest.raises(ResultError, match=words):
+        _unchecked(whole, changes)
+
+
+def _unchecked(whole: Estimate, changes: dict) -> None:
+    broken = object.__new__(Estimate)
+    for name in Estimate.__dataclass_fields__:
+        object.__setattr__(broken, name, changes.get(name, getattr(whole, name)))
+    broken.__post_init__()
+
+
+def test_a_verdict_needs_a_reason_a_possible_p_and_is_no_boolean():
+    with pytest.raises(ResultError, match="reason"):
+        Verdict("found", "")
+    for p in (0.0, 1.2):
+        with pytest.raises(ResultError, match=r"\(0, 1\]"):
+            Verdict("found", "Yes.", p=p)
+    with pytest.raises(TypeError, match="four outcomes"):
+        bool(Verdict("undecided", "Too few draws."))
+    assert Verdict("found", "Yes.").found
+    assert not Verdict("undecided", "No.").found
+
+
+def test_a_saved_result_holds_schema_verdicts_and_provenance(tmp_path):
+    run = Run("example", {"seed": 0}, "2026-01-01", 1.0, 2.0)
+    made = Provenance(
+        "here", None, "ab", "w", "none", None, "float32", "cpu", {"torch": "2"}, {"task": {"a": (1, 2)}}, run
+    )
+    save_result(Example(estimate(), (1, 2), provenance=made), tmp_path)
+    document = json.loads((tmp_path / "result.json").read_text())
+    assert document["schema_version"] == results.SCHEMA_VERSION
+    assert document["analysis"] == "example"
+    assert document["verdicts"]["represented"]["outcome"] == "found"
+    assert "NaN" not in (tmp_path / "result.json").read_text()
+
+
+def test_estimates_and_rows_of_a_finding_are_those_of_its_fields():
+    finding = Example(estimate(), ())
+    assert list(finding.estimates) == ["score"]
+    assert len(finding.rows()) == 6
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [({1: 2}, "keys are not all strings"), (float("nan"), "reason, not a number"), (object(), "would not come back")],
+)
+def test_what_would_not_come_back_the_same_is_refused(tmp_path, extra, words):
+    finding = Example(estimate(), ())
+    object.__setattr__(finding, "extra", extra)
+    with pytest.raises(ResultError, match=words):
+        save_result(finding, tmp_path)
+
+
+def test_reading_back_refuses_strangers(tmp_path):
+    with pytest.raises(ResultError, match=r"holds no result\.json"):
+        results.load_result(tmp_path)
+    save_result(Example(estimate(), ()), tmp_path)
+    with pytest.raises(ResultError, match="names no analysis"):
+        results.load_result(tmp_path)
+    document = json.loads((tmp_path / "result.json").read_text())
+    write_json(tmp_path / "result.json", document | {"schema_version": 99})
+    with pytest.raises(ResultError, match="has schema 99"):
+        results.load_result(tmp_path)
+
+
+def test_a_type_nobody_defines_is_not_looked_up_anywhere(tmp_path):
+    with pytest.raises(ResultError, match="'Path', which neither"):
+        results._decode({"type": "Path", "fields": {}}, {}, {})
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    write_json(tmp_path / "a.json", {"b": 1})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a.json", {"b": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1}
+
+
+def test_findings_are_frozen():
+    finding = Example(estimate(), ())
+    with pytest.raises(AttributeError):
+        finding.score = None
+    assert replace(finding, extra=(3,)).extra == (3,)
