@@ -67,11 +67,7 @@ class GroupMLP(HookedRootModule):  # type: ignore[misc, valid-type]  # the base 
             ToolkitError: the group has another order, or the activation is unknown.
         """
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ToolkitError(
-                f"no activation is called {activation!r}.{nearest(activation, ACTIVATIONS)} "
-                f"There are {', '.join(ACTIVATIONS)}."
-            )
+        _check_activation(activation)
         if group is not None and group.order != order:
             raise ToolkitError(
                 f"the group {group.name} has {group.order} elements, but the network is built for {order}."
@@ -98,6 +94,7 @@ class GroupMLP(HookedRootModule):  # type: ignore[misc, valid-type]  # the base 
 
         Raises:
             CheckpointError: a setting is missing or unknown.
+            ToolkitError: the activation is unknown.
         """
         known = {"order", "d_embed", "d_hidden", "activation", "bias", "group"}
         if set(config) != known:
@@ -105,6 +102,7 @@ class GroupMLP(HookedRootModule):  # type: ignore[misc, valid-type]  # the base 
                 f"a GroupMLP's config has {', '.join(sorted(known))}; missing {sorted(known - set(config))}, "
                 f"unknown {sorted(set(config) - known)}."
             )
+        _check_activation(config["activation"])
         return cls(**{**config, "group": _group_from_config(config["group"])}, seed=seed)
 
     @classmethod
@@ -179,6 +177,13 @@ def all_pairs(order: int) -> Int[Tensor, "pairs 2"]:
     """Return every pair (a, b) of element numbers, b running fastest: row `a * order + b`."""
     elements = torch.arange(order)
     return torch.cartesian_prod(elements, elements)
+
+
+def _check_activation(name: str) -> None:
+    if name not in ACTIVATIONS:
+        raise ToolkitError(
+            f"no activation is called {name!r}.{nearest(name, ACTIVATIONS)} There are {', '.join(ACTIVATIONS)}."
+        )
 
 
 def _group_to_config(group: Group | None) -> str | list[list[int]] | None:
