@@ -200,7 +200,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{file} has schema {record.get('schema_version')!r}; this version reads {SCHEMA_VERSION}."
         )
-    return record
+    return record | {key: _tuples(record[key]) for key in ("task", "training")}
 
 
 def read_state(file: str | Path) -> dict[str, Tensor]:
@@ -296,6 +296,13 @@ def _bundled_hint() -> str:
     from mechinterp_toolkit.toys import bundled_names
 
     return f"a bundled one ({', '.join(bundled_names())})"
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, all the way down: the record goes into results, which hold tuples."""
+    if isinstance(value, dict):
+        return {key: _tuples(part) for key, part in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _history_file(folder: Path, step: int) -> Path:
