@@ -44,8 +44,7 @@ def gpt2_small(folder: Path, tokenizer: Path | None) -> HookedModel:
     tokenizer = tokenizer or Path(__file__).resolve().parents[2] / "shared/data/tokenizers/gpt2"
     torch.manual_seed(0)
     GPT2LMHeadModel(GPT2Config()).save_pretrained(folder)
-    words = GPT2TokenizerFast(vocab_file=str(tokenizer / "vocab.json"), merges_file=str(tokenizer / "merges.txt"))
-    words.save_pretrained(folder)
+    GPT2TokenizerFast.from_pretrained(tokenizer).save_pretrained(folder)
     return load_model(folder)
 
 
