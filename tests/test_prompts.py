@@ -303,7 +303,9 @@ def test_a_vocabulary_far_below_the_model_s_is_a_reason(toy):
 
 
 def test_items_beyond_the_model_s_vocabulary_are_a_reason(toy):
-    assert "the model's vocabulary ends at 8" in has_ordinal_tokens(toy, d_vocab=9)
+    largest = toy.convert_tokens_to_ids("five")
+    assert f"vocabulary ends at {largest - 1}" in has_ordinal_tokens(toy, d_vocab=largest)
+    assert has_ordinal_tokens(toy, d_vocab=largest + 1) is None
 
 
 def test_a_vocabulary_without_ordinals_is_a_reason():
@@ -364,13 +366,29 @@ def test_the_item_is_found_where_it_stands(gpt2, prepend_bos):
         ("Monday or Monday", "Monday", r"occurs 2 times in .*item_words=\[\('Monday', -1\)"),
         ("Monday or Monday", ("Monday", 2), "occurs 2 times in .* no occurrence 2"),
         ("Mondays are", "Monday", "does not occur in 'Mondays are' as a whole word"),
-        ("Monday is", "", "does not occur"),
+        ("Monday, then", "", "does not occur"),
         ("Chapter XVIII then", "XVIII", r"'XVIII' is not one token of its own in .*' XV','III'"),
     ],
 )
 def test_an_item_without_a_certain_position_is_refused(gpt2, text, item, message):
     with pytest.raises(TokenisationError, match=message):
         build_prompts(gpt2, [text], [" Tuesday"], prepend_bos=False, item_words=[item])
+
+
+@pytest.mark.parametrize(
+    ("text", "merges"),
+    [
+        ("a-b", [("-", "b"), ("a", "-")]),  # "a", "-b": the item is merged with what stands before it
+        ("a-b-", [("b", "-")]),  # "a", "-", "b-": with what stands behind it
+    ],
+)
+def test_an_item_merged_with_its_neighbour_is_refused(text, merges):
+    pieces = ["a", "b", "c", "-", *("".join(pair) for pair in merges)]
+    inner = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
+    with pytest.raises(TokenisationError, match="'b' is not one token of its own"):
+        build_prompts(
+            PreTrainedTokenizerFast(tokenizer_object=inner), [text], ["c"], prepend_bos=False, item_words=["b"]
+        )
 
 
 @pytest.mark.parametrize(
@@ -486,6 +504,7 @@ def test_the_hash_is_that_of_the_real_tokens():
     [
         ({"mask": torch.tensor([[True, True, True], [True, False, True]])}, "pad on the right only"),
         ({"mask": torch.tensor([[True, True, True], [False, True, True]])}, "pad on the right only"),
+        ({"mask": torch.tensor([[True, True, True], [False, False, False]])}, "pad on the right only"),
         ({"position": torch.tensor([1, 1])}, "last real token"),
         ({"item_position": torch.tensor([1, 2])}, "item_position lies outside"),
         ({"item_position": torch.tensor([-1, 1])}, "item_position lies outside"),
@@ -655,6 +674,17 @@ def test_a_class_without_any_run_is_refused_with_the_reason(toy):
 def test_classes_of_another_tokenizer_are_refused(gpt2, pythia):
     with pytest.raises(TokenisationError, match="does not become the tokens of the class days; make the classes with"):
         succession_prompts(gpt2, ordinal_classes(pythia, "days").classes, prepend_bos=False)
+
+
+@pytest.mark.parametrize("wrong", [0, 6])
+def test_one_wrong_token_of_a_class_is_refused(toy, wrong):
+    # of an open class the first item is only ever shown, the last only ever asked for
+    week = ordinal_class(toy, "week", DAYS, cyclic=False)
+    succession_prompts(toy, {"week": week}, prepend_bos=True)
+    tokens = week.tokens.clone()
+    tokens[wrong] = toy.convert_tokens_to_ids("is")
+    with pytest.raises(TokenisationError, match="does not become the tokens of the class week"):
+        succession_prompts(toy, {"week": replace(week, tokens=tokens)}, prepend_bos=True)
 
 
 # --- the module
