@@ -368,7 +368,7 @@ def _concentration(
     )
 
 
-def _pure(energy: Float[Tensor, "neuron site irrep"], trivial: int) -> Float[Tensor, " neuron"]:
+def _pure(energy: Float[Tensor, "neuron site irrep"], trivial: int) -> Float[Tensor, " live"]:
     """Which live neurons have 95 % of their left and right energy, constants aside, in the same irrep."""
     energy = energy[:, :2].index_fill(2, torch.tensor([trivial]), 0.0)
     size = energy.sum(-1).amin(1)

@@ -11,6 +11,8 @@ _HOME = {
     "bundled_folder": "recipes",
     "bundled_names": "recipes",
     "get_recipe": "recipes",
+    "planted_group_mlp": "planted_groups",
+    "relabelled_group_mlp": "planted_groups",
     "train": "training",
 }
 __all__ = sorted(_HOME)
