@@ -138,6 +138,13 @@ def test_sign_twisted_stabilisers_are_found_with_their_character() -> None:
     assert float(explained_by_cosets(group, f, members, side="left")) == pytest.approx(0, abs=EXACT)
 
 
+def test_a_twist_that_is_no_character_is_refused() -> None:
+    # At this tolerance nearly every element counts, and the signs of a random function follow no rule.
+    group = get("S4")
+    with pytest.raises(ToolkitError, match=r"within 0\.98 generate 24 elements, on which the sign .* is no character"):
+        approximate_stabiliser(group, functions(group)[0], side="left", tolerance=0.98, twisted=True)
+
+
 def test_twisted_explained_variance_is_the_norm_of_the_twisted_projection() -> None:
     group = get("S4")
     members = closure(group, [group.index("(1 2 3 4)"), group.index("(1 3)")])

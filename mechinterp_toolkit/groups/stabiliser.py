@@ -125,11 +125,22 @@ def approximate_stabiliser(
     correlation = autocorrelation(group, f, side=side)
     near = correlation.abs() if twisted else correlation
     members = closure(group, (near > 1 - tolerance).nonzero().flatten().tolist())
-    signs = correlation[list(members)].sign() if twisted else torch.ones(len(members), dtype=torch.float64)
+    signs = torch.ones(len(members), dtype=torch.float64)
     if twisted:
-        _check_character(group, members, signs)
+        signs[correlation[list(members)] < 0] = -1
+        _check_twist(group, members, signs, tolerance)
     explained = float((correlation[list(members)] * signs).mean())
     return Stabiliser(members, tuple(int(sign) for sign in signs), explained, side)
+
+
+def _check_twist(group: Group, members: Members, signs: Float[Tensor, " member"], tolerance: float) -> None:
+    try:
+        _check_character(group, members, signs)
+    except ToolkitError as error:
+        raise ToolkitError(
+            f"the elements that keep the function up to sign within {tolerance} generate {len(members)} elements, on which "
+            f"the sign of the autocorrelation is no character; lower the tolerance, or ask without twisted. ({error})"
+        ) from error
 
 
 def _check_character(group: Group, members: Sequence[int], signs: Float[Tensor, " member"]) -> None:

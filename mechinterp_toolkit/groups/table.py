@@ -320,7 +320,7 @@ class Group:
 
         The transform is orthogonal: squared coefficients are energies. Coefficient (rho, i, j) stands where `blocks`
         says and equals sqrt(d / |G|) sum_g f(g) rho_ij(g). Up to `DENSE_LIMIT` elements this is one matrix product;
-        S_7 and S_8 use a fast transform that needs about 8 * |G| * n bytes per function at its peak (S_8: 2.6 MB).
+        S_7 and S_8 use a fast transform with a working memory of 6 MB per function on S_8, and at most 0.6 GB for many.
 
         Raises:
             ToolkitError: the last axis is not the group, or the group is too large and not a symmetric one.
