@@ -215,7 +215,7 @@ def _load_hf(spec: CheckpointSpec, dtype: torch.dtype) -> tuple[Any, Any | None,
     else:
         model = _hf_from_pretrained(spec, dtype)
     record = read_record(folder) if spec.kind == "toolkit" else {}
-    training = {k: record[k] for k in ("task", "training") if k in record}
+    training: dict[str, Any] = {k: record[k] for k in ("task", "training") if k in record}
     return model, _load_tokenizer(spec, folder if local else None, model.config.vocab_size), training
 
 
@@ -373,6 +373,7 @@ def _hooked_transformer(hf_model: Any, tokenizer: Any | None, processing: Proces
     from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights, convert_neox_weights
 
     settings = _hooked_transformer_config(hf_model)
+    assert settings is not None
     parameter = next(hf_model.parameters())
     config = HookedTransformerConfig(**settings, dtype=parameter.dtype, device=str(parameter.device))
     convert = convert_gpt2_weights if config.original_architecture == "GPT2LMHeadModel" else convert_neox_weights
