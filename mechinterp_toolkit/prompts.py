@@ -472,16 +472,7 @@ def succession_prompts(
         TokenisationError: no prompt can be made, the separator is unknown, or the classes are of another tokenizer.
     """
     _check_succession(tokenizer, classes, length, shuffled, per_class, separator)
-    windows: list[_Window] = []
-    dropped: list[Dropped] = []
-    for ordinal in classes.values():
-        possible, lost = _windows(ordinal, length)
-        chosen = possible if per_class is None else _spread(possible, per_class)
-        if len(chosen) < len(possible):
-            lost.append(
-                Dropped(ordinal.name, f"{len(chosen)} of {len(possible)} sequences used (per_class={per_class})")
-            )
-        windows, dropped = windows + chosen, dropped + lost
+    windows, dropped = _choose(classes, length, per_class)
     if not windows:
         raise TokenisationError(f"no sequence of {length} items and their successor: {_first_reasons(dropped)}.")
     generator = torch.Generator().manual_seed(seed)
@@ -511,6 +502,22 @@ class _Window(NamedTuple):
 
     def text(self, order: Sequence[int], separator: str) -> str:
         return "".join(self.spelled(place) + separator for place in order)
+
+
+def _choose(
+    classes: Mapping[str, OrdinalClass], length: int, per_class: int | None
+) -> tuple[list[_Window], list[Dropped]]:
+    """The windows of all classes that become prompts, and what was left out."""
+    windows: list[_Window] = []
+    dropped: list[Dropped] = []
+    for ordinal in classes.values():
+        possible, lost = _windows(ordinal, length)
+        chosen = possible if per_class is None else _spread(possible, per_class)
+        if len(chosen) < len(possible):
+            left_out = f"{len(chosen)} of {len(possible)} sequences used (per_class={per_class})"
+            lost.append(Dropped(ordinal.name, left_out))
+        windows, dropped = windows + chosen, dropped + lost
+    return windows, dropped
 
 
 def _windows(ordinal: OrdinalClass, length: int) -> tuple[list[_Window], list[Dropped]]:
