@@ -1,0 +1,84 @@
+"""Calibration counts rejections on null models and judges the count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from mechinterp_toolkit import calibration
+from mechinterp_toolkit.calibration import NullCount, calibrate
+from mechinterp_toolkit.errors import RegistryError
+from mechinterp_toolkit.results import Verdict
+
+
+@dataclass(frozen=True)
+class Fake:
+    p: float
+
+    @property
+    def represented(self) -> Verdict:
+        return Verdict("found" if self.p <= 0.05 else "not_found", "By hand.", p=self.p)
+
+    @property
+    def used(self) -> Verdict:
+        return Verdict("not_applicable", "Nothing was found.")
+
+
+@pytest.fixture
+def entry(monkeypatch):
+    """A registered analysis whose p-value on the model with seed i is (i + 1) / models."""
+    from mechinterp_toolkit.registry import get_analysis
+
+    base = get_analysis("group_fourier")
+
+    def use(make):
+        made = replace(base, function=lambda p, seed: Fake(p), twins={"nulls": make})
+        monkeypatch.setattr(calibration, "get_analysis", lambda name: made)
+
+    return use
+
+
+def test_a_test_with_uniform_p_values_passes(entry):
+    entry(lambda seed: (seed + 1) / 200)
+    result = calibrate("fake")
+    assert result.passed
+    assert result.rows()[0] == {
+        "analysis": "fake", "null model": "nulls", "verdict": "represented", "models": 200, "p <= 0.05": 10,
+        "found": 10, "limit": 18, "passed": True,
+    }  # fmt: skip
+
+
+def test_a_test_that_rejects_twice_too_often_fails(entry):
+    entry(lambda seed: (seed + 1) / 400)
+    result = calibrate("fake")
+    assert not result.passed
+    assert "FAILED" in result.text()
+    assert "20 of 200" in result.text()
+
+
+def test_a_verdict_that_never_made_a_test_is_not_judged(entry):
+    entry(lambda seed: 0.5)
+    used = calibrate("fake", models=3).counts[1]
+    assert (used.models, used.limit, used.passed) == (0, None, True)
+
+
+def test_progress_counts_every_model(entry):
+    entry(lambda seed: 0.5)
+    seen = []
+    calibrate("fake", models=4, seed=7, progress=lambda done, total, what: seen.append((done, total, what)))
+    assert seen == [(i, 4, "nulls") for i in (1, 2, 3, 4)]
+
+
+def test_eighteen_of_two_hundred_is_the_limit():
+    assert NullCount("x", "represented", 200, 18, 0).passed
+    assert not NullCount("x", "represented", 200, 19, 0).passed
+
+
+def test_an_analysis_without_null_models_cannot_be_calibrated(monkeypatch):
+    from mechinterp_toolkit.registry import get_analysis
+
+    bare = replace(get_analysis("group_fourier"), twins={})
+    monkeypatch.setattr(calibration, "get_analysis", lambda name: bare)
+    with pytest.raises(RegistryError, match="declares no null models"):
+        calibrate("group_fourier")
