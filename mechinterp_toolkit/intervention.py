@@ -16,10 +16,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from mechinterp_toolkit.errors import HookError, nearest
@@ -33,8 +34,28 @@ class Site:
     name: str
     """The hook name as it was asked for."""
 
-    mask: Tensor | None = None
-    """True at real tokens, [batch pos]; None where the caller gave none."""
+    mask: Bool[Tensor, "batch pos"] | None = None
+    """True at real tokens of the columns that run; None where the caller gave no mask."""
+
+    positions: Int[Tensor, " pos"] | None = None
+    """Absolute column of each position that runs, from 0, what a KV cache holds counted in; None outside token models."""
+
+    prompt_length: int | None = None
+    """Columns of the prompt, padding included, as the caller said; None where it was not said."""
+
+    @property
+    def generated(self) -> Bool[Tensor, " pos"]:
+        """Which of the positions that run lie behind the prompt.
+
+        Raises:
+            HookError: nobody said how long the prompt is, or the model runs no tokens.
+        """
+        if self.positions is None or self.prompt_length is None:
+            raise HookError(
+                f"the edit at {self.name!r} asks what is prompt and what was generated; run it inside "
+                "applied(..., prompt_length=...) on a model that reads tokens."
+            )
+        return self.positions >= self.prompt_length
 
     def layer(self) -> int:
         """Return the layer of a name like "blocks.3.hook_resid_pre"; raises `HookError` for any other."""
@@ -64,30 +85,68 @@ _GATED = {
 
 
 @dataclass
+class _Running:
+    """Which columns the model is running, noted as each forward pass begins."""
+
+    mask: Tensor | None = None
+    start: int = 0
+    length: int | None = None
+
+    def note(self, given: Any, options: Mapping[str, Any]) -> None:
+        cache = options.get("past_kv_cache", options.get("past_key_values"))
+        self.start = _cached_columns(cache)
+        self.length = given.shape[1] if isinstance(given, Tensor) and given.dim() >= 2 else None
+
+    def here(self, site: Site, device: torch.device) -> Site:
+        if self.length is None:
+            return site
+        positions = torch.arange(self.start, self.start + self.length, device=device)
+        return replace(site, positions=positions, mask=self._columns(positions))
+
+    def _columns(self, positions: Tensor) -> Tensor | None:
+        """The mask of these columns; what lies behind it was generated and is real."""
+        if self.mask is None:
+            return None
+        mask = self.mask.to(positions.device)
+        missing = int(positions[-1]) + 1 - mask.shape[1]
+        if missing > 0:
+            mask = torch.cat([mask, mask.new_ones(len(mask), missing)], dim=1)
+        return mask[:, positions]
+
+
+@dataclass
 class _Placed:
     """One edit on one hook point, and how often it ran."""
 
     site: Site
     edit: Edit
+    running: _Running
     calls: int = 0
     handles: list[Any] = field(default_factory=list)
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:
         self.calls += 1
+        site = self.running.here(self.site, activation.device)
         if (
             activation.is_inference()
         ):  # such tensors keep no version to notice a change in place, so the edit gets a copy
-            result = self.edit(activation.clone(), hook=self.site)
+            result = self.edit(activation.clone(), hook=site)
         else:
             version = activation._version
-            result = self.edit(activation, hook=self.site)
+            result = self.edit(activation, hook=site)
             _check_not_in_place(activation, version, self.site.name)
         _check_result(result, activation, self.site.name)
         return result
 
 
 @contextmanager
-def applied(model: HookedModel | nn.Module, edits: Edits, *, mask: Tensor | None = None) -> Iterator[HookedModel]:
+def applied(
+    model: HookedModel | nn.Module,
+    edits: Edits,
+    *,
+    mask: Bool[Tensor, "batch pos"] | None = None,
+    prompt_length: int | None = None,
+) -> Iterator[HookedModel]:
     """Run everything inside the `with` block with `edits` in place, and leave nothing behind.
 
     Several edits on one hook point, under one name or several, run in the order given. Blocks may be nested; outer edits
@@ -96,7 +155,8 @@ def applied(model: HookedModel | nn.Module, edits: Edits, *, mask: Tensor | None
     Args:
         model: a `HookedModel` or a TransformerLens model.
         edits: hook name (as `HookedTransformer` spells it; canonical Bridge names work too) -> edit, or several in order.
-        mask: True at real tokens, [batch pos], handed on to edits as `Site.mask`.
+        mask: True at real tokens of the prompt, handed on to edits as `Site.mask`; columns behind it count as real.
+        prompt_length: columns of the prompt, padding included, for edits that ask what was generated.
 
     Yields:
         The model as a `HookedModel`.
@@ -110,16 +170,16 @@ def applied(model: HookedModel | nn.Module, edits: Edits, *, mask: Tensor | None
         >>> with applied(model, {"blocks.0.attn.hook_z": zero}):  # doctest: +SKIP
         ...     logits = model.logits(tokens)
     """
-    hooked = load_model(model)
+    hooked, running = load_model(model), _Running(mask)
     placed = [
-        _Placed(Site(name, mask), edit)
+        _Placed(Site(name, mask, prompt_length=prompt_length), edit, running)
         for name, given in edits.items()
         for edit in (given if isinstance(given, Sequence) else (given,))
     ]
     points = {name: hook_point(hooked, name) for name in edits}  # every name is checked before any edit is placed
     if hooked.is_bridge:
         _refuse_resid_mid(hooked, points)
-    with _in_place(points, placed):
+    with _in_place(points, placed), _noting(hooked.model, running):
         yield hooked
 
 
@@ -136,7 +196,9 @@ def observed(model: HookedModel | nn.Module, readers: Mapping[str, Reader]) -> I
     """
     hooked = load_model(model)
     points = {name: hook_point(hooked, name) for name in readers}
-    with _in_place(points, [_Placed(Site(name), _reading(reader)) for name, reader in readers.items()]):
+    running = _Running()
+    placed = [_Placed(Site(name), _reading(reader), running) for name, reader in readers.items()]
+    with _in_place(points, placed), _noting(hooked.model, running):
         yield hooked
 
 
@@ -210,6 +272,34 @@ def _in_place(points: Mapping[str, Any], placed: Sequence[_Placed]) -> Iterator[
             f"what was placed at {', '.join(idle)} never ran: no forward pass inside the block reached it. "
             "Run the model inside the block; on some architectures a hook point is listed but never used."
         )
+
+
+@contextmanager
+def _noting(model: Any, running: _Running) -> Iterator[None]:
+    """Tell `running` about each forward pass. TransformerLens generates through `forward` itself, past module hooks."""
+    outer = vars(model).get("forward")
+    forward = model.forward
+
+    def noted(*args: Any, **options: Any) -> Any:
+        running.note(args[0] if args else options.get("input"), options)
+        return forward(*args, **options)
+
+    model.forward = noted
+    try:
+        yield
+    finally:
+        if outer is None:
+            del model.forward
+        else:
+            model.forward = outer
+
+
+def _cached_columns(cache: Any) -> int:
+    if cache is None:
+        return 0
+    if hasattr(cache, "get_seq_length"):  # Hugging Face's, used by a Bridge
+        return int(cache.get_seq_length())
+    return int(cache[0].past_keys.shape[1])
 
 
 def _reading(reader: Reader) -> Edit:

@@ -278,6 +278,48 @@ def test_the_site_says_name_layer_and_mask(wrapped, tokens):
         wrapped.logits(tokens)
     assert sites[0].name == PRE1
     assert sites[0].layer() == 1
-    assert sites[0].mask is mask
+    assert torch.equal(sites[0].mask, mask)
+    assert sites[0].positions.tolist() == list(range(7))
     with pytest.raises(HookError, match="lies in no layer"):
         Site("hook_embed").layer()
+
+
+def test_positions_are_absolute_with_and_without_a_cache(wrapped, tokens):
+    """The same columns are edited whether the past is run again or comes from a cache."""
+    for cached in (True, False):
+        seen = []
+
+        def note(activation, hook, seen=seen):
+            seen.append((hook.positions.tolist(), hook.generated.tolist(), hook.mask.shape[1]))
+            return activation
+
+        mask = torch.ones(4, 7, dtype=torch.bool)
+        with torch.no_grad(), applied(wrapped, {PRE1: note}, mask=mask, prompt_length=7):
+            wrapped.model.generate(
+                tokens, max_new_tokens=3, use_past_kv_cache=cached, do_sample=False, verbose=False, stop_at_eos=False
+            )
+        assert seen[0] == (list(range(7)), [False] * 7, 7)
+        if cached:
+            assert seen[1:3] == [([7], [True], 1), ([8], [True], 1)]
+        else:
+            assert seen[1:3] == [
+                (list(range(8)), [False] * 7 + [True], 8),
+                (list(range(9)), [False] * 7 + [True] * 2, 9),
+            ]
+
+
+def test_what_was_generated_is_not_guessed(wrapped, tokens):
+    def ask(activation, hook):
+        return activation * (~hook.generated)[None, :, None]
+
+    with pytest.raises(HookError, match=r"applied\(\.\.\., prompt_length=\.\.\.\)"), applied(wrapped, {PRE1: ask}):
+        wrapped.logits(tokens)
+
+
+def test_the_models_forward_is_its_own_again_afterwards(wrapped, tokens):
+    with applied(wrapped, {PRE1: same}), applied(wrapped, {Z0: same}):
+        wrapped.logits(tokens)
+    assert "forward" not in vars(wrapped.model)
+    with pytest.raises(RuntimeError, match="mine"), applied(wrapped, {PRE1: same}):
+        raise RuntimeError("mine")
+    assert "forward" not in vars(wrapped.model)
