@@ -187,7 +187,7 @@ def run(
 def report(
     checkpoints: Annotated[
         list[str] | None,
-        typer.Argument(metavar="CHECKPOINT...", help="What to analyse; by default every bundled toy."),
+        typer.Argument(metavar="CHECKPOINT", help="What to analyse; by default every bundled toy."),
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", "--output_path", help="Folder of the page and its data.")

@@ -100,7 +100,9 @@ def _view(document: Mapping[str, Any], pictures: Mapping[str, Any]) -> dict[str,
 def _seen(entry: Mapping[str, Any], pictures: Any | None) -> dict[str, Any]:
     if entry["status"] != "ran":
         return {"pictures": [], "picture_reason": "", "marks": None, "twin": None}
-    twin = entry.get("twin")
+    twin, effect = entry.get("twin"), entry["effect"]
+    beside = (twin or {}).get("effect")
+    comparable = beside if beside and effect and beside["unit"] == effect["unit"] else None
     figures = pictures.figures if pictures else {}
     return {
         "pictures": [
@@ -108,7 +110,7 @@ def _seen(entry: Mapping[str, Any], pictures: Any | None) -> dict[str, Any]:
             for title, figure in figures.items()
         ],
         "picture_reason": pictures.reason if pictures else "",
-        "marks": _marks(entry["effect"], (twin or {}).get("effect")),
+        "marks": _marks(effect, comparable),
         "twin": twin,
         "alarm": twin is not None and twin["status"] == "ran" and twin["represented"]["outcome"] == "found",
     }

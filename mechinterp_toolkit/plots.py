@@ -91,9 +91,10 @@ def heat_map(
             z=value.numpy(),
             hovertext=texts,
             hovertemplate="%{hovertext}<extra></extra>",
-            **_colour_axis(value, colours, estimate.unit),
+            **_colour_axis(value, colours),
         )
     )
+    _add_unit(figure, estimate.unit)
     beyond = _beyond_null(estimate, colours)
     if beyond is not None:
         mask, text = beyond
@@ -272,9 +273,10 @@ def matrix(
             hovertext=texts,
             hovertemplate="%{hovertext}<extra></extra>",
             texttemplate="%{z:.2~g}" if max(table.shape, default=0) <= 12 else None,
-            **_colour_axis(table, colours, unit),
+            **_colour_axis(table, colours),
         )
     )
+    _add_unit(figure, unit)
     _finish(figure, title, height=min(680, max(260, 24 * table.shape[0] + 130)), hovermode="closest")
     plain = {"showgrid": False, "zeroline": False}
     figure.update_xaxes(**_tick_texts(col_labels), title_text=escape(col_title), **plain)
@@ -330,13 +332,22 @@ def _plain(values: Any) -> Any:
     return values.detach().cpu().tolist() if isinstance(values, Tensor) else values
 
 
-def _colour_axis(value: Float[Tensor, "row column"], colours: Colours, unit: str) -> dict[str, Any]:
-    bar = {"title": {"text": escape(unit), "side": "right", "font": {"size": 12}}, "thickness": 12, "outlinewidth": 0, "len": 0.9}
-    shared: dict[str, Any] = {"colorscale": SCALES[colours], "colorbar": bar, "meta": {"colours": colours}}
+def _colour_axis(value: Float[Tensor, "row column"], colours: Colours) -> dict[str, Any]:
+    shared: dict[str, Any] = {
+        "colorscale": SCALES[colours],
+        "colorbar": {"thickness": 12, "outlinewidth": 0, "len": 0.9},
+        "meta": {"colours": colours},  # by which the report finds the scale of its theme
+    }
     if colours == "diverging" and value.numel():
         reach = max(value.abs().max().item(), 1e-12)  # a grid of zeros still needs a range
         shared |= {"zmin": -reach, "zmax": reach}
     return shared | {"xgap": 1, "ygap": 1} if max(value.shape, default=0) <= 48 else shared
+
+
+def _add_unit(figure: Figure, unit: str) -> None:
+    """Say what the colours measure above the grid; beside its colour bar a long unit would be cut off."""
+    place = {"xref": "paper", "yref": "paper", "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom", "yshift": 3}
+    figure.add_annotation(text=escape(unit), showarrow=False, font={"size": 12}, **place)
 
 
 def _beyond_null(estimate: Estimate, colours: Colours) -> tuple[Tensor, str] | None:

@@ -37,7 +37,7 @@ Progress = Callable[[int, int, str], None]
 Options = Mapping[str, Mapping[str, Any]]
 """Analysis -> option -> value; what is not named keeps its default."""
 
-TYPICAL_SECONDS: Mapping[str, float] = {"quick": 20.0, "slow": 300.0}
+TYPICAL_SECONDS: Mapping[str, float] = {"quick": 10.0, "slow": 300.0}
 """Seconds an analysis of each cost may take on a bundled toy with two CPU cores: an order of magnitude, no more."""
 
 

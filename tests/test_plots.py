@@ -91,6 +91,12 @@ def test_heat_map_without_control_draws_no_dots():
     assert len(plots.heat_map(estimate(GRID, ("layer", "head")), title="t").data) == 1
 
 
+def test_heat_map_says_its_unit_where_a_long_one_is_not_cut_off():
+    (annotation,) = plots.heat_map(estimate(GRID, ("layer", "head")), title="t").layout.annotations
+    assert annotation.text == "fraction in [0, 1]"
+    assert (annotation.xanchor, annotation.yanchor) == ("left", "bottom")
+
+
 def test_heat_map_hover_says_labels_value_interval_control_and_extra_lines():
     stored = estimate(
         [[0.25]], ("layer", "head"), control=constant_control(0.125, 1, 1), labels={"head": (f"h {HOSTILE}",)}

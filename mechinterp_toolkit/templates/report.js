@@ -51,10 +51,7 @@
     layout.hoverlabel = { ...layout.hoverlabel, bgcolor: theme.hover, bordercolor: theme.edge, font: { color: theme.text } };
     layout.modebar = { bgcolor: "rgba(0,0,0,0)", color: theme.edge, activecolor: theme.ink };
     if (width) layout.width = width;
-    if ((width || innerWidth) < 620) {
-      layout.font.size = 11;
-      for (const trace of copy.data) if (trace.colorbar) trace.colorbar.title = { text: "" };
-    }
+    if ((width || innerWidth) < 620) layout.font.size = 11;
     return copy;
   };
 
