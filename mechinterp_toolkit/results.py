@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -114,16 +115,16 @@ class Estimate:
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """Return one row per value: `estimate`, one column per axis, value, interval, control, n and unit."""
-        shape = tuple(self.value.shape)
+        columns = {k: getattr(self, k).detach().double().flatten().tolist() for k in ("value", "low", "high")}
+        if self.control is not None:
+            # all positions at once, and by numpy: torch's quantile stops at 16 M values
+            draws = self.control.detach().double().cpu().reshape(len(self.control), self.value.numel()).numpy()
+            columns |= {"control_mean": draws.mean(0).tolist(), "control_95": np.quantile(draws, 0.95, axis=0).tolist()}
         rows = []
-        for flat in range(self.value.numel()):
-            index = [int(i) for i in torch.unravel_index(torch.tensor(flat), shape)] if shape else []
+        for flat, index in enumerate(np.ndindex(*self.value.shape)):
             row: dict[str, Any] = {"estimate": name}
             row |= {axis: self.label(axis, i) for axis, i in zip(self.axes, index, strict=True)}
-            row |= {k: getattr(self, k).flatten()[flat].item() for k in ("value", "low", "high")}
-            if self.control is not None:
-                draws = self.control.flatten(1)[:, flat].double() if shape else self.control.double()
-                row |= {"control_mean": draws.mean().item(), "control_95": draws.quantile(0.95).item()}
+            row |= {column: values[flat] for column, values in columns.items()}
             rows.append(row | {"n": self.n, "unit": self.unit})
         return rows
 
