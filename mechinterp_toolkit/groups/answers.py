@@ -10,8 +10,8 @@ each product, a |G| x |G| matrix.
 What would fool it: float32, whose log-softmax is quantised at 1.2e-7, above the losses of such networks; and parts of the hidden
 layer that overlap (a function of a alone has a product part of size zero only over all pairs), so all pairs are needed.
 
-Source: Chughtai et al. 2023, arXiv:2302.03025; restricted and excluded loss, Nanda et al. 2023, arXiv:2301.05217; pruning by inverse
-participation ratio, Doshi et al. 2023, arXiv:2310.13061, here beside the random order their work lacks.
+Source: Chughtai et al. 2023, arXiv:2302.03025; restricted and excluded loss, Nanda et al. 2023, arXiv:2301.05217; pruning by
+inverse participation ratio, Doshi et al. 2023, arXiv:2310.13061, here beside the random order their work lacks.
 """
 
 from __future__ import annotations
@@ -63,35 +63,48 @@ def quick_score(logits: Float[Tensor, "pairs order"], product: Int[Tensor, " pai
     return float((right[:, 0].double() - logits.mean(1)).mean()), float(accuracy)
 
 
-def by_product(group: Group, rows: Float[Tensor, "pairs d"], product: Int[Tensor, " pairs"]) -> Float[Tensor, "order d"]:
+def by_product(
+    group: Group, rows: Float[Tensor, "pairs d"], product: Int[Tensor, " pairs"]
+) -> Float[Tensor, "order d"]:
     """Return the mean row of each product, in float64; every product has as many pairs."""
     grouped = rows[product.argsort()].reshape(group.order, group.order, -1)
     return grouped.mean(1, dtype=torch.float64)
 
 
-def logit_similarity(group: Group, logits: Float[Tensor, "pairs order"]) -> Float[Tensor, " irrep"]:
+def logit_similarity(
+    group: Group, logits: Float[Tensor, "pairs order"], product: Int[Tensor, " pairs"] | None = None
+) -> Float[Tensor, "left entry"]:
+    """Return what the cosines between the centred logits and chi_rho(a b c^-1) are made of; see `similarity`.
+
+    Per left element: the inner product with each character, over the character's norm on that slice (the same on all), and last
+    the squared norm of the logits. `product` replaces ab by another element for each pair.
+    """
+    order = group.order
+    by_element = (group.table.flatten() if product is None else product).reshape(order, order).argsort(1)
+    square = logits.reshape(order, order, order)
+    sorted_ = square[torch.arange(order)[:, None], by_element].double()
+    sorted_ = (sorted_ - sorted_.mean(-1, keepdim=True)).flatten(1)
+    quotients = group.table[:, group.inverses]
+    patterns = group.characters[:, quotients].flatten(1)
+    size = patterns.norm(dim=1, keepdim=True)
+    patterns = torch.where(
+        patterns.std(1, keepdim=True) > 1e-9, patterns / size, 0.0
+    )  # centring leaves nothing of constants
+    return torch.cat([sorted_ @ patterns.T, sorted_.square().sum(1, keepdim=True)], 1)
+
+
+def similarity(parts: Float[Tensor, "left entry"], weights: Float[Tensor, "draw left"]) -> Float[Tensor, "draw irrep"]:
     """Return the cosine between the logits, centred over c, and chi_rho(a b c^-1), per irrep; 0 for the trivial one.
 
     The sum of their squares is the share of the logits' variance that characters explain (FVE): characters are orthogonal.
     """
-    means = by_product(group, logits, group.table.flatten())
-    means = means - means.mean(1, keepdim=True)
-    # |G| pairs per product: cube sums are |G| times the sums over the |G| x |G| matrix of means.
-    quotients = group.table[:, group.inverses]
-    norm = centred_norm(logits)
-    similarity = []
-    for character in group.characters:
-        pattern = character[quotients]
-        pattern = pattern - pattern.mean(1, keepdim=True)
-        size = float(pattern.norm()) * group.order**0.5
-        similarity.append(float((means * pattern).sum()) * group.order / (norm * size) if size > 1e-6 else 0.0)
-    return torch.tensor(similarity, dtype=torch.float64)
+    sums = weights @ parts
+    return sums[:, :-1] / (sums[:, -1:] * weights.sum(1, keepdim=True)).sqrt()
 
 
-def centred_norm(logits: Float[Tensor, "pairs order"]) -> float:
-    """Return the norm of the logits after subtracting each pair's mean, summed in float64."""
-    squares = [(some := part.double()).var(1, correction=0).sum() * some.shape[1] for part in logits.split(ROWS_AT_ONCE)]
-    return float(torch.stack(squares).sum().sqrt())
+def fve(parts: Float[Tensor, "left entry"], weights: Float[Tensor, "draw left"]) -> Float[Tensor, " draw"]:
+    """Return the share of the logits' variance that all characters together explain, in [0, 1]."""
+    return similarity(parts, weights).square().sum(1)
 
 
 PARTS = ("a", "b", "ab")
@@ -148,8 +161,8 @@ def training_pairs(network: GroupNetwork) -> Bool[Tensor, " pairs"] | None:
 
 def prune(
     network: GroupNetwork, product: Int[Tensor, " pairs"], orders: Int[Tensor, "curve neuron"], steps: int = 10
-) -> Float[Tensor, "curve step"]:
-    """Return the accuracy over all pairs with the first 0, 1/steps, ... of the neurons of each order set to zero.
+) -> Float[Tensor, "left curve step"]:
+    """Return the accuracy per left element with the first 0, 1/steps, ... of the neurons of each order set to zero.
 
     Args:
         network: the network.
@@ -161,7 +174,9 @@ def prune(
     for order in orders:
         left, curve = network.logits(), []
         for piece in torch.tensor_split(order, steps):
-            curve.append(quick_score(left, product)[1])
+            right = left.gather(1, product[:, None])
+            correct = ((left >= right).sum(1) == 1).double()
+            curve.append(correct.reshape(network.order, network.order).mean(1))
             left = left - network.hidden[:, piece] @ unembed[:, piece].T
-        curves.append(torch.tensor(curve, dtype=torch.float64))
-    return torch.stack(curves)
+        curves.append(torch.stack(curve, 1))
+    return torch.stack(curves, 1)

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechinterp_toolkit.groups.answers import by_product, centred_norm, quick_score, score
+from mechinterp_toolkit.groups.answers import by_product, score
 from mechinterp_toolkit.groups.network import GroupNetwork
 from mechinterp_toolkit.groups.neurons import (
     SIDES,
@@ -36,6 +36,8 @@ from mechinterp_toolkit.groups.neurons import (
     random_irrep_functions,
 )
 from mechinterp_toolkit.groups.table import Group
+from mechinterp_toolkit.results import Estimate
+from mechinterp_toolkit.stats import bootstrap
 
 Explanation = Literal["characters", "cosets", "rho-sets"]
 EXPLANATIONS: tuple[Explanation, ...] = ("characters", "cosets", "rho-sets")
@@ -69,7 +71,9 @@ class RhoSet:
     """Share of the pairs (b, b') that some neuron realises, in [0, 1] (low: pairs are missing)."""
 
 
-def idealised_logits(group: Group, logits: Float[Tensor, "pairs order"], irreps: list[int], product: Int[Tensor, " pairs"]) -> Tensor:
+def idealised_logits(
+    group: Group, logits: Float[Tensor, "pairs order"], irreps: list[int], product: Int[Tensor, " pairs"]
+) -> Float[Tensor, "pairs order"]:
     """Return the best sum of characters chi_rho(p c^-1), p the given product of each pair, over the irreps asked for."""
     means = by_product(group, logits, product)
     quotients = group.table[:, group.inverses]
@@ -102,12 +106,18 @@ def idealise_cosets(
 
 
 def _averaged(
-    group: Group, f: Float[Tensor, "site order"], left: CosetStabiliser, right: CosetStabiliser, generator: torch.Generator | None
+    group: Group,
+    f: Float[Tensor, "site order"],
+    left: CosetStabiliser,
+    right: CosetStabiliser,
+    generator: torch.Generator | None,
 ) -> Float[Tensor, "site order"]:
     h, k = (torch.tensor(one.members) for one in (left, right))
     if generator is None:
         sided = f[2][group.table[h]].mean(0)
-        return torch.stack([f[0][group.table[h]].mean(0), f[1][group.table[:, k]].mean(1), sided[group.table[:, k]].mean(1)])
+        return torch.stack(
+            [f[0][group.table[h]].mean(0), f[1][group.table[:, k]].mean(1), sided[group.table[:, k]].mean(1)]
+        )
     ranks = [group.order // len(h) - 1, group.order // len(k) - 1]
     double = group.table[group.table[h][:, :, None], k].amin((0, 2)).unique()  # one element of each double coset
     return torch.stack([_projected(g, r, generator) for g, r in zip(f, (*ranks, len(double) - 1), strict=True)])
@@ -125,8 +135,8 @@ def idealise_rho_sets(
 ) -> tuple[Float[Tensor, "site order neuron"], tuple[RhoSet, ...]]:
     """Return the neurons as the nearest rho-sets, and how each irrep's neurons depart from one.
 
-    Per irrep, a is the common direction of all inner vectors; each neuron keeps its own b, b' and scale. Irreps without a
-    live neuron are left out, and so are complex and quaternionic ones of more than one complex dimension per neuron's rank.
+    Per irrep, a is the common direction of all inner vectors; each neuron keeps its own b, b' and scale. In complex and
+    quaternionic irreps the direction is one over their field, and unembeddings are kept as they are in the irrep.
     """
     mean, alive = functions.mean(1, keepdim=True), live_neurons(functions)
     centred, ideal, sets = functions - mean, torch.zeros_like(functions), []
@@ -161,7 +171,9 @@ def _rho_set(
     return fitted, RhoSet(block.label, functions.shape[-1], shared, *_orbit(rho, b, b_right))
 
 
-def _outer(coefficients: Float[Tensor, "neuron dim dim"], keep: Float[Tensor, "dim dim"]) -> Float[Tensor, "neuron dim"]:
+def _outer(
+    coefficients: Float[Tensor, "neuron dim dim"], keep: Float[Tensor, "dim dim"]
+) -> Float[Tensor, "neuron dim"]:
     """The vectors b of coefficient matrices b a^T with one common a, with its sign."""
     a = keep[:, keep.diagonal().argmax()]
     return coefficients @ (a / a.norm())
@@ -185,24 +197,35 @@ def _orbit(
 
 def judge(
     network: GroupNetwork, group: Group, ideal: Float[Tensor, "pairs order"], rest: Float[Tensor, "pairs order"]
-) -> Float[Tensor, " measure"]:
-    """Return the `MEASURES` of one explanation: of its own logits, and of the logits with what it explains removed."""
+) -> Float[Tensor, "left part"]:
+    """Return what the `MEASURES` of one explanation are made of, per left element: see `measures`.
+
+    Parts: squared error of the centred logits, their square, accuracy and loss of the explanation's own logits, and accuracy of
+    the logits with what it explains removed.
+    """
     logits, product = network.logits(), group.table.flatten()
     judged = score(ideal, product)
-    fve = 1 - (centred_norm(logits - ideal.to(logits.dtype)) / centred_norm(logits)) ** 2
-    without = quick_score(rest, product)[1]
-    return torch.tensor([fve, float(judged.accuracy.mean()), float(judged.loss.mean()), without], dtype=torch.float64)
+    error = (logits - ideal.to(logits.dtype)).var(1, correction=0)
+    parts = [error, logits.var(1, correction=0), judged.accuracy, judged.loss, score(rest, product).accuracy]
+    return torch.stack([part.double().reshape(group.order, group.order).mean(1) for part in parts], 1)
+
+
+def measures(
+    parts: Float[Tensor, "left *kind part"], weights: Float[Tensor, "draw left"]
+) -> Float[Tensor, "draw *kind measure"]:
+    """Return `MEASURES` over weighted left elements."""
+    sums = torch.tensordot(weights / weights.sum(1, keepdim=True), parts, dims=1)
+    fve = 1 - sums[..., 0] / sums[..., 1]
+    return torch.cat([fve[..., None], sums[..., 2:]], -1)
 
 
 @dataclass(frozen=True)
 class Explanations:
     """Three explanations of one network, side by side."""
 
-    scores: Float[Tensor, "explanation measure"]
-    """`MEASURES` of each of `EXPLANATIONS`: FVE (at most 1), accuracy in [0, 1], nats, accuracy in [0, 1]."""
-
-    controls: Float[Tensor, "draw explanation measure"]
-    """The same of explanations of equal freedom that know nothing of the network."""
+    scores: Estimate
+    """`MEASURES` of each of `EXPLANATIONS`, [explanation measure]: FVE (at most 1), accuracy in [0, 1], nats, accuracy in
+    [0, 1]; control: explanations of equal freedom that know nothing of the network."""
 
     rho_sets: tuple[RhoSet, ...]
     """Per irrep, what keeps its neurons from being a rho-set circuit."""
@@ -232,18 +255,26 @@ def explain(network: GroupNetwork, group: Group, irreps: list[int], *, draws: in
         return judge(network, group, ideal, logits - ideal)
 
     rho, sets = idealise_rho_sets(group, functions)
-    scores = torch.stack([by_logits(product), by_weights(idealise_cosets(group, functions)), by_weights(rho)])
-    controls = []
+    parts = torch.stack([by_logits(product), by_weights(idealise_cosets(group, functions)), by_weights(rho)], 1)
+    everyone, controls = torch.ones(1, group.order, dtype=torch.float64), []
     for draw in range(draws):
         a, b, c = (torch.randperm(group.order, generator=generator) for _ in range(3))
         random = random_irrep_functions(group, functions, seed=seed + draw)
-        controls.append(
-            torch.stack(
-                [
-                    by_logits(c[group.table[a][:, b]].flatten()),
-                    by_weights(idealise_cosets(group, functions, random_seed=seed + draw)),
-                    by_weights(idealise_rho_sets(group, random)[0]),
-                ]
-            )
-        )
-    return Explanations(scores, torch.stack(controls), sets)
+        null = [
+            by_logits(c[group.table[a][:, b]].flatten()),
+            by_weights(idealise_cosets(group, functions, random_seed=seed + draw)),
+            by_weights(idealise_rho_sets(group, random)[0]),
+        ]
+        controls.append(measures(torch.stack(null, 1), everyone)[0])
+    scores = bootstrap(
+        parts,
+        unit_name="left elements",
+        measured="FVE, fraction of pairs, nats",
+        seed=seed,
+        statistic=measures,
+        axes=("explanation", "measure"),
+        labels={"explanation": EXPLANATIONS, "measure": MEASURES},
+        control=torch.stack(controls),
+        control_name="characters of a scrambled product, random subspaces of equal rank, random vectors of the irreps",
+    )
+    return Explanations(scores, sets)

@@ -100,9 +100,12 @@ class GroupNetwork:
 
     def through(self, functions: Float[Tensor, "site order neuron"]) -> Float[Tensor, "pairs order"]:
         """Return the logits, in float32, of a one-hidden-layer network with these neurons, this activation and bias."""
-        left, right, unembed = functions.float()
-        pre = (left[:, None] + right[None]).flatten(0, 1)
-        return ACTIVATIONS[self.activation](pre) @ unembed.T + self.bias.float()
+        return self.hidden_of(functions) @ functions[2].float().T + self.bias.float()
+
+    def hidden_of(self, functions: Float[Tensor, "site order neuron"]) -> Float[Tensor, "pairs neuron"]:
+        """Return the activations, in float32, of a one-hidden-layer network with these neurons and this activation."""
+        left, right = functions[:2].float()
+        return ACTIVATIONS[self.activation]((left[:, None] + right[None]).flatten(0, 1))
 
 
 def group_network(model: ModelLike, *, order: int | None = None) -> GroupNetwork:
