@@ -55,15 +55,15 @@ class Keep:
     def update(
         self, x: Float[Tensor, "batch *rest"], z: Tensor | None = None, mask: Bool[Tensor, "..."] | None = None
     ) -> None:
-        """Keep the rows of one batch: with a mask those it marks, in order, flattened to one row axis.
+        """Keep one batch: with a mask the rows it marks, flattened to one row axis; without, `x` and `z` as they are.
 
         Raises:
             ToolkitError: the features or dtype differ from those before, or `z` or `mask` does not fit `x`.
         """
         if mask is not None:
             x, z = _rows(x, z, mask)
-        elif z is not None:
-            _spread(z, x.shape, "z")  # only checked: without a mask the batch and its labels keep their axes
+        elif z is not None and z.shape[:1] != x.shape[:1]:
+            raise ToolkitError(f"z has shape {tuple(z.shape)}, but x begins with {tuple(x.shape)}; label every prompt.")
         self._append([x.detach().to("cpu", copy=True)], [None if z is None else z.detach().to("cpu", copy=True)])
 
     def merge(self, other: Keep) -> None:
@@ -128,7 +128,7 @@ class _RunningMean:
         if type(other) is not type(self):
             raise ToolkitError(f"a {type(self).__name__} merges with its own kind, not with a {type(other).__name__}.")
         if other._mean is not None and other._count is not None:
-            self._fold(other._mean.clone(), other._count.clone())
+            self._fold(other._mean, other._count)
 
     @property
     def value(self) -> Float[Tensor, "*axes"]:
@@ -207,6 +207,7 @@ class ClassMean(_RunningMean):
 
     def _fold(self, mean: Tensor, count: Tensor) -> None:
         if self._mean is not None and self._count is not None:
+            _check_shape(tuple(mean.shape[1:]), tuple(self._mean.shape[1:]))
             most = max(len(count), len(self._count))
             self._mean, self._count = _pad(self._mean, most), _pad(self._count, most)
             mean, count = _pad(mean, most), _pad(count, most)
@@ -271,7 +272,7 @@ class Moments:
                 raise ToolkitError("z was given for some of the data only; give it for all batches or for none.")
             apart = other.mean.to(self._scatter.device) - self.mean
             between = self.n * other.n / (self.n + other.n) * torch.outer(apart, apart)
-            self._scatter = self._scatter + other._scatter.to(apart.device) + between
+            self._scatter += other._scatter.to(apart.device) + between
         self._labelled = other._labelled
         self._mean.merge(other._mean)
         self._classes.merge(other._classes)

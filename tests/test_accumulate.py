@@ -168,7 +168,8 @@ def test_classes_seen_later_are_added():
     x = normal(6, 2)
     by_class = ClassMean()
     by_class.update(x[:2], torch.tensor([0, 0]))
-    by_class.update(x[2:], torch.tensor([2, 1, 2, 0]))
+    by_class.update(x[2:5], torch.tensor([2, 1, 2]))
+    by_class.update(x[5:], torch.tensor([0]))  # fewer classes than are known by now
     close(by_class.value, torch.stack([x[[0, 1, 5]].mean(0), x[3], x[[2, 4]].mean(0)]))
     assert by_class.count.tolist() == [3, 1, 2]
 
@@ -183,6 +184,11 @@ def test_an_update_that_raises_changes_nothing():
         moments.update(normal(10, 3), torch.arange(10) - 5)
     with pytest.raises(ToolkitError):
         moments.update(normal(10, 3).log(), torch.arange(10) % 2)
+    by_class = ClassMean()
+    by_class.update(normal(10, 3), torch.arange(10) % 2)
+    with pytest.raises(ToolkitError):
+        by_class.update(normal(10, 4), torch.arange(10))
+    assert by_class.count.tolist() == [5, 5]
     assert moments.n == 10
     assert moments.class_count.tolist() == [5, 5]
     assert torch.equal(moments.covariance, before)
@@ -237,6 +243,14 @@ def test_merged_means_are_those_of_all_rows(kind: type):
     assert torch.equal(left.count, whole.count)
 
 
+def test_a_mean_that_was_read_may_be_edited():
+    x, mean = normal(4, 3), Mean()
+    mean.update(x)
+    mean.value.zero_()
+    mean.count.zero_()
+    close(mean.value, x.mean(0))
+
+
 def test_means_of_different_kinds_do_not_merge():
     mean = Mean()
     with pytest.raises(ToolkitError, match="a Mean merges with its own kind, not with a ClassMean"):
@@ -264,6 +278,14 @@ def test_keep_with_a_mask_keeps_rows_and_labels_in_order():
     keep.update(x[:, :2], z, mask[:, :2])  # another length: rows fit all the same
     assert torch.equal(keep.value, torch.stack([x[0, 0], x[0, 2], x[1, 1], x[0, 0], x[1, 1]]))
     assert keep.z.tolist() == [7, 7, 8, 7, 8]
+
+
+def test_keep_without_a_mask_keeps_the_axes_of_batch_and_labels():
+    x, z = normal(4, 3, 2), normal(4, 5)  # a row of five labels for each prompt
+    keep = Keep()
+    keep.update(x, z)
+    assert torch.equal(keep.value, x)
+    assert torch.equal(keep.z, z)
 
 
 def test_keep_leaves_the_dtype_and_merges():
