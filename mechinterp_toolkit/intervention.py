@@ -43,6 +43,23 @@ class Site:
     prompt_length: int | None = None
     """Columns of the prompt, padding included, as the caller said; None where it was not said."""
 
+    order: Int[Tensor, "batch pos"] | None = None
+    """Place of each token among the real tokens of its row, from 0, cached ones counted in; -1 at padding."""
+
+    bos: Bool[Tensor, "batch pos"] | None = None
+    """True at a row's first token where it is the beginning-of-sequence token; None where the ids or it are not known."""
+
+    prompt_tokens: Int[Tensor, " batch"] | None = None
+    """Real tokens in the prompt of each row; None where nobody said how long the prompt is."""
+
+    group: Int[Tensor, " batch"] | None = None
+    """Which group each row belongs to (the branches of guidance), as the caller said."""
+
+    memory: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    """Shared by the edits of one block, and emptied whenever a forward pass begins at column 0.
+
+    What an edit notes on the prompt it still knows while tokens are generated, with a KV cache and without."""
+
     @property
     def generated(self) -> Bool[Tensor, " pos"]:
         """Which of the positions that run lie behind the prompt.
@@ -89,29 +106,65 @@ class _Running:
     """Which columns the model is running, noted as each forward pass begins."""
 
     mask: Tensor | None = None
+    prompt_length: int | None = None
+    group: Tensor | None = None
+    tokenizer: Any | None = None
     start: int = 0
     length: int | None = None
+    known: dict[str, Tensor | None] = field(default_factory=dict)
+    memory: dict[Any, Any] = field(default_factory=dict)
 
     def note(self, given: Any, options: Mapping[str, Any]) -> None:
         cache = options.get("past_kv_cache", options.get("past_key_values"))
         self.start = _cached_columns(cache)
         self.length = given.shape[1] if isinstance(given, Tensor) and given.dim() >= 2 else None
+        if self.start == 0:
+            self.memory.clear()
+        self.known = {} if self.length is None else self._known(given, options.get("attention_mask"))
 
     def here(self, site: Site, device: torch.device) -> Site:
-        if self.length is None:
-            return site
-        positions = torch.arange(self.start, self.start + self.length, device=device)
-        return replace(site, positions=positions, mask=self._columns(positions))
+        known = {name: None if part is None else part.to(device) for name, part in self.known.items()}
+        return replace(site, memory=self.memory, **known)
 
-    def _columns(self, positions: Tensor) -> Tensor | None:
-        """The mask of these columns; what lies behind it was generated and is real."""
-        if self.mask is None:
-            return None
-        mask = self.mask.to(positions.device)
-        missing = int(positions[-1]) + 1 - mask.shape[1]
-        if missing > 0:
+    def _known(self, given: Tensor, told: Tensor | None) -> dict[str, Tensor | None]:
+        """What a Site says of the columns that run; `told` is the mask the model itself was given."""
+        batch, end = len(given), self.start + given.shape[1]
+        if self.group is not None and len(self.group) != batch:
+            raise HookError(f"group names {len(self.group)} rows but {batch} run; give one group per row of the batch.")
+        positions = torch.arange(self.start, end, device=given.device)
+        mask = self._columns(end, told)
+        if mask is None:
+            order, prompt = positions.expand(batch, -1), torch.full((batch,), self.prompt_length or 0)
+        else:
+            mask = mask.to(given.device)
+            order = (mask.long().cumsum(1) - 1).masked_fill(~mask, -1)[:, positions]
+            prompt = mask[:, : self.prompt_length or 0].sum(1)
+        return {
+            "positions": positions,
+            "mask": None if mask is None else mask[:, positions],
+            "order": order,
+            "bos": self._bos(given, order),
+            "prompt_tokens": None if self.prompt_length is None else prompt,
+            "group": self.group,
+        }
+
+    def _columns(self, end: int, told: Tensor | None) -> Tensor | None:
+        """The mask of all columns up to `end`; what lies behind it was generated and is real."""
+        mask = self.mask
+        if mask is None and told is not None and told.shape[1] == end:
+            mask = told.bool()
+        if mask is not None and (missing := end - mask.shape[1]) > 0:
             mask = torch.cat([mask, mask.new_ones(len(mask), missing)], dim=1)
-        return mask[:, positions]
+        return None if mask is None else mask[:, :end]
+
+    def _bos(self, given: Tensor, order: Tensor) -> Tensor | None:
+        first = order == 0
+        if not first.any():
+            return first
+        if self.tokenizer is None or given.is_floating_point():  # embeddings do not say which tokens they are
+            return None
+        token = self.tokenizer.bos_token_id
+        return first & (given == (-1 if token is None else token))
 
 
 @dataclass
@@ -146,6 +199,7 @@ def applied(
     *,
     mask: Bool[Tensor, "batch pos"] | None = None,
     prompt_length: int | None = None,
+    group: Int[Tensor, " batch"] | None = None,
 ) -> Iterator[HookedModel]:
     """Run everything inside the `with` block with `edits` in place, and leave nothing behind.
 
@@ -155,8 +209,10 @@ def applied(
     Args:
         model: a `HookedModel` or a TransformerLens model.
         edits: hook name (as `HookedTransformer` spells it; canonical Bridge names work too) -> edit, or several in order.
-        mask: True at real tokens of the prompt, handed on to edits as `Site.mask`; columns behind it count as real.
+        mask: True at real tokens of the prompt, handed on to edits as `Site.mask`; columns behind it count as real. None
+            takes the attention mask that the model itself is run with, if any.
         prompt_length: columns of the prompt, padding included, for edits that ask what was generated.
+        group: which group each row belongs to, for edits that act on one branch only.
 
     Yields:
         The model as a `HookedModel`.
@@ -170,7 +226,8 @@ def applied(
         >>> with applied(model, {"blocks.0.attn.hook_z": zero}):  # doctest: +SKIP
         ...     logits = model.logits(tokens)
     """
-    hooked, running = load_model(model), _Running(mask)
+    hooked = load_model(model)
+    running = _Running(mask, prompt_length, group, hooked.tokenizer)
     placed = [
         _Placed(Site(name, mask, prompt_length=prompt_length), edit, running)
         for name, given in edits.items()
@@ -196,7 +253,7 @@ def observed(model: HookedModel | nn.Module, readers: Mapping[str, Reader]) -> I
     """
     hooked = load_model(model)
     points = {name: hook_point(hooked, name) for name in readers}
-    running = _Running()
+    running = _Running(tokenizer=hooked.tokenizer)
     placed = [_Placed(Site(name), _reading(reader), running) for name, reader in readers.items()]
     with _in_place(points, placed), _noting(hooked.model, running):
         yield hooked

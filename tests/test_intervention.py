@@ -316,6 +316,65 @@ def test_what_was_generated_is_not_guessed(wrapped, tokens):
         wrapped.logits(tokens)
 
 
+def sites_of(wrapped, ids, **told):
+    """The sites of one forward pass over `ids`."""
+    seen = []
+
+    def note(activation, hook):
+        seen.append(hook)
+        return activation
+
+    with torch.no_grad(), applied(wrapped, {PRE1: note}, **told):
+        wrapped.logits(ids, told.get("mask"))
+    return seen
+
+
+def test_the_site_counts_real_tokens_and_knows_the_first(wrapped):
+    ids = torch.tensor([[0, 0, 2, 5], [2, 2, 4, 5], [4, 5, 6, 7]])  # 2 is the beginning of a sequence, 0 is padding
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]).bool()
+    (site,) = sites_of(wrapped, ids, mask=mask, prompt_length=3, group=torch.tensor([0, 1, 1]))
+    assert site.order.tolist() == [[-1, -1, 0, 1], [0, 1, 2, 3], [0, 1, 2, 3]]
+    assert site.bos.tolist() == [[False, False, True, False], [True, False, False, False], [False] * 4]
+    assert site.prompt_tokens.tolist() == [1, 3, 3]
+    assert site.group.tolist() == [0, 1, 1]
+
+
+def test_the_mask_that_the_model_is_run_with_counts_where_none_was_said(wrapped):
+    ids, mask = torch.tensor([[0, 5, 6], [4, 5, 6]]), torch.tensor([[False, True, True], [True] * 3])
+    seen = []
+
+    def note(activation, hook):
+        seen.append(hook.order.tolist())
+        return activation
+
+    with torch.no_grad(), applied(wrapped, {PRE1: note}):
+        wrapped.logits(ids, mask)
+    assert seen == [[[-1, 0, 1], [0, 1, 2]]]
+
+
+def test_groups_that_do_not_fit_the_batch_are_refused(wrapped, tokens):
+    with pytest.raises(HookError, match="group names 3 rows but 4 run"):
+        sites_of(wrapped, tokens, group=torch.tensor([0, 0, 1]))
+
+
+def test_what_an_edit_notes_on_the_prompt_lasts_while_tokens_are_generated(wrapped, tokens):
+    for cached in (True, False):
+        seen = []
+
+        def note(activation, hook, seen=seen):
+            seen.append(dict(hook.memory))
+            hook.memory.setdefault("columns", []).append(activation.shape[1])
+            return activation
+
+        options = {"max_new_tokens": 3, "do_sample": False, "verbose": False, "stop_at_eos": False}
+        with torch.no_grad(), applied(wrapped, {PRE1: note}, prompt_length=7):
+            wrapped.model.generate(tokens, use_past_kv_cache=cached, **options)
+            wrapped.logits(tokens)
+        lasted = seen[1:3]
+        assert [bool(memory) for memory in lasted] == [cached, cached]  # each uncached pass begins anew
+        assert seen[-1] == {}
+
+
 def test_the_models_forward_is_its_own_again_afterwards(wrapped, tokens):
     with applied(wrapped, {PRE1: same}), applied(wrapped, {Z0: same}):
         wrapped.logits(tokens)
