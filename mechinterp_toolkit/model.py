@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -108,6 +108,33 @@ class HookedModel:
         logits: Tensor = self.model(tokens.to(self.device), return_type="logits", **extra)
         return logits
 
+    def logits_and_cache(
+        self, tokens: Int[Tensor, "batch new"], mask: Bool[Tensor, "batch pos"] | None = None, cache: Any = None
+    ) -> LogitsAndCache:
+        """Run `tokens` behind what `cache` holds (None: nothing); the cache is the wrapper's own, and grows in place.
+
+        Args:
+            tokens: the new columns alone.
+            mask: True at the real tokens of all columns, cached ones included; None where all are.
+
+        Raises:
+            NotApplicable: the model is no transformer.
+        """
+        if not self.is_transformer:
+            raise NotApplicable(
+                f"{self.provenance.checkpoint} is a {self.provenance.wrapper}, which keeps no KV cache."
+            )
+        tokens = tokens.to(self.device)
+        mask = None if mask is None else mask.to(self.device).long()
+        if self.is_bridge:
+            told = {} if mask is None else {"attention_mask": mask}
+            answer = self.model(tokens, return_type="logits_and_cache", use_cache=True, past_key_values=cache, **told)
+            return LogitsAndCache(*answer)
+        cache = cache or _empty_cache(self.cfg, self.device, len(tokens))
+        new = torch.ones_like(tokens) if mask is None else mask[:, -tokens.shape[1] :]
+        logits = self.model(tokens, return_type="logits", attention_mask=new, past_kv_cache=cache)
+        return LogitsAndCache(logits, cache)
+
     def layer_norm(
         self, layer: int | Literal["final"], x: Float[Tensor, "*batch d_model"]
     ) -> Float[Tensor, "*batch d_model"]:
@@ -129,6 +156,13 @@ class HookedModel:
                 "over as an object does not say how it was initialised; load it by name or folder instead."
             )
         return self.make_twin(seed)
+
+
+class LogitsAndCache(NamedTuple):
+    """Logits of the columns that ran, and the KV cache with them in it."""
+
+    logits: Float[Tensor, "batch new d_vocab"]
+    cache: Any
 
 
 ModelLike = str | Path | HookedModel | nn.Module
@@ -365,6 +399,12 @@ def _choose_wrapper(wrapper: Wrapper, hf_model: Any) -> Literal["HookedTransform
     if wrapper == "auto":
         return "HookedTransformer" if has_hooked_transformer() and shaped else "TransformerBridge"
     return wrapper
+
+
+def _empty_cache(cfg: Any, device: torch.device, batch: int) -> Any:
+    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+    return TransformerLensKeyValueCache.init_cache(cfg, device, batch)
 
 
 def _hooked_transformer(hf_model: Any, tokenizer: Any | None, processing: Processing) -> Any:

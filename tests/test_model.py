@@ -254,3 +254,32 @@ def test_layer_norm_is_the_models_own(wrapped):
 def test_hooked_model_is_frozen(wrapped: HookedModel):
     with pytest.raises(AttributeError):
         wrapped.model = None
+
+
+def test_logits_with_a_cache_are_those_without(wrapped, tokens):
+    """Two columns at a time, behind a left-padded row: what the cache holds stands for running it again."""
+    ids = tokens.clone()
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    ids[0, :3], mask[0, :3] = 0, False
+    with torch.no_grad():
+        whole, cache, parts = wrapped.logits(ids, mask), None, []
+        for end in (4, 6, 7):
+            begin = sum(part.shape[1] for part in parts)
+            logits, cache = wrapped.logits_and_cache(ids[:, begin:end], mask[:, :end], cache)
+            parts.append(logits)
+    # float32 attention, summed in another order
+    assert (torch.cat(parts, 1) - whole)[mask].abs().max() < 1e-4
+    assert (whole[0, 3] - whole[0, 4]).abs().max() > 0.1
+
+
+def test_logits_with_a_cache_take_all_tokens_as_real_without_a_mask(wrapped, tokens):
+    with torch.no_grad():
+        first = wrapped.logits_and_cache(tokens[:, :5])
+        second = wrapped.logits_and_cache(tokens[:, 5:], cache=first.cache)
+        whole = wrapped.logits(tokens)
+    assert (torch.cat([first.logits, second.logits], 1) - whole).abs().max() < 1e-4
+
+
+def test_a_group_network_keeps_no_cache():
+    with pytest.raises(NotApplicable, match="keeps no KV cache"):
+        load_model("toy/s5").logits_and_cache(torch.zeros(1, 2, dtype=torch.long))
