@@ -334,8 +334,9 @@ def test_every_public_name_of_the_package_resolves() -> None:
 # --- the settings of this very run -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [name for name in MODULES if name != CORE])
 def test_shapes_are_checked_while_tests_run(name: str) -> None:
+    """All but the package's own `__init__`, which bare `pytest` finds through the editable install, past the checks."""
     module = importlib.import_module(name)
     assert type(module.__loader__).__module__.startswith("jaxtyping"), "run pytest with the options in pyproject.toml"
 
