@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
 import importlib.metadata
 import importlib.util
 import warnings
@@ -41,6 +42,10 @@ Wrapper = Literal["auto", "HookedTransformer", "TransformerBridge"]
 Processing = Literal["none", "compatible"]
 
 _PACKAGES = ("mechinterp-toolkit", "transformer-lens", "torch", "transformers")
+_GROUP_NETWORKS = {
+    "GroupMLP": "mechinterp_toolkit.toys.group_mlp",
+    "GroupTransformer": "mechinterp_toolkit.toys.group_transformer",
+}
 _PROCESS_NOTHING = dict.fromkeys(("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases"), False)
 
 
@@ -206,8 +211,8 @@ def load_model(
         own = copy.deepcopy(spec)  # a Bridge rebuilds the model it wraps; the user's object stays as it is
         return _wrap_hf(own, tokenizer, named, None, wrapper=wrapper, processing=processing, prepend_bos=prepend_bos)
     understood = parse_spec(str(spec), revision)
-    if understood.kind == "toolkit" and read_record(understood.path)["architecture"] == "GroupMLP":
-        return _load_group_mlp(understood, device)
+    if understood.kind == "toolkit" and read_record(understood.path)["architecture"] in _GROUP_NETWORKS:
+        return _load_group_network(understood, device)
     hf_model, own_tokenizer, training = _load_hf(understood, dtype)
     hf_model.to(device)
     return _wrap_hf(
@@ -518,11 +523,10 @@ def _hf_twin(
         return _wrap_hf(fresh, tokenizer, name, None, wrapper=wrapper, processing=processing, prepend_bos=prepend_bos)
 
 
-def _load_group_mlp(spec: CheckpointSpec, device: str) -> HookedModel:
-    from mechinterp_toolkit.toys.group_mlp import GroupMLP
-
+def _load_group_network(spec: CheckpointSpec, device: str) -> HookedModel:
     stored = read_checkpoint(spec.path, spec.revision)
-    network = GroupMLP.from_config(stored.config)
+    home = importlib.import_module(_GROUP_NETWORKS[stored.architecture])
+    network = getattr(home, stored.architecture).from_config(stored.config)
     try:
         network.load_state_dict(dict(stored.state))
     except RuntimeError as error:

@@ -28,7 +28,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SLOW_TO_IMPORT = ("datasets", "matplotlib", "pandas", "plotly", "sae_lens", "scipy", "transformers")
 """Packages that cost a second or more; `mechinterp list` imports every module and must not pay for them."""
 
-NEED_TRANSFORMER_LENS = ("mechinterp_toolkit.toys.group_mlp", "mechinterp_toolkit.toys.group_task")
+NEED_TRANSFORMER_LENS = tuple(
+    f"mechinterp_toolkit.toys.{name}" for name in ("group_mlp", "group_task", "group_transformer")
+)
 """Modules of a network whose class derives from TransformerLens' own; everything else imports them inside functions."""
 
 NOT_OURS_TO_NAME = ("/" + "work/", "/" + "tmp/", "/" + "root/")

@@ -12,7 +12,7 @@ Source: architecture of Chughtai et al. 2023, arXiv:2302.03025 (untied embedding
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,17 +21,11 @@ from torch import Tensor, nn
 
 from mechinterp_toolkit.errors import CheckpointError, ToolkitError, nearest
 from mechinterp_toolkit.groups import Group, group_by_name
+from mechinterp_toolkit.groups.network import ACTIVATIONS
 from mechinterp_toolkit.model import hook_classes
 from mechinterp_toolkit.toys.recipes import Activation
 
 HookedRootModule, HookPoint = hook_classes()
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "quadratic": torch.square,
-    "abs": torch.abs,
-    "gelu": nn.functional.gelu,
-}
 
 
 class GroupMLP(HookedRootModule):  # type: ignore[misc, valid-type]  # the base class comes from a function
@@ -103,7 +97,7 @@ class GroupMLP(HookedRootModule):  # type: ignore[misc, valid-type]  # the base 
                 f"unknown {sorted(set(config) - known)}."
             )
         _check_activation(config["activation"])
-        return cls(**{**config, "group": _group_from_config(config["group"])}, seed=seed)
+        return cls(**{**config, "group": group_from_config(config["group"])}, seed=seed)
 
     @classmethod
     def from_weights(
@@ -140,7 +134,7 @@ class GroupMLP(HookedRootModule):  # type: ignore[misc, valid-type]  # the base 
             "d_hidden": self.d_hidden,
             "activation": self.activation,
             "bias": self.b_out is not None,
-            "group": _group_to_config(self.group),
+            "group": group_to_config(self.group),
         }
 
     @property
@@ -186,7 +180,7 @@ def _check_activation(name: str) -> None:
         )
 
 
-def _group_to_config(group: Group | None) -> str | list[list[int]] | None:
+def group_to_config(group: Group | None) -> str | list[list[int]] | None:
     """Return the group's name where the name alone gives this very table, else the table."""
     if group is None:
         return None
@@ -197,7 +191,7 @@ def _group_to_config(group: Group | None) -> str | list[list[int]] | None:
     return group.name if torch.equal(named.table, group.table) else group.table.tolist()
 
 
-def _group_from_config(stored: str | list[list[int]] | None) -> Group | None:
+def group_from_config(stored: str | list[list[int]] | None) -> Group | None:
     if stored is None:
         return None
     return group_by_name(stored) if isinstance(stored, str) else Group.from_table(torch.tensor(stored))

@@ -1,4 +1,4 @@
-"""Train a `GroupMLP` on part of a Cayley table until it knows the rest.
+"""Train a `GroupMLP` or a `GroupTransformer` on part of a Cayley table until it knows the rest.
 
 Full-batch Adam with coupled L2 on a fraction of the table drawn by the seed; losses are taken in float64, because a
 float32 log-softmax is quantised at 1.2e-7, above the losses such networks reach.
@@ -16,10 +16,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.checkpoint import write_checkpoint
-from mechinterp_toolkit.groups import group_by_name
+from mechinterp_toolkit.groups import Group, group_by_name
+from mechinterp_toolkit.toys import group_transformer
 from mechinterp_toolkit.toys.group_mlp import ACTIVATIONS, GroupMLP, all_pairs
+from mechinterp_toolkit.toys.group_transformer import GroupTransformer
 from mechinterp_toolkit.toys.recipes import GroupRecipe
 from mechinterp_toolkit.toys.training import Progress, State, copy_state, training_record
+
+Network = GroupMLP | GroupTransformer
 
 REPORT_EVERY = 20  # steps between progress calls: the test set costs as much as a training step
 
@@ -58,7 +62,7 @@ def products(table: Int[Tensor, "order order"], pairs: Int[Tensor, "batch 2"]) -
 
 
 @torch.no_grad()
-def evaluate(network: GroupMLP, table: Int[Tensor, "order order"], pairs: Int[Tensor, "batch 2"]) -> Score:
+def evaluate(network: Network, table: Int[Tensor, "order order"], pairs: Int[Tensor, "batch 2"]) -> Score:
     """Return loss and accuracy of `network` on `pairs` under the multiplication `table`."""
     logits, answers = _fast_logits(network, pairs).double(), products(table, pairs)
     loss = torch.nn.functional.cross_entropy(logits, answers)
@@ -72,19 +76,12 @@ def train_group(
     group = group_by_name(recipe.group)
     steps = steps or recipe.steps
     split = split_pairs(group.order, recipe.train_fraction, seed)
-    network = GroupMLP(
-        group.order,
-        d_embed=recipe.d_embed,
-        d_hidden=recipe.d_hidden,
-        activation=recipe.activation,
-        group=group,
-        seed=seed,
-    )
+    network = _build(recipe, group, seed)
     history = _fit(network, recipe, group.table, split, steps, progress)
     metrics = _metrics(network, group.table, split)
     return write_checkpoint(
         folder,
-        architecture="GroupMLP",
+        architecture=type(network).__name__,
         config=network.config,
         state=network.state_dict(),
         task={"kind": "group", "group": recipe.group, "order": group.order, "train_fraction": recipe.train_fraction},
@@ -93,8 +90,21 @@ def train_group(
     )
 
 
+def _build(recipe: GroupRecipe, group: Group, seed: int) -> Network:
+    if recipe.architecture == "transformer":
+        return GroupTransformer(group.order, d_model=recipe.d_embed, d_mlp=recipe.d_hidden, group=group, seed=seed)
+    return GroupMLP(
+        group.order,
+        d_embed=recipe.d_embed,
+        d_hidden=recipe.d_hidden,
+        activation=recipe.activation,
+        group=group,
+        seed=seed,
+    )
+
+
 def _fit(
-    network: GroupMLP,
+    network: Network,
     recipe: GroupRecipe,
     table: Int[Tensor, "order order"],
     split: Split,
@@ -119,14 +129,16 @@ def _fit(
     return kept
 
 
-def _fast_logits(network: GroupMLP, pairs: Int[Tensor, "batch 2"]) -> Float[Tensor, "batch order"]:
+def _fast_logits(network: Network, pairs: Int[Tensor, "batch 2"]) -> Float[Tensor, "batch order"]:
     """Return `network(pairs)` without its hook points, multiplying the embeddings once per element, not per pair."""
+    if isinstance(network, GroupTransformer):
+        return group_transformer.fast_logits(network, pairs)
     pre = network.left[pairs[:, 0]] + network.right[pairs[:, 1]]
     logits = ACTIVATIONS[network.activation](pre) @ network.w_out
     return logits if network.b_out is None else logits + network.b_out
 
 
-def _metrics(network: GroupMLP, table: Int[Tensor, "order order"], split: Split) -> dict[str, float]:
+def _metrics(network: Network, table: Int[Tensor, "order order"], split: Split) -> dict[str, float]:
     train, test = evaluate(network, table, split.train), evaluate(network, table, split.test)
     return {
         "train_loss": train.loss,

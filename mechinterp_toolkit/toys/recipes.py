@@ -21,7 +21,7 @@ Activation = Literal["relu", "quadratic", "abs", "gelu"]
 
 @dataclass(frozen=True)
 class GroupRecipe:
-    """Full-batch training of a `GroupMLP` on part of a Cayley table."""
+    """Full-batch training of a group network on part of a Cayley table."""
 
     name: str
     """Name for `mechinterp train`."""
@@ -43,6 +43,9 @@ class GroupRecipe:
 
     activation: Activation = "relu"
     """Nonlinearity of the hidden layer."""
+
+    architecture: Literal["mlp", "transformer"] = "mlp"
+    """`GroupMLP`, or `GroupTransformer` with d_embed its residual stream and d_hidden its neurons."""
 
     train_fraction: float = 0.4
     """Fraction of the Cayley table trained on, drawn by the seed; the rest is the test set."""
@@ -72,6 +75,20 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         GroupRecipe("s5", group="S5", steps=800, history=(0, 200, 400, 500, 550, 600)),
         GroupRecipe("z113", group="Z113", steps=600, history=(0, 200, 300)),
+        GroupRecipe("a5", group="A5", steps=800, history=(200,), d_embed=128, train_fraction=0.5),
+        GroupRecipe("d59", group="D59", steps=600, history=(200,), d_embed=128),
+        # Without L2 the same network memorises: every training pair right, no other one. The negative control.
+        GroupRecipe("a5-memorised", group="A5", steps=300, history=(), d_embed=128, train_fraction=0.5, l2=0.0),
+        GroupRecipe(
+            "z113-transformer",
+            group="Z113",
+            steps=500,
+            history=(100, 200),
+            d_embed=64,
+            d_hidden=256,
+            architecture="transformer",
+            learning_rate=5e-3,
+        ),
     )
 }
 """Every toy that can be trained, by name."""
