@@ -20,6 +20,7 @@ import inspect
 import json
 import pkgutil
 import resource
+import shlex
 import sys
 import textwrap
 import time
@@ -242,7 +243,7 @@ def _describe_run(
 ) -> Run:
     used = {name: given.get(name, p.default) for name, p in entry.options.items()}
     plain = {k: v if isinstance(v, str | int | float | bool | tuple | None) else str(v) for k, v in used.items()}
-    changed = [f"--set {k}={json.dumps(plain[k])}" for k, p in entry.options.items() if used[k] != p.default]
+    changed = [f"{k}={json.dumps(plain[k])}" for k, p in entry.options.items() if used[k] != p.default]
     unit = 1024 if sys.platform != "darwin" else 1024**2
     return Run(
         analysis=entry.name,
@@ -250,8 +251,18 @@ def _describe_run(
         date=began.isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
         peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1),
-        command=" ".join(["mechinterp run", entry.name, model.provenance.checkpoint, *changed]),
+        command=shlex.join(
+            ["mechinterp", "run", entry.name, *_words(model), *(w for text in changed for w in ("--set", text))]
+        ),
     )
+
+
+def _words(model: HookedModel) -> list[str]:
+    """Return what a command line needs to load these weights in this form again."""
+    p = model.provenance
+    words = [f"{p.checkpoint}@{p.revision}" if p.revision else p.checkpoint]
+    words += ["--processing", p.processing] if p.processing == "compatible" else []
+    return words + (["--dtype", p.dtype] if p.dtype != "float32" else [])
 
 
 @functools.cache

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
@@ -320,6 +321,19 @@ def test_the_seed_reaches_every_analysis_with_a_seed_unless_an_option_says_other
     summary = reported(tmp_path, "m", all_costs=True, seed=7, options={"late": {"seed": 3}})
     assert [entry["options"]["seed"] for entry in summary.document["checkpoints"][0]["entries"]] == [7, 3]
     assert "--seed 7 --set late.seed=3" in summary.document["command"]
+
+
+def test_the_command_of_a_section_names_revision_form_and_options_so_that_a_shell_runs_it_again(tmp_path: Path) -> None:
+    model = loaded("org/model")
+    model = replace(
+        model, provenance=replace(model.provenance, revision="step3", processing="compatible", dtype="bfloat16")
+    )
+    summary = run_report([model], tmp_path, options={"heads": {"words": ("a", "b c")}}, twin=False)
+    command = summary.document["checkpoints"][0]["entries"][0]["command"]
+    assert shlex.split(command) == [
+        *("mechinterp", "run", "heads", "org/model@step3", "--processing", "compatible", "--dtype", "bfloat16"),
+        *("--set", 'words=["a", "b c"]'),
+    ]
 
 
 def test_options_reach_their_analysis(tmp_path: Path) -> None:
