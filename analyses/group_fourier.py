@@ -46,6 +46,7 @@ from mechinterp_toolkit.groups.energies import (
 from mechinterp_toolkit.groups.explanations import RhoSet
 from mechinterp_toolkit.groups.network import GroupNetwork, group_network, recover_group, why_no_group_network
 from mechinterp_toolkit.groups.neurons import NeuronTable, random_irrep_functions, trivial_irrep
+from mechinterp_toolkit.groups.progress import has_history, spectrum_figure, training_spectrum
 from mechinterp_toolkit.hooks.fourier import ProjectRows
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.registry import Planted, analysis
@@ -97,6 +98,9 @@ class GroupFourier(Finding):
 
     training_loss: Estimate | None
     """Cross-entropy over the training pairs alone under each edit, [edit], in nats; None where they are not recorded."""
+
+    training_spectrum: Estimate | None
+    """Share of each irrep in the energy over the checkpoints of training, [step irrep]; None where none are kept."""
 
     neurons: NeuronAccount
     """Every live neuron, and its nulls."""
@@ -161,7 +165,7 @@ class GroupFourier(Finding):
 
     @property
     def locations(self) -> tuple[str, ...]:
-        return self.key_irreps
+        return self.key_irreps if self.represented.found else ()
 
     def answer(self) -> str:
         if not self.represented.found:
@@ -221,6 +225,8 @@ class GroupFourier(Finding):
             "Neurons by irrep and coset": figures.neuron_histogram(self.neurons.table),
             "Stabilisers and irreps": figures.stabiliser_matrix(self.neurons.table),
         }
+        if self.training_spectrum is not None:
+            shown["Irreps over training"] = spectrum_figure(self.training_spectrum)
         if self.edited_accuracy is not None:
             shown["Accuracy under edits"] = plots.spectrum(self.edited_accuracy, title="Accuracy under edits")
         if self.answers is not None:
@@ -304,6 +310,7 @@ def group_fourier(
         purity(known, functions, trivial, min(draws, 99), seed),
         _accuracy(network, known, account_draws, seed),
         *(_edit_product(network, known, keys, edit_draws, seed) if keys else _NO_EDITS),
+        _over_training(network, known, min(draws, 99), seed),
         about_neurons,
         answer_account(network, known, about_neurons.table, keys, draws=account_draws, seed=seed) if keys else None,
     )
@@ -330,6 +337,14 @@ def _group(network: GroupNetwork, name: str | None) -> Group:
     if known.order != network.order:
         raise NotApplicable(f"{known.name} has {known.order} elements, but the network answers with {network.order}.")
     return known
+
+
+def _over_training(network: GroupNetwork, group: Group, draws: int, seed: int) -> Estimate | None:
+    """The spectrum over the checkpoints of the folder the network came from, where it is a final one with a history."""
+    provenance = network.model.provenance
+    if not provenance.training or provenance.revision is not None or not has_history(provenance.checkpoint):
+        return None
+    return training_spectrum(provenance.checkpoint, group, draws=draws, seed=seed)
 
 
 def _accuracy(network: GroupNetwork, group: Group, draws: int, seed: int) -> Estimate:

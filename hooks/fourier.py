@@ -115,7 +115,7 @@ class MapRows:
 
 def row_part(
     activation: Float[Tensor, "batch d"],
-    element: Int[Tensor, " batch"],
+    element: Int[Tensor, " row"],
     operator: Float[Tensor, "order order"],
     hook: Site,
 ) -> Float[Tensor, "batch d"]:

@@ -8,7 +8,9 @@ left = b·rho(x)a, right = -a·rho(y)b', unembedding proportional to b·rho(z)b'
 Three scores for each: the share of the logits' variance it accounts for (FVE, 1 minus relative squared error, centred logits),
 the accuracy and loss of the idealised network put in place of the real one, and the accuracy when what it explains is removed.
 
-What would fool it: an explanation loose enough to contain anything. Each stands beside its control of equal freedom: characters of
+What would fool it: the accuracy of ideal characters, which with positive weights answer every product right, whatever the network
+does: read their FVE. For a transformer, cosets and rho-sets are judged as the additive network they are. And an
+explanation loose enough to contain anything. Each stands beside its control of equal freedom: characters of
 a scrambled product; random subspaces of the same rank in place of coset functions; rho-sets refitted to neurons that are random
 vectors of their irreps.
 
@@ -214,7 +216,7 @@ def measures(
     parts: Float[Tensor, "left *kind part"], weights: Float[Tensor, "draw left"]
 ) -> Float[Tensor, "draw *kind measure"]:
     """Return `MEASURES` over weighted left elements."""
-    sums = torch.tensordot(weights / weights.sum(1, keepdim=True), parts, dims=1)
+    sums = torch.tensordot(weights, parts, dims=1) / weights.sum(1).reshape(-1, *[1] * (parts.dim() - 1))
     fve = 1 - sums[..., 0] / sums[..., 1]
     return torch.cat([fve[..., None], sums[..., 2:]], -1)
 

@@ -75,6 +75,8 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         GroupRecipe("s5", group="S5", steps=800, history=(0, 200, 400, 500, 550, 600)),
         GroupRecipe("z113", group="Z113", steps=600, history=(0, 200, 300)),
+        # The same as s5; its bundled weights are those of seed 3, which learns (2,2,1) and the cosets of F20 besides.
+        GroupRecipe("s5-seed3", group="S5", steps=800, history=()),
         GroupRecipe("a5", group="A5", steps=800, history=(200,), d_embed=128, train_fraction=0.5),
         GroupRecipe("d59", group="D59", steps=600, history=(200,), d_embed=128),
         # Without L2 the same network memorises: every training pair right, no other one. The negative control.

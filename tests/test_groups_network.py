@@ -1,0 +1,171 @@
+"""One view of every group network; a group read from answers; interventions, explanations and progress on it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from mechinterp_toolkit.errors import NotApplicable, ToolkitError
+from mechinterp_toolkit.groups import Group, isomorphism, symmetric
+from mechinterp_toolkit.groups.cyclic_measures import cyclic_measures
+from mechinterp_toolkit.groups.explanations import MEASURES, explain, idealise_rho_sets
+from mechinterp_toolkit.groups.interventions import intervention_table
+from mechinterp_toolkit.groups.network import group_network, recover_group
+from mechinterp_toolkit.groups.progress import group_progress
+from mechinterp_toolkit.model import load_model
+from mechinterp_toolkit.toys.group_mlp import GroupMLP
+from mechinterp_toolkit.toys.planted_groups import planted_group_mlp
+
+S4 = symmetric(4)
+LABELS = ("(3,1)", "(1,1,1,1)")
+
+
+def planted() -> GroupMLP:
+    return planted_group_mlp(S4, LABELS)
+
+
+def anonymous(net: GroupMLP, order: torch.Tensor) -> GroupMLP:
+    """The same network with its elements renumbered alike on all sides, and no word of its group."""
+    return GroupMLP.from_weights(
+        net.embed_left.detach()[order],
+        net.embed_right.detach()[order],
+        net.w_hidden.detach(),
+        net.w_out.detach()[:, order],
+    )
+
+
+def test_the_neurons_of_a_one_hidden_layer_network_are_its_logits() -> None:
+    network = group_network(planted())
+    assert torch.equal(network.through(network.functions), network.logits())
+
+
+def test_a_bias_and_another_activation_are_carried_along() -> None:
+    net = GroupMLP(6, d_embed=4, d_hidden=5, activation="gelu", bias=True)
+    with torch.no_grad():
+        net.b_out.add_(torch.randn(6))
+    network = group_network(net)
+    # float32 sums in another order
+    assert (network.through(network.functions) - network.logits()).abs().max() < 1e-6
+
+
+def test_the_shares_of_a_transformer_are_means_of_its_pre_activations() -> None:
+    network = group_network("toy/z113-transformer")
+    assert network.functions.shape == (3, 113, 256)
+    grand = network.functions[:2].mean(1)
+    assert (grand[0] - grand[1]).abs().max() < 1e-9  # both are the mean over all pairs
+    unembed = network.model.model.blocks[0].mlp.W_out.detach() @ network.model.model.W_U.detach()
+    assert (network.functions[2] - unembed.T).abs().max() < 1e-5  # float64 against float32 products
+
+
+def test_the_group_is_read_from_the_answers_of_a_network_that_was_never_told() -> None:
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    group = recover_group(anonymous(planted(), order))
+    assert torch.equal(group.table, order.argsort()[S4.table[order][:, order]])
+    assert isomorphism(group, S4) is not None
+
+
+def test_a_network_that_learned_no_group_is_told_so_with_the_violated_triples() -> None:
+    with pytest.raises(
+        ToolkitError, match=r"not a group operation.*differs from a\(bc\) for \d+\.\d+% of all 216 triples"
+    ):
+        recover_group(GroupMLP(6, d_embed=4, d_hidden=5))
+
+
+def test_what_is_no_group_network_is_refused_with_the_reason() -> None:
+    with pytest.raises(NotApplicable, match="no left, right and unembedding matrices"):
+        group_network(_Empty())
+
+
+class _Empty(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hook_dict: dict[str, object] = {}
+        self.weight = torch.nn.Parameter(torch.zeros(2))
+
+
+def test_interventions_on_a_planted_coset_network_have_the_published_pattern() -> None:
+    network = group_network(planted())
+    table = intervention_table(network, S4)
+    accuracy = dict(zip(table.accuracy.labels["intervention"], table.accuracy.value.tolist(), strict=True))
+    loss = dict(zip(table.loss.labels["intervention"], table.loss.value.tolist(), strict=True))
+    assert accuracy["none"] == accuracy["flip both"] == accuracy["|x| for ReLU"] == 1.0
+    assert accuracy["flip left"] == accuracy["flip right"] == 0.0
+    assert loss["|x| for ReLU"] < loss["none"]
+    # Its embeddings share one basis, so it answers ba: right for the 5/24 of pairs that commute (classes over order).
+    assert accuracy["swap tables"] == pytest.approx(5 / 24)
+
+
+def test_flips_and_swaps_have_no_row_where_embeddings_are_not_separate() -> None:
+    network = group_network("toy/z113-transformer")
+    table = intervention_table(network, network.model.model.group)
+    assert table.accuracy.labels["intervention"][:2] == ("none", "|x| for ReLU")
+    assert len(table.accuracy.value) == 6
+
+
+def test_a_planted_rho_set_is_explained_by_cosets_and_rho_sets_and_its_controls_are_not() -> None:
+    network = group_network(planted())
+    explained = explain(network, S4, [S4.irrep_labels.index(label) for label in LABELS], draws=2)
+    fve, control = explained.scores.value[:, 0], explained.scores.control[:, :, 0]
+    assert (fve[1:] - 1).abs().max() < 1e-5  # planted weights are float32
+    # Random vectors of the sign irrep are its neurons again, so part of a rho-set control is right.
+    assert (control[:, 1] < 0.1).all()
+    assert (control[:, 2] < 0.7).all()
+    assert (explained.scores.value[:, MEASURES.index("accuracy of the ideal")] == 1).all()
+    by_irrep = {one.irrep: one for one in explained.rho_sets}
+    standard = by_irrep["(3,1)"]
+    assert standard.neurons == 16
+    assert (standard.orbit, standard.pairs, standard.closed) == (4, 1.0, 1.0)
+    assert standard.shared_a == pytest.approx(1, abs=1e-6)
+
+
+def test_a_missing_pair_of_a_rho_set_is_counted() -> None:
+    network = group_network(planted())
+    functions = network.functions.clone()
+    main = S4.isotypic_energy(functions[0].T)[:, S4.irrep_labels.index("(3,1)")].argmax()
+    functions[:, :, main] = 0
+    _, sets = idealise_rho_sets(S4, functions)
+    assert {one.irrep: one for one in sets}["(3,1)"].pairs == pytest.approx(15 / 16)
+
+
+def test_cyclic_measures_refuse_other_groups() -> None:
+    with pytest.raises(NotApplicable, match="S4 is not a cyclic group"):
+        cyclic_measures(group_network(planted()), S4)
+
+
+def test_a_trained_cyclic_network_is_sparse_in_frequency_and_only_one_table_has_gradients_to_compare() -> None:
+    untied = group_network("toy/z113")
+    measured = cyclic_measures(untied, untied.model.model.group, draws=19)
+    assert measured.gradient_symmetricity is None
+    assert (measured.gini.value > measured.gini.control.amax(0) + 0.3).all()
+    tied = group_network("toy/z113-transformer")
+    shared = cyclic_measures(tied, tied.model.model.group, draws=19).gradient_symmetricity
+    assert shared is not None
+    assert -1 <= float(shared.value) <= 1
+
+
+@pytest.mark.slow
+def test_progress_of_s5_has_its_irreps_in_order_and_its_losses_cross() -> None:
+    progress = group_progress("toy/s5", draws=99)
+    assert progress.steps == (0, 200, 400, 500, 550, 600, 800)
+    assert list(progress.appeared) == ["(4,1)", "(1,1,1,1,1)"]
+    assert progress.p[0].min() > 0.05  # nothing before training
+    restricted, excluded = progress.measures[:, 2], progress.measures[:, 3]
+    assert restricted[-1] < 0.01 < 7 < excluded[-1]
+    assert progress.measures[-1, 5] == 1.0
+    assert progress.figure().data
+
+
+def test_a_checkpoint_without_a_history_has_no_progress() -> None:
+    with pytest.raises(NotApplicable, match="toy/a5-memorised keeps no history"):
+        group_progress("toy/a5-memorised")
+
+
+def test_another_group_of_the_same_order_is_another_account() -> None:
+    network = group_network(planted())
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(1))
+    renumbered = Group.from_table(order.argsort()[S4.table[order][:, order]])
+    own, other = (S4.isotypic_energy(network.functions[0].T), renumbered.isotypic_energy(network.functions[0].T))
+    assert own.max(1).values.mean() > 1.5 * other.max(1).values.mean()
+    assert dataclasses.is_dataclass(load_model(network.model))
