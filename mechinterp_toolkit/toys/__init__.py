@@ -8,11 +8,19 @@ from typing import Any
 # Resolved on first use: `mechinterp --help` names the recipes and must not pay for torch.
 _HOME = {
     "RECIPES": "recipes",
+    "asks_by_query": "ordinal",
     "bundled_folder": "recipes",
     "bundled_names": "recipes",
+    "evaluation_prompts": "ordinal",
     "get_recipe": "recipes",
+    "planted_category_booster": "planted_ordinal",
+    "planted_copy": "planted_ordinal",
     "planted_group_mlp": "planted_groups",
+    "planted_self_suppression": "planted_ordinal",
+    "planted_successor": "planted_ordinal",
     "relabelled_group_mlp": "planted_groups",
+    "relabelled_ordinal": "planted_ordinal",
+    "successor_queries": "ordinal",
     "train": "training",
 }
 __all__ = sorted(_HOME)

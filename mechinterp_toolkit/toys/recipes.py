@@ -67,6 +67,53 @@ class OrdinalRecipe:
     name: str
     """Name for `mechinterp train`."""
 
+    frozen: tuple[str, ...]
+    """Output layers that are zero and stay so, as modules of the Hugging Face model."""
+
+    copying_heads: bool = False
+    """Whether the heads of block 1 can only copy: their OV circuits are fixed projections that add up to the identity."""
+
+    scrambled: bool = False
+    """Whether the items of each class stand in an order drawn by the seed."""
+
+    steps: int = 1000
+    """Optimiser steps."""
+
+    history: tuple[int, ...] = ()
+    """Steps whose weights are kept, step 0 being the initial weights."""
+
+    d_model: int = 96
+    """Width of the residual stream."""
+
+    n_heads: int = 4
+    """Heads per block."""
+
+    d_mlp: int = 192
+    """Neurons per MLP."""
+
+    n_positions: int = 32
+    """Learned positions; training sees the first eight."""
+
+    batch: int = 256
+    """Prompts per step."""
+
+    most_noise: int = 5
+    """Each step draws its number of noise words from 0 to this."""
+
+    learning_rate: float = 2e-3
+    """Learning rate."""
+
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Decay rates of the moments."""
+
+    optimiser: Literal["Adam", "AdamW"] = "Adam"
+    """Adam couples `weight_decay` to the gradient (an L2 penalty), which leaves one head per job; AdamW does not."""
+
+    weight_decay: float = 4e-3
+    """Weight decay, in the optimiser's own sense."""
+
+
+_ATTENTION_0, _MLP_0, _MLP_1 = (f"transformer.h.{layer}.c_proj" for layer in ("0.attn", "0.mlp", "1.mlp"))
 
 Recipe = GroupRecipe | OrdinalRecipe
 
@@ -91,6 +138,9 @@ RECIPES: dict[str, Recipe] = {
             architecture="transformer",
             learning_rate=5e-3,
         ),
+        OrdinalRecipe("ordinal", frozen=(_ATTENTION_0, _MLP_1), history=(0, 100, 200)),
+        OrdinalRecipe("ordinal-mlp", frozen=(_ATTENTION_0, _MLP_0), copying_heads=True),
+        OrdinalRecipe("ordinal-scrambled", frozen=(_ATTENTION_0, _MLP_1), scrambled=True),
     )
 }
 """Every toy that can be trained, by name."""

@@ -1,0 +1,210 @@
+"""Transformers whose ordinal head is known by construction: one head of a random GPT-2 shape is written by hand.
+
+The head reads what the model really shows it, the residual stream after block 0 through the LayerNorm of its block, and
+its OV circuit sends each item where it is told: to the next item (`planted_successor`), to itself (`planted_copy`), to its
+whole class (`planted_category_booster`), or away from itself and towards both its neighbours
+(`planted_self_suppression`). Its query is a constant and its key tells items from other words, so that it attends to the
+item of a prompt and the model's answer depends on it.
+
+What would fool it: the map has the rank of a head, not of the items, so a few items may go astray; tests say how many.
+
+Source: this project.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.model import HookedModel, load_model, no_progress_bar
+from mechinterp_toolkit.prompts import OrdinalClass, ordinal_classes
+from mechinterp_toolkit.toys.ordinal import build_tokenizer
+from mechinterp_toolkit.toys.recipes import bundled_folder
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
+
+LAYER, HEAD = 1, 1
+"""Where the written head is."""
+
+D_MODEL, N_HEADS = 192, 3
+
+# Embeddings this many times GPT-2's initial 0.02, so that a token stands out from what random blocks write beside it.
+_TOKEN_SCALE = 10.0
+# Attention logit of an item over other words: e^12 to 1 leaves nothing elsewhere in a prompt of ten words.
+_ATTENTION = 12.0
+# Norm of what the head writes, in units of an embedding's norm: enough to decide the answer.
+_WRITTEN = 3.0
+
+
+class PlantedHead(NamedTuple):
+    """A model with a head written by hand."""
+
+    model: Any
+    """`GPT2LMHeadModel`, random but for the head."""
+
+    tokenizer: Any
+    """The ordinal toy's tokenizer."""
+
+    head: tuple[int, int]
+    """`(layer, head)`."""
+
+
+def planted_successor(strength: float = 1.0, seed: int = 0) -> PlantedHead:
+    """Return a model with a head that sends every item to the next one of its class.
+
+    Args:
+        strength: share of the written weights, from 0 (random) to 1; the rest stays random.
+        seed: of the random weights.
+
+    Raises:
+        ToolkitError: `strength` lies outside [0, 1].
+    """
+    return _plant(
+        lambda own, place, n, cyclic: own[(place + 1) % n] if cyclic or place + 1 < n else own[place] * 0,
+        strength,
+        seed,
+    )
+
+
+def planted_copy(strength: float = 1.0, seed: int = 0) -> PlantedHead:
+    """Return a model with a head that sends every item to itself; arguments are those of `planted_successor`."""
+    return _plant(lambda own, place, n, cyclic: own[place], strength, seed)
+
+
+def planted_category_booster(strength: float = 1.0, seed: int = 0) -> PlantedHead:
+    """Return a model with a head that lifts every item of the class it sees alike; see `planted_successor`."""
+    return _plant(lambda own, place, n, cyclic: own.mean(0) * n**0.5, strength, seed)
+
+
+def planted_self_suppression(strength: float = 1.0, seed: int = 0) -> PlantedHead:
+    """Return a model with a head that lifts both neighbours of an item and suppresses it; see `planted_successor`.
+
+    About half of its items go to the successor and half to the predecessor, which fools a score of successors alone.
+    """
+
+    def around(own: Tensor, place: int, n: int, cyclic: bool) -> Tensor:
+        following = own[(place + 1) % n] if cyclic or place + 1 < n else own[place] * 0
+        before = own[place - 1] if cyclic or place > 0 else own[place] * 0
+        return following + before - own[place]
+
+    return _plant(around, strength, seed)
+
+
+def relabelled_ordinal(name: str, seed: int) -> HookedModel:
+    """Return a trained ordinal toy with the tokens of each class renamed at random within the class.
+
+    The recipe treats tokens as symbols, so this is what training on a scrambled order would have given, without
+    training: the model knows a successor of every item, in an order that is not the class' own.
+
+    Args:
+        name: a bundled GPT-2-shaped toy, e.g. "toy/ordinal".
+        seed: of the renaming.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = bundled_folder(name)
+    with no_progress_bar():
+        hf_model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        embedding = hf_model.transformer.wte.weight  # the unembedding too: the toy ties them
+        for ordinal in ordinal_classes(tokenizer).classes.values():
+            order = torch.randperm(len(ordinal), generator=generator)
+            embedding[ordinal.tokens] = embedding[ordinal.tokens[order]]
+    return load_model(hf_model, tokenizer=tokenizer)
+
+
+Target = Callable[[Tensor, int, int, bool], Tensor]
+"""`target(embeddings of the class, place, items, cyclic)`: what the head writes for the item at `place`."""
+
+
+def _plant(target: Target, strength: float, seed: int) -> PlantedHead:
+    if not 0 <= strength <= 1:
+        raise ToolkitError(f"strength is a share from 0 (random) to 1 (planted alone), not {strength}.")
+    tokenizer = build_tokenizer()
+    hf_model = _random_model(len(tokenizer), seed)
+    with torch.no_grad():
+        classes = ordinal_classes(tokenizer).classes
+        shown = _shown(load_model(hf_model, tokenizer=tokenizer))
+        _write_ov(hf_model, shown, classes, target, strength)
+        _write_qk(hf_model, shown, torch.cat([c.tokens for c in classes.values()]), strength)
+    return PlantedHead(hf_model, tokenizer, (LAYER, HEAD))
+
+
+def _random_model(d_vocab: int, seed: int) -> GPT2LMHeadModel:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=d_vocab, n_positions=32, n_embd=D_MODEL, n_layer=2, n_head=N_HEADS, n_inner=2 * D_MODEL,
+        attn_implementation="eager", bos_token_id=1, eos_token_id=1,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        model.transformer.wte.weight.mul_(_TOKEN_SCALE)
+    return model
+
+
+def _shown(model: HookedModel) -> Float[Tensor, "token d_model"]:
+    """What a head of block 1 reads of every token, behind the beginning-of-sequence token."""
+    from mechinterp_toolkit.record import activations
+
+    tokens = torch.arange(model.cfg.d_vocab)
+    bos = torch.full_like(tokens, model.require_tokenizer().bos_token_id)
+    name = "blocks.0.hook_resid_post"
+    after_block_0 = activations(model, torch.stack([bos, tokens], 1), (name,))[name][:, 1]
+    return model.layer_norm(LAYER, after_block_0).double().cpu()
+
+
+def _write_ov(
+    hf_model: GPT2LMHeadModel,
+    shown: Float[Tensor, "token d_model"],
+    classes: dict[str, OrdinalClass],
+    target: Target,
+    strength: float,
+) -> None:
+    """The map from what is shown to what is wanted, at the best approximation of a head's rank."""
+    embedding = hf_model.transformer.wte.weight.double()
+    tokens = torch.cat([c.tokens for c in classes.values()])
+    wanted = torch.cat(
+        [
+            torch.stack([target(embedding[c.tokens], place, len(c), c.cyclic) for place in range(len(c))])
+            for c in classes.values()
+        ]
+    )
+    left, size, right = torch.linalg.svd(torch.linalg.pinv(shown[tokens]) @ wanted * _WRITTEN, full_matrices=False)
+    d_head = D_MODEL // N_HEADS
+    root = size[:d_head].sqrt()
+    attention = hf_model.transformer.h[LAYER].attn
+    columns = slice(2 * D_MODEL + HEAD * d_head, 2 * D_MODEL + (HEAD + 1) * d_head)
+    rows = slice(HEAD * d_head, (HEAD + 1) * d_head)
+    _mix(attention.c_attn.weight[:, columns], left[:, :d_head] * root, strength)
+    _mix(attention.c_proj.weight[rows], root[:, None] * right[:d_head], strength)
+
+
+def _write_qk(
+    hf_model: GPT2LMHeadModel, shown: Float[Tensor, "token d_model"], items: Int[Tensor, " item"], strength: float
+) -> None:
+    """A constant query, and a key that is long for items only."""
+    is_item = torch.zeros(len(shown), dtype=torch.float64)
+    is_item[items] = 1
+    towards = torch.linalg.pinv(shown) @ (is_item - 0.5)
+    d_head = D_MODEL // N_HEADS
+    unit = torch.ones(d_head, dtype=torch.float64) / d_head**0.5
+    attention = hf_model.transformer.h[LAYER].attn
+    query, key = (slice(part * D_MODEL + HEAD * d_head, part * D_MODEL + (HEAD + 1) * d_head) for part in (0, 1))
+    _mix(attention.c_attn.weight[:, query], torch.zeros(D_MODEL, d_head, dtype=torch.float64), strength)
+    _mix(attention.c_attn.bias[query], unit * _ATTENTION * d_head**0.5, strength)
+    _mix(attention.c_attn.weight[:, key], towards[:, None] * unit, strength)
+
+
+def _mix(weight: Tensor, planted: Tensor, strength: float) -> None:
+    weight.copy_((1 - strength) * weight + strength * planted.to(weight.dtype))
