@@ -262,7 +262,7 @@ def _hf_from_pretrained(spec: CheckpointSpec, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        with _no_progress_bar():
+        with no_progress_bar():
             model, info = AutoModelForCausalLM.from_pretrained(
                 spec.location,
                 revision=spec.revision or "main",
@@ -284,7 +284,8 @@ def _hf_from_pretrained(spec: CheckpointSpec, dtype: torch.dtype) -> Any:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing its bar while weights load."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
