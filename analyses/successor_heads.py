@@ -230,8 +230,9 @@ class SuccessorHeads(Finding):
 
     @property
     def _computed_elsewhere(self) -> bool:
-        knows = self.behaviour is not None and self.behaviour.low > THRESHOLD and _p(self.behaviour) <= 0.05
-        return knows and not self.heads
+        if self.heads or self.behaviour is None:
+            return False
+        return bool(self.behaviour.low > THRESHOLD) and _p(self.behaviour) <= 0.05
 
 
 def needs_ordinal_tokens(model: HookedModel) -> str | None:
