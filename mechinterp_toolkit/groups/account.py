@@ -22,6 +22,7 @@ from torch import Tensor
 
 from mechinterp_toolkit.groups import answers
 from mechinterp_toolkit.groups.cyclic_measures import cyclic_measures
+from mechinterp_toolkit.groups.energies import embedding_energy
 from mechinterp_toolkit.groups.explanations import RhoSet, explain
 from mechinterp_toolkit.groups.interventions import intervention_table
 from mechinterp_toolkit.groups.network import GroupNetwork, group_network
@@ -62,6 +63,9 @@ class NeuronAccount:
 
     coset_constant: Estimate
     """Fraction of live neurons whose left and right shares are constant on cosets of more than one element, in [0, 1]."""
+
+    embedding_energy: Estimate
+    """Share of each irrep in each embedding table, [table irrep], in [0, 1]; control: elements shuffled."""
 
     explained: Estimate | None
     """Share of variance their cosets explain, over those neurons, in [0, 1]; control: random subspaces of that rank."""
@@ -118,6 +122,7 @@ def neuron_account(network: GroupNetwork, group: Group, *, draws: int = 19, seed
         random_weights=_twin_table(network, group, seed),
         rank_one=_fraction((table.rank_one > RANK_ONE).all(0), torch.stack(ranks), seed),
         coset_constant=_fraction(own_constant, torch.stack(constant), seed),
+        embedding_energy=embedding_energy(network, group, draws, seed),
         explained=_explained(group, table, own_constant, seed) if int(own_constant.sum()) > 1 else None,
     )
 

@@ -11,11 +11,13 @@ Source: Chughtai et al. 2023, arXiv:2302.03025; maximum statistic, Westfall & Yo
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechinterp_toolkit.groups.network import SITES
+from mechinterp_toolkit.groups.network import SITES, GroupNetwork
 from mechinterp_toolkit.groups.neurons import LIVE, PURE
 from mechinterp_toolkit.groups.table import Group
 from mechinterp_toolkit.results import Estimate
@@ -64,6 +66,70 @@ def energy_estimate(
         labels={"site": SITES, "irrep": group.irrep_labels},
         control=shuffled,
         control_name="elements shuffled",
+    )
+
+
+def embedding_energy(network: GroupNetwork, group: Group, draws: int, seed: int) -> Estimate:
+    """Return the share of each irrep in each embedding table, [table irrep], constants included, beside shuffled elements."""
+    tables = network.embeddings
+    generator = torch.Generator().manual_seed(seed)
+
+    def share(values: Float[Tensor, "d_embed table irrep"], weights: Float[Tensor, "draw d_embed"]) -> Tensor:
+        return shares(values, weights)
+
+    def energies(moved: Float[Tensor, "table order d_embed"]) -> Float[Tensor, "d_embed table irrep"]:
+        return group.isotypic_energy(moved.transpose(1, 2)).transpose(0, 1)
+
+    one = torch.ones(1, tables.shape[2], dtype=torch.float64)
+    null = [share(energies(tables[:, torch.randperm(group.order, generator=generator)]), one) for _ in range(draws)]
+    return bootstrap(
+        energies(tables),
+        unit_name="embedding dimensions",
+        measured="fraction of the table's energy in [0, 1]",
+        seed=seed,
+        statistic=share,
+        axes=("table", "irrep"),
+        labels={"table": ("a", "b") if len(tables) == 2 else ("a and b",), "irrep": group.irrep_labels},
+        control=torch.cat(null),
+        control_name="elements shuffled",
+    )
+
+
+def activation_energy(
+    network: GroupNetwork, group: Group, site: str, *, by: Literal["a", "b", "ab"], seed: int = 0
+) -> Estimate:
+    """Return, at any hook point, the share of each irrep in what its activations say of a, of b or of ab alone, [irrep].
+
+    Rows are averaged over the pairs of each element and centred; activations with positions are read at the last one.
+    Control: the elements renamed at random.
+
+    Args:
+        network: the network.
+        group: its group.
+        site: a hook point that fires on all pairs, e.g. "blocks.0.hook_resid_mid".
+        by: the element that rows belong to.
+        seed: of the intervals and of 19 renamings.
+    """
+    rows = network.activations(site).double()
+    generator = torch.Generator().manual_seed(seed)
+    elements = {"a": network.pairs[:, 0], "b": network.pairs[:, 1], "ab": group.table.flatten()}
+
+    def energies(renamed: Int[Tensor, " order"]) -> Float[Tensor, "d site irrep"]:
+        means = rows[renamed[elements[by]].argsort()].reshape(group.order, group.order, -1).mean(1)
+        return group.isotypic_energy((means - means.mean(0)).T)[:, None]
+
+    one = torch.ones(1, rows.shape[1], dtype=torch.float64)
+    null = [shares(energies(torch.randperm(group.order, generator=generator)), one)[:, 0] for _ in range(19)]
+    return bootstrap(
+        energies(torch.arange(group.order)),
+        unit_name="dimensions",
+        measured="fraction of the variance in [0, 1]",
+        seed=seed,
+        statistic=lambda values, weights: shares(values, weights)[:, 0],
+        axes=("irrep",),
+        labels={"irrep": group.irrep_labels},
+        control=torch.cat(null),
+        control_name="elements renamed",
     )
 
 

@@ -13,6 +13,7 @@ Source: folded weights as in Chughtai et al. 2023, arXiv:2302.03025; averages as
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -52,6 +53,9 @@ class GroupNetwork:
     functions: Float[Tensor, "site order neuron"]
     """Left share, right share and unembedding of each neuron (`SITES`), float64 on the CPU."""
 
+    embeddings: Float[Tensor, "table order d_embed"]
+    """The embedding tables over the elements, float64: those of a and of b, or the one that both share."""
+
     bias: Float[Tensor, " order"]
     """What is added to the logits beside the neurons, float64; zero for a transformer, whose bypass depends on the pair."""
 
@@ -89,11 +93,14 @@ class GroupNetwork:
     @property
     def hidden(self) -> Float[Tensor, "pairs neuron"]:
         """Activations of the neurons on every pair, on the CPU in the model's dtype."""
-        return self._once("hidden", lambda: _record(self.model, self.tokens, self.hidden_site))
+        return self.activations(self.hidden_site)
 
-    def _once(self, name: str, make: object) -> Tensor:
+    def activations(self, site: str) -> Float[Tensor, "pairs d"]:
+        """Return the activations at a hook point on every pair (at the last position), on the CPU in the model's dtype."""
+        return self._once(site, lambda: _record(self.model, self.tokens, site))
+
+    def _once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         if name not in self._kept:
-            assert callable(make)
             with torch.no_grad():
                 self._kept[name] = make()
         return self._kept[name]
@@ -162,7 +169,10 @@ def _of_mlp(model: HookedModel) -> GroupNetwork:
     net = model.model
     functions = torch.stack([net.left, net.right, net.unembed]).detach().cpu().double()
     bias = torch.zeros(net.order) if net.b_out is None else net.b_out.detach().cpu()
-    return GroupNetwork(model, net.order, functions, bias.double(), net.activation, "hook_hidden", "hook_pre", True)
+    tables = torch.stack([net.embed_left, net.embed_right]).detach().cpu().double()
+    return GroupNetwork(
+        model, net.order, functions, tables, bias.double(), net.activation, "hook_hidden", "hook_pre", True
+    )
 
 
 def _of_transformer(model: HookedModel, order: int | None) -> GroupNetwork:
@@ -185,7 +195,8 @@ def _of_transformer(model: HookedModel, order: int | None) -> GroupNetwork:
         )
     bias = torch.zeros(order, dtype=torch.float64)
     act = name if name in ACTIVATIONS else "gelu"
-    return GroupNetwork(model, order, functions, bias, act, _TRANSFORMER_HIDDEN, _TRANSFORMER_PRE, False)
+    table = net.W_E.detach().cpu().double()[None, :order]
+    return GroupNetwork(model, order, functions, table, bias, act, _TRANSFORMER_HIDDEN, _TRANSFORMER_PRE, False)
 
 
 def _tokens(model: HookedModel, pairs: Int[Tensor, "pairs 2"], order: int) -> Int[Tensor, "pairs pos"]:

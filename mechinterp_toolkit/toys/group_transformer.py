@@ -13,7 +13,7 @@ Source: architecture of Nanda et al. 2023, arXiv:2301.05217, and Chughtai et al.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -32,6 +32,10 @@ POSITIONS = 3
 
 class _Weights(nn.Module):
     """Named weights drawn from N(0, 1 / fan-in), and hook points, as one module."""
+
+    if TYPE_CHECKING:  # torch declares the attributes of a module as Tensor | Module
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(
         self, generator: torch.Generator, shapes: Mapping[str, tuple[tuple[int, ...], int]], hooks: str
@@ -120,6 +124,11 @@ class GroupTransformer(HookedRootModule):  # type: ignore[misc, valid-type]  # t
         return plain | {"group": group_to_config(self.group)}
 
     @property
+    def block(self) -> Any:
+        """The one block, with its modules `attn` and `mlp`."""
+        return self.blocks[0]
+
+    @property
     def W_E(self) -> Float[Tensor, "vocab d_model"]:  # HookedTransformer's name
         """Embedding; the last row is the equals sign."""
         return self.embed.W_E
@@ -137,7 +146,7 @@ class GroupTransformer(HookedRootModule):  # type: ignore[misc, valid-type]  # t
         """Return the logits over the product at the equals sign."""
         if return_type != "logits":
             raise ToolkitError(f"a GroupTransformer returns logits, not {return_type!r}.")
-        block = self.blocks[0]
+        block = self.block
         positions = self.pos_embed.W_pos.expand(len(tokens), -1, -1)
         stream = block.hook_resid_pre(self.hook_embed(self.W_E[tokens]) + self.hook_pos_embed(positions))
         attended = block.hook_attn_out(self._attention(stream))
@@ -147,7 +156,7 @@ class GroupTransformer(HookedRootModule):  # type: ignore[misc, valid-type]  # t
         return block.hook_resid_post(middle + out) @ self.W_U
 
     def _attention(self, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch 1 d_model"]:
-        attn = self.blocks[0].attn
+        attn = self.block.attn
         query = torch.einsum("bd,hdk->bhk", stream[:, -1], attn.W_Q)
         key = torch.einsum("bpd,hdk->bhpk", stream, attn.W_K)
         value = torch.einsum("bpd,hdk->bhpk", stream, attn.W_V)
@@ -164,7 +173,7 @@ def pair_tokens(pairs: Int[Tensor, "batch 2"], order: int) -> Int[Tensor, "batch
 
 def fast_logits(network: GroupTransformer, pairs: Int[Tensor, "batch 2"]) -> Float[Tensor, "batch order"]:
     """Return the network's logits without hook points, with keys and values made once per element."""
-    attn, mlp, order = network.blocks[0].attn, network.blocks[0].mlp, network.order
+    attn, mlp, order = network.block.attn, network.block.mlp, network.order
     at_a, at_b = (network.W_E[:order] + network.pos_embed.W_pos[i] for i in (0, 1))
     last = network.W_E[order] + network.pos_embed.W_pos[2]
     query = torch.einsum("d,hdk->hk", last, attn.W_Q) / attn.W_Q.shape[-1] ** 0.5
