@@ -81,16 +81,14 @@ def logit_similarity(
     """
     order = group.order
     by_element = (group.table.flatten() if product is None else product).reshape(order, order).argsort(1)
-    square = logits.reshape(order, order, order)
-    sorted_ = square[torch.arange(order)[:, None], by_element].double()
-    sorted_ = (sorted_ - sorted_.mean(-1, keepdim=True)).flatten(1)
-    quotients = group.table[:, group.inverses]
-    patterns = group.characters[:, quotients].flatten(1)
-    size = patterns.norm(dim=1, keepdim=True)
-    patterns = torch.where(
-        patterns.std(1, keepdim=True) > 1e-9, patterns / size, 0.0
-    )  # centring leaves nothing of constants
-    return torch.cat([sorted_ @ patterns.T, sorted_.square().sum(1, keepdim=True)], 1)
+    patterns = group.characters[:, group.table[:, group.inverses]].flatten(1)
+    varies = patterns.std(1, keepdim=True) > 1e-9  # centring leaves nothing of the trivial character
+    patterns = torch.where(varies, patterns / patterns.norm(dim=1, keepdim=True), 0.0).T.contiguous()
+    parts = []
+    for rows, columns in zip(logits.split(order), by_element, strict=True):  # one left element at a time
+        centred = (rows.double() - rows.double().mean(1, keepdim=True))[columns].flatten()
+        parts.append(torch.cat([centred @ patterns, centred.square().sum()[None]]))
+    return torch.stack(parts)
 
 
 def similarity(parts: Float[Tensor, "left entry"], weights: Float[Tensor, "draw left"]) -> Float[Tensor, "draw irrep"]:
