@@ -20,19 +20,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.model import HookedModel, load_model, no_progress_bar
 from mechinterp_toolkit.prompts import OrdinalClass, ordinal_classes
 from mechinterp_toolkit.toys.ordinal import build_tokenizer
+from mechinterp_toolkit.toys.planted_groups import check_strength
 from mechinterp_toolkit.toys.recipes import bundled_folder
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
-LAYER, HEAD = 1, 1
-"""Where the written head is."""
-
 D_MODEL, N_HEADS = 192, 3
+
+LAYER = 1
+"""Block of the written head; which head it is depends on the seed."""
 
 # Embeddings this many times GPT-2's initial 0.02, so that a token stands out from what random blocks write beside it.
 _TOKEN_SCALE = 10.0
@@ -59,8 +59,8 @@ def planted_successor(strength: float = 1.0, seed: int = 0) -> PlantedHead:
     """Return a model with a head that sends every item to the next one of its class.
 
     Args:
-        strength: share of the written weights, from 0 (random) to 1; the rest stays random.
-        seed: of the random weights.
+        strength: weight of the written head against random weights of the same norm, in [0, 1]; 0 is random.
+        seed: of the random weights; head `seed % 3` is the written one.
 
     Raises:
         ToolkitError: `strength` lies outside [0, 1].
@@ -79,7 +79,7 @@ def planted_copy(strength: float = 1.0, seed: int = 0) -> PlantedHead:
 
 def planted_category_booster(strength: float = 1.0, seed: int = 0) -> PlantedHead:
     """Return a model with a head that lifts every item of the class it sees alike; see `planted_successor`."""
-    return _plant(lambda own, place, n, cyclic: own.mean(0) * n**0.5, strength, seed)
+    return _plant(lambda own, place, n, cyclic: own.sum(0), strength, seed)
 
 
 def planted_self_suppression(strength: float = 1.0, seed: int = 0) -> PlantedHead:
@@ -126,16 +126,15 @@ Target = Callable[[Tensor, int, int, bool], Tensor]
 
 
 def _plant(target: Target, strength: float, seed: int) -> PlantedHead:
-    if not 0 <= strength <= 1:
-        raise ToolkitError(f"strength is a share from 0 (random) to 1 (planted alone), not {strength}.")
-    tokenizer = build_tokenizer()
+    check_strength(strength)
+    head, tokenizer = seed % N_HEADS, build_tokenizer()
     hf_model = _random_model(len(tokenizer), seed)
     with torch.no_grad():
         classes = ordinal_classes(tokenizer).classes
         shown = _shown(load_model(hf_model, tokenizer=tokenizer))
-        _write_ov(hf_model, shown, classes, target, strength)
-        _write_qk(hf_model, shown, torch.cat([c.tokens for c in classes.values()]), strength)
-    return PlantedHead(hf_model, tokenizer, (LAYER, HEAD))
+        _write_ov(hf_model, head, shown, classes, target, strength)
+        _write_qk(hf_model, head, shown, torch.cat([c.tokens for c in classes.values()]), strength)
+    return PlantedHead(hf_model, tokenizer, (LAYER, head))
 
 
 def _random_model(d_vocab: int, seed: int) -> GPT2LMHeadModel:
@@ -166,6 +165,7 @@ def _shown(model: HookedModel) -> Float[Tensor, "token d_model"]:
 
 def _write_ov(
     hf_model: GPT2LMHeadModel,
+    head: int,
     shown: Float[Tensor, "token d_model"],
     classes: dict[str, OrdinalClass],
     target: Target,
@@ -184,14 +184,18 @@ def _write_ov(
     d_head = D_MODEL // N_HEADS
     root = size[:d_head].sqrt()
     attention = hf_model.transformer.h[LAYER].attn
-    columns = slice(2 * D_MODEL + HEAD * d_head, 2 * D_MODEL + (HEAD + 1) * d_head)
-    rows = slice(HEAD * d_head, (HEAD + 1) * d_head)
+    columns = slice(2 * D_MODEL + head * d_head, 2 * D_MODEL + (head + 1) * d_head)
+    rows = slice(head * d_head, (head + 1) * d_head)
     _mix(attention.c_attn.weight[:, columns], left[:, :d_head] * root, strength)
     _mix(attention.c_proj.weight[rows], root[:, None] * right[:d_head], strength)
 
 
 def _write_qk(
-    hf_model: GPT2LMHeadModel, shown: Float[Tensor, "token d_model"], items: Int[Tensor, " item"], strength: float
+    hf_model: GPT2LMHeadModel,
+    head: int,
+    shown: Float[Tensor, "token d_model"],
+    items: Int[Tensor, " item"],
+    strength: float,
 ) -> None:
     """A constant query, and a key that is long for items only."""
     is_item = torch.zeros(len(shown), dtype=torch.float64)
@@ -200,11 +204,13 @@ def _write_qk(
     d_head = D_MODEL // N_HEADS
     unit = torch.ones(d_head, dtype=torch.float64) / d_head**0.5
     attention = hf_model.transformer.h[LAYER].attn
-    query, key = (slice(part * D_MODEL + HEAD * d_head, part * D_MODEL + (HEAD + 1) * d_head) for part in (0, 1))
+    query, key = (slice(part * D_MODEL + head * d_head, part * D_MODEL + (head + 1) * d_head) for part in (0, 1))
     _mix(attention.c_attn.weight[:, query], torch.zeros(D_MODEL, d_head, dtype=torch.float64), strength)
     _mix(attention.c_attn.bias[query], unit * _ATTENTION * d_head**0.5, strength)
     _mix(attention.c_attn.weight[:, key], towards[:, None] * unit, strength)
 
 
 def _mix(weight: Tensor, planted: Tensor, strength: float) -> None:
-    weight.copy_((1 - strength) * weight + strength * planted.to(weight.dtype))
+    """Put `planted` in place of random weights; what is left of these is scaled to its norm, or power would be a step."""
+    noise = weight * (planted.norm() / weight.norm().clamp_min(1e-12)).to(weight.dtype)
+    weight.copy_((1 - strength) * noise + strength * planted.to(weight.dtype))
