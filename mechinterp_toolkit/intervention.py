@@ -123,7 +123,7 @@ class _Running:
         self.known = {} if self.length is None else self._known(given, options.get("attention_mask"))
 
     def here(self, site: Site, device: torch.device) -> Site:
-        known = {name: None if part is None else part.to(device) for name, part in self.known.items()}
+        known: dict[str, Any] = {k: None if part is None else part.to(device) for k, part in self.known.items()}
         return replace(site, memory=self.memory, **known)
 
     def _known(self, given: Tensor, told: Tensor | None) -> dict[str, Tensor | None]:
