@@ -1,0 +1,370 @@
+"""Where does a steering vector come from? From two sets of prompts, one pair of them, single heads, or an SAE.
+
+`train_steering_vector` reads one activation per prompt and fits a direction to the two sets. Whatever the method, a
+multiplier of 1 moves the mean of the negative prompts as far along the direction as the positive ones lie: so methods can
+be compared at equal multipliers.
+
+What would fool it: sets that differ in more than the concept (length, topic, the last token), for then the direction does
+too; too few pairs to agree. `pair_agreement` says how far pairs point the same way, and it predicts success.
+
+Source: Rimsky et al. 2024, arXiv:2312.06681 (mean difference); Turner et al. 2023, arXiv:2308.10248 (one pair); Zou et
+al. 2023, arXiv:2310.01405 (PCA of pairs); Li et al. 2023, arXiv:2306.03341 (mass mean shift of heads); Braun et al.
+2025, arXiv:2505.22637 (agreement of pairs).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.hooks.steer import SteeringVector
+from mechinterp_toolkit.model import HookedModel, load_model
+from mechinterp_toolkit.record import activations
+from mechinterp_toolkit.results import Estimate
+from mechinterp_toolkit.stats import bootstrap
+
+Method = Literal["mean_difference", "pca", "logistic"]
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """One activation per prompt of two sets that differ in a concept."""
+
+    hook_point: str
+    """Where they were read."""
+
+    positive: Float[Tensor, "n *features"]
+    """Of the prompts that have the concept."""
+
+    negative: Float[Tensor, "m *features"]
+    """Of those that lack it; row i is the partner of positive row i where both sets are as long."""
+
+
+def read_contrast(
+    model: HookedModel | nn.Module,
+    positive: Int[Tensor, "n pos"],
+    negative: Int[Tensor, "m pos2"],
+    hook_point: str,
+    *,
+    masks: tuple[Bool[Tensor, "n pos"], Bool[Tensor, "m pos2"]] | None = None,
+    token: int = -1,
+) -> Contrast:
+    """Return the activations of both sets at one token of each prompt.
+
+    Args:
+        positive, negative: token ids, padded on either side.
+        masks: True at the real tokens of the two; None where all are.
+        token: place among the real tokens of a prompt; -1 is the last, -2 the one before.
+
+    Raises:
+        ToolkitError: a prompt is too short for `token`.
+    """
+    hooked = load_model(model)
+    rows = [
+        _read(hooked, tokens, hook_point, None if masks is None else masks[i], token)
+        for i, tokens in enumerate((positive, negative))
+    ]
+    return Contrast(hook_point, rows[0], rows[1])
+
+
+def train_steering_vector(
+    model: HookedModel | nn.Module,
+    positive: Int[Tensor, "n pos"],
+    negative: Int[Tensor, "m pos2"],
+    hook_point: str,
+    *,
+    method: Method = "mean_difference",
+    masks: tuple[Bool[Tensor, "n pos"], Bool[Tensor, "m pos2"]] | None = None,
+    token: int = -1,
+) -> SteeringVector:
+    """Return the vector that separates two sets of prompts at one hook point.
+
+    Args:
+        model: a `HookedModel` or a TransformerLens model.
+        positive, negative, masks, token: as for `read_contrast`; "pca" needs partners, row by row.
+        hook_point: one with an axis of features and no heads, e.g. "blocks.6.hook_resid_post".
+        method: "mean_difference" (CAA), "pca" (first component of the paired states, each pair centred) or "logistic"
+            (weights of an L2-penalised logistic probe).
+
+    Raises:
+        ToolkitError: too few prompts, no difference between the sets, or activations with heads.
+    """
+    hooked = load_model(model)
+    contrast = read_contrast(hooked, positive, negative, hook_point, masks=masks, token=token)
+    direction = FITS[method](contrast)
+    difference = contrast.positive.double().mean(0) - contrast.negative.double().mean(0)
+    unit = direction / direction.norm().clamp_min(torch.finfo(torch.float64).tiny)
+    vector = unit * (unit @ difference)  # oriented from negative to positive, and as long as their distance along it
+    if not vector.norm() > 0:
+        raise ToolkitError(f"the sets don't differ along the {method} direction at {hook_point!r}; check the prompts.")
+    return SteeringVector.of(
+        hook_point, vector.float(), **_origin(hooked, method, len(positive) + len(negative), token)
+    )
+
+
+def mean_difference(contrast: Contrast) -> Float[Tensor, " d"]:
+    """Return mean of the positive minus mean of the negative activations."""
+    _check_flat(contrast, 1)
+    return contrast.positive.double().mean(0) - contrast.negative.double().mean(0)
+
+
+def pca_direction(contrast: Contrast) -> Float[Tensor, " d"]:
+    """Return the first principal component of the states, each pair centred on its own mean; sign by the majority.
+
+    Centring the differences instead would remove the very mean difference that is looked for.
+    """
+    _check_flat(contrast, 1)
+    pairs = differences(contrast)
+    first = torch.linalg.svd(pairs, full_matrices=False).Vh[0]
+    return first if (pairs @ first > 0).double().mean() >= 0.5 else -first
+
+
+def logistic_direction(contrast: Contrast, penalty: float = 1.0) -> Float[Tensor, " d"]:
+    """Return the weights w of the logistic probe that minimises sum of log-loss + penalty / 2 |w|^2, bias free.
+
+    Rows are divided by their common root mean square first, so that the penalty means the same for any scale.
+    """
+    from scipy.optimize import minimize
+
+    _check_flat(contrast, 2)
+    x, y, scale = _labelled(contrast)
+
+    def loss_and_gradient(parameters: Any) -> tuple[float, Any]:
+        w = torch.from_numpy(parameters).requires_grad_()
+        logit = x @ w[:-1] + w[-1]
+        loss = (
+            nn.functional.binary_cross_entropy_with_logits(logit, y, reduction="sum")
+            + penalty / 2 * w[:-1].square().sum()
+        )
+        (gradient,) = torch.autograd.grad(loss, w)
+        return float(loss.detach()), gradient.numpy()
+
+    start = torch.zeros(x.shape[1] + 1, dtype=torch.float64).numpy()
+    fitted = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", options=_LBFGS)
+    if not fitted.success:
+        raise ToolkitError(f"the logistic probe at {contrast.hook_point!r} did not converge: {fitted.message}.")
+    return torch.from_numpy(fitted.x[:-1]) / scale
+
+
+# The default ftol of 2e-9 stops where weights are still off by 1e-4.
+_LBFGS = {"maxiter": 1000, "gtol": 1e-7, "ftol": 1e-14}
+
+FITS = {"mean_difference": mean_difference, "pca": pca_direction, "logistic": logistic_direction}
+
+
+def activation_addition(
+    model: HookedModel | nn.Module,
+    positive: Int[Tensor, "1 pos"],
+    negative: Int[Tensor, "1 pos"],
+    hook_point: str,
+) -> SteeringVector:
+    """Return the difference of one pair of prompts at every token, to be added to the first tokens of a prompt.
+
+    Add it with `where=Where(bos=True)` where both prompts begin with the beginning-of-sequence token and rows should
+    line up; its own row is then zero. Pad the shorter prompt with spaces to the length of the other, as in the paper.
+
+    Raises:
+        ToolkitError: the prompts are the same.
+    """
+    hooked = load_model(model)
+    ours, theirs = (activations(hooked, tokens, (hook_point,))[hook_point][0] for tokens in (positive, negative))
+    difference = ours.double() - theirs.double()
+    if not difference.norm() > 0:
+        raise ToolkitError(f"the two prompts give the same activations at {hook_point!r}; give two that differ.")
+    return SteeringVector.of(
+        hook_point, difference.float(), axis="pos", **_origin(hooked, "activation addition", 2, None)
+    )
+
+
+def sae_decoder_row(
+    model: HookedModel | nn.Module, decoder: Float[Tensor, "feature d"], feature: int, hook_point: str
+) -> SteeringVector:
+    """Return the direction that a feature of a sparse autoencoder writes, as long as its row.
+
+    Args:
+        decoder: decoder weights of an SAE trained at `hook_point` of this model.
+
+    Raises:
+        ToolkitError: no such feature.
+    """
+    if not 0 <= feature < len(decoder):
+        raise ToolkitError(f"the decoder has {len(decoder)} features, numbered from 0; there is no feature {feature}.")
+    return SteeringVector.of(
+        hook_point, decoder[feature], **_origin(load_model(model), f"SAE feature {feature}", 0, None)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class HeadShifts:
+    """Mass mean shifts of the heads whose probes do best."""
+
+    vectors: tuple[SteeringVector, ...]
+    """One per layer that has a chosen head, with axis "head"; zero rows for heads that were not chosen."""
+
+    heads: tuple[tuple[int, int], ...]
+    """The chosen (layer, head), best probe first."""
+
+    accuracy: Float[Tensor, "layer head"]
+    """Accuracy of each head's probe on held-out prompts, in [0, 1]."""
+
+
+def head_mass_mean_shifts(
+    model: HookedModel | nn.Module,
+    positive: Int[Tensor, "n pos"],
+    negative: Int[Tensor, "m pos2"],
+    *,
+    top: int,
+    masks: tuple[Bool[Tensor, "n pos"], Bool[Tensor, "m pos2"]] | None = None,
+    token: int = -1,
+    seed: int = 0,
+) -> HeadShifts:
+    """Return inference-time-intervention vectors: for the `top` heads, sigma times the unit mean difference.
+
+    Sigma is the standard deviation of all prompts along the direction, so a multiplier is in standard deviations (15 in
+    the paper). Heads are ranked by a logistic probe fitted to one half of the prompts and scored on the other.
+
+    Raises:
+        ToolkitError: fewer than four prompts in a set, or fewer heads than asked for.
+    """
+    hooked = load_model(model)
+    n_layers = hooked.cfg.n_layers
+    contrasts = [
+        read_contrast(hooked, positive, negative, f"blocks.{layer}.attn.hook_z", masks=masks, token=token)
+        for layer in range(n_layers)
+    ]
+    n_heads = contrasts[0].positive.shape[1]
+    if not 1 <= top <= n_layers * n_heads:
+        raise ToolkitError(f"top={top} heads were asked for; the model has {n_layers * n_heads}.")
+    accuracy = torch.tensor([[_probe_accuracy(_head(c, head), seed) for head in range(n_heads)] for c in contrasts])
+    best = accuracy.flatten().argsort(descending=True, stable=True)[:top].tolist()
+    heads = tuple(divmod(i, n_heads) for i in best)
+    origin = _origin(hooked, f"mass mean shift of {top} heads", len(positive) + len(negative), token)
+    vectors = tuple(
+        SteeringVector.of(contrasts[layer].hook_point, _shifts(contrasts[layer], chosen), axis="head", **origin)
+        for layer in range(n_layers)
+        if (chosen := [h for at, h in heads if at == layer])
+    )
+    return HeadShifts(vectors, heads, accuracy)
+
+
+def differences(contrast: Contrast) -> Float[Tensor, "pair d"]:
+    """Return positive minus negative, pair by pair; raises `ToolkitError` where rows have no partner."""
+    if contrast.positive.shape != contrast.negative.shape:
+        raise ToolkitError(
+            f"{len(contrast.positive)} positive and {len(contrast.negative)} negative prompts are no pairs; give each "
+            "prompt its partner."
+        )
+    return contrast.positive.double() - contrast.negative.double()
+
+
+def pair_agreement(contrast: Contrast, *, seed: int = 0) -> Estimate:
+    """Estimate how far pairs point the same way: mean cosine of each difference to the mean of the others', in [-1, 1].
+
+    The pair itself is left out of the mean it is compared with: included, random differences would agree by
+    1 / sqrt(pairs). Pairs whose prompts give the same activation count as 0.
+    """
+    pairs = differences(contrast)
+    _check_flat(contrast, 2)
+    others = pairs.sum(0) - pairs  # cosines don't see the missing division
+    cosine = nn.functional.cosine_similarity(pairs, others, dim=1)
+    return bootstrap(cosine, unit_name="pairs", measured="cosine in [-1, 1]", seed=seed)
+
+
+def separation(contrast: Contrast, direction: Float[Tensor, " d"], *, seed: int = 0) -> Estimate:
+    """Estimate d' along a direction: difference of the two sets' mean projections over their pooled standard deviation.
+
+    The direction must come from other prompts; on its own training prompts d' is too large.
+    """
+    unit = direction.double() / direction.double().norm()
+    sets = (contrast.positive.double() @ unit, contrast.negative.double() @ unit)
+    label = torch.cat([torch.full((len(part),), float(1 - i), dtype=torch.float64) for i, part in enumerate(sets)])
+    return bootstrap(
+        torch.stack([torch.cat(sets), label], 1),
+        unit_name="prompts",
+        measured="pooled standard deviations",
+        seed=seed,
+        statistic=_d_prime,
+    )
+
+
+def _d_prime(rows: Tensor, weights: Tensor) -> Tensor:
+    x, positive = rows[:, 0], rows[:, 1]
+    means, scatter = [], torch.zeros(len(weights), dtype=torch.float64)
+    for own in (positive, 1 - positive):
+        w = weights * own
+        mean = (w @ x) / w.sum(1)
+        scatter = scatter + (w * (x - mean[:, None]).square()).sum(1)
+        means.append(mean)
+    return (means[0] - means[1]) / (scatter / (weights.sum(1) - 2)).sqrt()
+
+
+def _read(model: HookedModel, tokens: Tensor, hook_point: str, mask: Tensor | None, token: int) -> Tensor:
+    real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
+    count = real.sum(1)
+    place = torch.full_like(count, token) if token >= 0 else count + token
+    if bool(((place < 0) | (place >= count)).any()):
+        raise ToolkitError(f"token {token} lies outside a prompt of {int(count.min())} tokens; choose another.")
+    order = (real.long().cumsum(1) - 1).masked_fill(~real, -1)
+    column = (order == place[:, None]).long().argmax(1)
+    return activations(model, tokens, (hook_point,), mask=mask, position=column)[hook_point]
+
+
+def _check_flat(contrast: Contrast, least: int) -> None:
+    shapes = tuple(contrast.positive.shape), tuple(contrast.negative.shape)
+    if contrast.positive.dim() != 2:
+        raise ToolkitError(
+            f"{contrast.hook_point!r} has rows {shapes[0][1:]}; choose one head, or a point without heads."
+        )
+    if min(len(contrast.positive), len(contrast.negative)) < least:
+        raise ToolkitError(
+            f"got {shapes[0][0]} positive and {shapes[1][0]} negative prompts; {least} or more are needed."
+        )
+
+
+def _labelled(contrast: Contrast) -> tuple[Tensor, Tensor, Tensor]:
+    x = torch.cat([contrast.positive, contrast.negative]).double()
+    centred = x - x.mean(0)
+    scale = centred.square().mean().sqrt()
+    y = torch.zeros(len(x), dtype=torch.float64)
+    y[: len(contrast.positive)] = 1
+    return centred / scale, y, scale
+
+
+def _head(contrast: Contrast, head: int) -> Contrast:
+    return Contrast(contrast.hook_point, contrast.positive[:, head], contrast.negative[:, head])
+
+
+def _probe_accuracy(contrast: Contrast, seed: int) -> float:
+    """Held-out accuracy of a logistic probe, half of each set against the other half."""
+    if min(len(contrast.positive), len(contrast.negative)) < 4:
+        raise ToolkitError("a held-out probe needs at least four prompts in each set.")
+    generator = torch.Generator().manual_seed(seed)
+    fit, held = [], []
+    for rows in (contrast.positive, contrast.negative):
+        order, half = torch.randperm(len(rows), generator=generator), len(rows) // 2
+        fit.append(rows[order[:half]])
+        held.append(rows[order[half:]].double())
+    w = logistic_direction(Contrast(contrast.hook_point, *fit))
+    middle = torch.cat([rows.double() @ w for rows in fit]).reshape(-1).mean()
+    right = [held[0] @ w > middle, held[1] @ w < middle]
+    return float(torch.stack([part.double().mean() for part in right]).mean())
+
+
+def _shifts(contrast: Contrast, heads: list[int]) -> Float[Tensor, "head d_head"]:
+    shift = torch.zeros(contrast.positive.shape[1:])
+    for head in heads:
+        one = _head(contrast, head)
+        unit = nn.functional.normalize(mean_difference(one), dim=0)
+        sigma = (torch.cat([one.positive, one.negative]).double() @ unit).std()
+        shift[head] = (sigma * unit).float()
+    return shift
+
+
+def _origin(model: HookedModel, method: str, n: int, token: int | None) -> dict[str, Any]:
+    known = {k: getattr(model.provenance, k) for k in ("checkpoint", "revision", "fingerprint", "processing", "dtype")}
+    return {"method": method, "n": n, "token": token, **known}
