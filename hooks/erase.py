@@ -1,0 +1,405 @@
+"""How does an activation look with a concept erased, and everything else as it was?
+
+LEACE removes exactly what linear predictors can read: after it every class has the same mean, so no affine predictor of
+the concept beats the best constant, for any convex loss; among all affine maps that achieve this it moves the activations
+least, in every metric at once. Statistics stream through a fitter, the fitted eraser is a small frozen edit for `applied`:
+
+    fitter = LeaceFitter(d_model, n_classes)
+    record(model, tokens, {name: fitter}, mask=mask, labels=labels)
+    with applied(model, {name: fitter.eraser}): ...
+
+What would fool it: the guarantee is about the rows it was fitted on; on others expect what noise of order sqrt(d / n)
+allows. It says nothing about non-linear predictors. An equal-rank control decides what erasing this concept did:
+`shuffled_eraser` removes as many directions, as far, that carry labels without meaning.
+
+Source: Belrose et al. 2023, LEACE: Perfect linear concept erasure in closed form, arXiv:2306.03819. Words as in the
+authors' package `concept-erasure`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.hooks._leace_fitter import ConceptFitter, count_columns
+from mechinterp_toolkit.hooks._leace_moments import JointMoments
+from mechinterp_toolkit.hooks._leace_solve import ConceptSubspace, concept_subspace, optimal_linear_shrinkage
+from mechinterp_toolkit.hooks._leace_variants import FreeFormEraser, FreeFormFitter, OracleEraser, OracleFitter
+
+__all__ = [
+    "FreeFormEraser",
+    "FreeFormFitter",
+    "LeaceEraser",
+    "LeaceFitter",
+    "OracleEraser",
+    "OracleFitter",
+    "QualityReport",
+    "optimal_linear_shrinkage",
+    "quality",
+    "random_eraser",
+    "shuffled_eraser",
+]
+
+ErasureMethod = Literal["leace", "orth"]
+
+_SCHEMA = "1"
+
+# Numbers in one block of rows while erasing: few enough to stay in cache between the three passes over them.
+_BLOCK = 2**16
+
+
+@dataclass(frozen=True)
+class LeaceEraser:
+    """The map x -> x - proj_left proj_right (x - bias), an edit for any hook point of this width.
+
+    All positions are edited. Arithmetic is in the dtype of the activation, in float32 for half precision.
+    """
+
+    proj_left: Float[Tensor, "d rank"]
+    """What is subtracted, one column per erased direction."""
+
+    proj_right: Float[Tensor, "rank d"]
+    """How much of it is there, one row per erased direction."""
+
+    bias: Float[Tensor, " d"] | None
+    """Mean of the activations, which stays as it is; None where only the slope was asked for."""
+
+    @classmethod
+    def fit(
+        cls,
+        x: Float[Tensor, "*rows d"],
+        z: Shaped[Tensor, "*labels"],
+        mask: Bool[Tensor, "..."] | None = None,
+        **options: Any,
+    ) -> LeaceEraser:
+        """Return the eraser of concept `z` from activations that are all there; arguments of `LeaceFitter.fit`."""
+        return LeaceFitter.fit(x, z, mask, **options).eraser
+
+    def __call__(self, activation: Float[Tensor, "*rows d"], hook: object = None) -> Float[Tensor, "*rows d"]:
+        """Return the activation with the concept erased, in its dtype and on its device.
+
+        Raises:
+            ToolkitError: the activation has another width than the one the eraser was fitted on.
+        """
+        factors = self._factors(activation, hook)
+        rows = activation.reshape(-1, activation.shape[-1])
+        if activation.device.type != "cpu" or (torch.is_grad_enabled() and activation.requires_grad):
+            erased = _erase(rows.to(factors.left.dtype), factors)
+            return erased.to(activation.dtype).reshape(activation.shape)
+        result = torch.empty(rows.shape, dtype=activation.dtype)
+        _erase_by_blocks(rows, factors, into=result)
+        return result.reshape(activation.shape)
+
+    def erase_(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
+        """Erase the concept from `x` in place, for arrays too large to hold twice; an edit of a model calls the eraser.
+
+        Returns:
+            `x`.
+
+        Raises:
+            ToolkitError: another width, or `x` is a view whose rows do not lie one after the other, or needs a gradient.
+        """
+        factors = self._factors(x, None)
+        if not x.is_contiguous() or (torch.is_grad_enabled() and x.requires_grad):
+            raise ToolkitError("only contiguous activations without gradient are erased in place; call eraser(x).")
+        rows = x.view(-1, x.shape[-1])
+        _erase_by_blocks(rows, factors, into=rows)
+        return x
+
+    @property
+    def P(self) -> Float[Tensor, "d d"]:
+        """The slope of the map as a whole matrix."""
+        eye = torch.eye(len(self.proj_left), dtype=self.proj_left.dtype, device=self.proj_left.device)
+        return eye - self.proj_left @ self.proj_right
+
+    @property
+    def rank(self) -> int:
+        """Number of directions erased."""
+        return self.proj_left.shape[1]
+
+    def scaled(self, strength: float) -> LeaceEraser:
+        """Return the eraser that moves every activation `strength` times as far; only 1 erases exactly."""
+        return replace(self, proj_left=self.proj_left * strength)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> LeaceEraser:
+        """Return the same eraser on `device`, kept in `dtype`.
+
+        Raises:
+            ToolkitError: `dtype` is not float32 or float64.
+        """
+        if dtype not in (None, torch.float32, torch.float64):
+            raise ToolkitError(
+                f"an eraser kept in {dtype} would leave a part of the concept; keep it in float32 or float64, "
+                "activations of any dtype are erased with it."
+            )
+        moved = {n: p if p is None else p.to(device=device, dtype=dtype) for n, p in self._parts().items()}
+        return LeaceEraser(**moved)
+
+    def save(self, path: str | Path) -> None:
+        """Write the eraser to a safetensors file."""
+        from safetensors.torch import save_file
+
+        tensors = {name: part.contiguous() for name, part in self._parts().items() if part is not None}
+        save_file(tensors, str(path), metadata={"kind": "LeaceEraser", "schema": _SCHEMA})
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> LeaceEraser:
+        """Read an eraser written by `save`: the same bits.
+
+        Raises:
+            ToolkitError: the file holds something else.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), framework="pt", device=str(device)) as file:
+                metadata = file.metadata() or {}
+                if metadata.get("kind") != "LeaceEraser" or metadata.get("schema") != _SCHEMA:
+                    raise ToolkitError(
+                        f"{path} holds {metadata.get('kind', 'no kind')}, schema {metadata.get('schema', 'none')}, "
+                        f"not a LeaceEraser of schema {_SCHEMA}."
+                    )
+                return cls(
+                    file.get_tensor("proj_left"),
+                    file.get_tensor("proj_right"),
+                    file.get_tensor("bias") if "bias" in file.keys() else None,  # noqa: SIM118  (not a dict)
+                )
+        except (SafetensorError, FileNotFoundError) as error:
+            raise ToolkitError(f"no eraser could be read from {path}: {error}") from error
+
+    def _factors(self, x: Tensor, hook: object) -> _Factors:
+        """The parts as they act on the rows of `x`."""
+        d = len(self.proj_left)
+        if x.shape[-1] != d:
+            at = f" at {hook.name!r}" if hasattr(hook, "name") else ""
+            raise ToolkitError(f"the eraser was fitted on {d} features; the activation{at} has {x.shape[-1]}.")
+        dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
+        left, right = (part.to(x.device, dtype).T.contiguous() for part in (self.proj_left, self.proj_right))
+        return _Factors(left, right, None if self.bias is None else self.bias.to(x.device, dtype))
+
+    def _parts(self) -> dict[str, Tensor | None]:
+        return {"proj_left": self.proj_left, "proj_right": self.proj_right, "bias": self.bias}
+
+
+class _Factors(NamedTuple):
+    """rows - (rows - mean) right left is what an eraser makes of rows."""
+
+    left: Tensor
+    right: Tensor
+    mean: Tensor | None
+
+
+@dataclass(frozen=True)
+class QualityReport:
+    """What an eraser does to the rows that a fitter has seen."""
+
+    n: int
+    """Rows behind the statistics."""
+
+    rank: int
+    """Directions erased."""
+
+    variance_removed: float
+    """Part of the total variance of x that is gone, in [0, 1] for a projection (orthogonal or LEACE)."""
+
+    distance: float
+    """Mean squared distance between x and what becomes of it, in squared units of x, the shift of the mean left out."""
+
+    cross_covariance_left: float
+    """The largest part of a column of z's correlations with x that is left: 0 is erased, 1 untouched."""
+
+    correlations: Float[Tensor, " concept_rank"]
+    """Canonical correlations of x and z before erasure, falling. Noise alone gives about sqrt(d / n)."""
+
+    absent: tuple[int, ...]
+    """Columns of z that never varied (classes without a row); nothing was erased for them."""
+
+    @property
+    def least_correlation(self) -> float:
+        """Smallest canonical correlation of a direction that is erased as part of the concept; 0 where there is none."""
+        return self.correlations[-1].item() if len(self.correlations) else 0.0
+
+
+class LeaceFitter(ConceptFitter):
+    """Fits a `LeaceEraser` from streamed activations and labels; memory is O(x_dim^2)."""
+
+    def __init__(
+        self,
+        x_dim: int,
+        z_dim: int,
+        *,
+        method: ErasureMethod = "leace",
+        affine: bool = True,
+        shrinkage: bool = False,
+        rank_tol: float | None = None,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str | None = None,
+        numeric: bool = False,
+    ) -> None:
+        """Start with no rows.
+
+        Args:
+            x_dim: features of the activations.
+            z_dim: number of classes, or of real columns.
+            method: "leace", or "orth" for the orthogonal projection that removes the class means' differences (moves x
+                further, and depends on the units of its features).
+            affine: whether the mean of x stays; else only the slope is applied, and the mean moves.
+            shrinkage: whether the covariance of x is shrunk (`optimal_linear_shrinkage`), for n of the order of x_dim.
+            rank_tol: directions whose canonical correlation is at most this stay; None erases all but rounding errors.
+            dtype: of the products within a batch; float32 is faster and leaves the rounding of float32. Sums from batch
+                to batch are float64 always.
+            device: where the statistics live; None puts them where the first batch is.
+            numeric: says that whole numbers in a single column are a quantity, such as a year, and no class numbers.
+
+        Raises:
+            ToolkitError: an unknown method, no columns, or another dtype.
+        """
+        if method not in ("leace", "orth"):
+            raise ToolkitError(f"method is 'leace' or 'orth', not {method!r}.")
+        super().__init__(x_dim, z_dim, JointMoments(x_dim, z_dim, dtype=dtype, device=device), numeric=numeric)
+        self.method, self.affine, self.shrinkage, self.rank_tol = method, affine, shrinkage, rank_tol
+
+    @classmethod
+    def fit(
+        cls,
+        x: Float[Tensor, "*rows d"],
+        z: Shaped[Tensor, "*labels"],
+        mask: Bool[Tensor, "..."] | None = None,
+        **options: Any,
+    ) -> LeaceFitter:
+        """Return a fitter that has seen `x` and `z`; as many classes as the largest class number says."""
+        return cls(x.shape[-1], count_columns(x, z, mask), **options).update(x, z, mask)
+
+    @property
+    def eraser(self) -> LeaceEraser:
+        """The eraser of what was seen so far, in float64.
+
+        Raises:
+            ToolkitError: fewer than two rows, one class, or x is constant.
+        """
+        if "eraser" not in self._cache:
+            self._cache["eraser"] = self.project(self.subspace.basis, self.subspace.cross)
+        return self._cache["eraser"]
+
+    @property
+    def report(self) -> QualityReport:
+        """What the eraser does to the rows seen."""
+        return quality(self.eraser, self)
+
+    @property
+    def sigma_xx(self) -> Float[Tensor, "d d"]:
+        """Covariance of x, over n, not shrunk."""
+        return self._moments.sigma_xx
+
+    @property
+    def subspace(self) -> ConceptSubspace:
+        """The directions of x that say anything linear about z, and their canonical correlations."""
+        if "subspace" not in self._cache:
+            self._cache["subspace"] = concept_subspace(self._moments, shrinkage=self.shrinkage, rank_tol=self.rank_tol)
+        return self._cache["subspace"]
+
+    def project(self, basis: Float[Tensor, "whitened r"], cross: Float[Tensor, "d r"]) -> LeaceEraser:
+        """Return the eraser, by this fitter's method, of `basis` among whitened features, or of the range of `cross`."""
+        bias = self.mean_x if self.affine else None
+        if self.method == "leace":
+            return LeaceEraser(*self.subspace.oblique(basis), bias)
+        q = torch.linalg.qr(cross).Q.contiguous()
+        return LeaceEraser(q, q.T.contiguous(), bias)
+
+
+def quality(eraser: LeaceEraser, fitter: LeaceFitter) -> QualityReport:
+    """Measure `eraser` on the rows that `fitter` has seen, which need not be those it was fitted on."""
+    sigma, cross = fitter.sigma_xx, fitter.sigma_xz
+    left, right = eraser.proj_left.to(sigma), eraser.proj_right.to(sigma)
+    moved = ((right @ sigma @ right.T) * (left.T @ left)).sum().item()
+    total = sigma.trace().item()
+    removed = 2 * (right @ sigma @ left).trace().item() - moved
+    return QualityReport(
+        n=fitter.n,
+        rank=eraser.rank,
+        variance_removed=removed / total,
+        distance=moved,
+        cross_covariance_left=_largest_part(cross - left @ (right @ cross), cross, fitter),
+        correlations=fitter.subspace.correlation,
+        absent=fitter.subspace.absent,
+    )
+
+
+def random_eraser(x_dim: int, rank: int, *, mean: Float[Tensor, " d"] | None = None, seed: int = 0) -> LeaceEraser:
+    """Return the orthogonal projection that removes `rank` random directions: a control that knows nothing of the data.
+
+    Args:
+        x_dim: features of the activations.
+        rank: number of directions, at most x_dim.
+        mean: mean of the activations, which then stays; None moves it.
+        seed: decides the directions, uniform over all subspaces.
+
+    Raises:
+        ToolkitError: there are not so many directions.
+    """
+    if not 0 <= rank <= x_dim:
+        raise ToolkitError(f"{x_dim} features have between 0 and {x_dim} directions to erase, not {rank}.")
+    q = _random_basis(x_dim, rank, seed)
+    device = None if mean is None else mean.device
+    return LeaceEraser(q, q.T.contiguous(), None if mean is None else mean.double()).to(device)
+
+
+def shuffled_eraser(fitter: LeaceFitter, *, seed: int = 0, matched: bool = True) -> LeaceEraser:
+    """Return an eraser of as many directions, of labels that mean nothing: the control for erasing this concept.
+
+    Labels shuffled over the rows covary with x by chance alone: their covariance is a random matrix with the covariance
+    of x, so that among whitened features the subspace they span is uniform. It is drawn from there, without another pass.
+    Where not rows but groups of rows are exchangeable (all tokens of one word, say), shuffle labels over the groups and
+    fit again instead.
+
+    Args:
+        fitter: of the concept; its method, mean and number of directions are kept.
+        seed: decides the directions.
+        matched: whether the control also moves the activations as far, in mean square, as the eraser does. Otherwise
+            it removes its directions exactly.
+    """
+    subspace = fitter.subspace
+    basis = _random_basis(subspace.root.factor.shape[1], len(subspace.correlation), seed).to(subspace.sd.device)
+    control = fitter.project(basis, subspace.sd[:, None] * (subspace.root.factor @ basis))
+    if not matched or not control.rank:
+        return control
+    return control.scaled((quality(fitter.eraser, fitter).distance / quality(control, fitter).distance) ** 0.5)
+
+
+def _random_basis(d: int, rank: int, seed: int) -> Float[Tensor, "d rank"]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(d, rank, generator=generator, dtype=torch.float64)).Q.contiguous()
+
+
+def _largest_part(left: Tensor, whole: Tensor, fitter: LeaceFitter) -> float:
+    """Largest ratio of columns, in standard deviations of x: large features and frequent classes hide no other."""
+    sd = fitter.subspace.sd
+    inverse = torch.where(sd > 0, 1 / sd, 0)[:, None]
+    sd_z = fitter.sigma_zz.diagonal().sqrt()
+    before, after = (whole * inverse).norm(dim=0), (left * inverse).norm(dim=0)
+    there = before > 1e-12 * sd_z  # below that a column's correlations are rounding errors
+    return (after[there] / before[there]).max().item() if there.any() else 0.0
+
+
+def _erase(rows: Tensor, by: _Factors) -> Tensor:
+    return torch.addmm(rows, (rows if by.mean is None else rows - by.mean) @ by.right, by.left, alpha=-1)
+
+
+def _erase_by_blocks(rows: Tensor, by: _Factors, into: Tensor) -> None:
+    """The same into memory that is there (that of `rows` too), a block of rows at a time, which stays in cache."""
+    size = max(1, _BLOCK // rows.shape[1])
+    room = torch.empty(size, rows.shape[1], dtype=by.left.dtype, device=rows.device)
+    for start in range(0, len(rows), size):
+        block, target = rows[start : start + size], into[start : start + size]
+        centred = block.to(room.dtype) if by.mean is None else torch.sub(block, by.mean, out=room[: len(block)])
+        told = centred @ by.right
+        if target.dtype == room.dtype:
+            torch.addmm(block, told, by.left, alpha=-1, out=target)
+        else:
+            target.copy_(torch.addmm(block.to(room.dtype), told, by.left, alpha=-1))
