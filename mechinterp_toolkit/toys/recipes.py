@@ -124,6 +124,8 @@ RECIPES: dict[str, Recipe] = {
         GroupRecipe("z113", group="Z113", steps=600, history=(0, 200, 300)),
         # The same as s5; its bundled weights are those of seed 3, which learns (2,2,1) and the cosets of F20 besides.
         GroupRecipe("s5-seed3", group="S5", steps=800, history=()),
+        # Not bundled: the published width and fraction. A step holds 129,600 x 720 logits, some GB, and takes seconds.
+        GroupRecipe("s6", group="S6", steps=2000, history=(), d_embed=512, d_hidden=256, train_fraction=0.25),
         GroupRecipe("a5", group="A5", steps=800, history=(200,), d_embed=128, train_fraction=0.5),
         GroupRecipe("d59", group="D59", steps=600, history=(200,), d_embed=128),
         # Without L2 the same network memorises: every training pair right, no other one. The negative control.
