@@ -13,7 +13,7 @@ Source: this project.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -167,7 +167,7 @@ def _write_ov(
     hf_model: GPT2LMHeadModel,
     head: int,
     shown: Float[Tensor, "token d_model"],
-    classes: dict[str, OrdinalClass],
+    classes: Mapping[str, OrdinalClass],
     target: Target,
     strength: float,
 ) -> None:
