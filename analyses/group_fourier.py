@@ -18,6 +18,7 @@ al. 2023, arXiv:2301.05217; energies by projectors, so that they can be compared
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -179,7 +180,20 @@ class GroupFourier(Finding):
             f"{', '.join(self.key_irreps)} hold {self.concentration.text()} of the energy of {self.concentration.n} "
             f"neurons (with shuffled elements {self.concentration.control_text()}), and {self.purity.text()} of the "
             f"live neurons lie in one irrep. It answers {self.accuracy.value:.1%} of all products; random vectors of "
-            f"the same irreps answer {self.accuracy.control_text()}."
+            f"the same irreps answer {self.accuracy.control_text()}. {self._neurons_text()}"
+        )
+
+    def _neurons_text(self) -> str:
+        """Rank and cosets of the live neurons, each beside random vectors of the same irreps."""
+        about = self.neurons
+        rank, cosets = (
+            float(e.control.mean()) for e in (about.rank_one, about.coset_constant) if e.control is not None
+        )
+        common = Counter(zip(*about.table.stabilisers, strict=True)).most_common(2)
+        names = ", ".join(f"{left} and {right} ({n})" for (left, right), n in common)
+        return (
+            f"{about.rank_one.text()} of the live neurons are of rank one (random vectors of the same irreps: {rank:.3g}) and "
+            f"{about.coset_constant.text()} constant on cosets ({cosets:.3g}); most common left and right stabilisers: {names}."
         )
 
     def causal_check(self) -> str:
@@ -199,12 +213,7 @@ class GroupFourier(Finding):
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        said = [
-            f"Live neurons of rank one: {self.neurons.rank_one.text()}; random vectors of the same irreps: "
-            f"{self.neurons.rank_one.control_text()}.",
-            f"Live neurons constant on cosets: {self.neurons.coset_constant.text()}; random vectors of the same irreps: "
-            f"{self.neurons.coset_constant.control_text()}.",
-        ]
+        said = []
         if self.training_loss is None:
             said.append("Losses are over all pairs: the checkpoint does not record which it was trained on.")
         if self.answers is None:

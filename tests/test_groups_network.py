@@ -54,8 +54,10 @@ def test_a_bias_and_another_activation_are_carried_along() -> None:
 def test_the_shares_of_a_transformer_are_means_of_its_pre_activations() -> None:
     network = group_network("toy/z113-transformer")
     assert network.functions.shape == (3, 113, 256)
-    grand = network.functions[:2].mean(1)
-    assert (grand[0] - grand[1]).abs().max() < 1e-9  # both are the mean over all pairs
+    pre = network.activations(network.pre_site).double().reshape(113, 113, 256)
+    assert (network.functions[0, 5] - pre[5].mean(0)).abs().max() < 1e-12  # the same float64 sums
+    assert (network.functions[1, 5] - pre[:, 5].mean(0)).abs().max() < 1e-12
+    assert (network.functions[0, 5] - network.functions[1, 5]).abs().max() > 0.01
     unembed = network.model.model.blocks[0].mlp.W_out.detach() @ network.model.model.W_U.detach()
     assert (network.functions[2] - unembed.T).abs().max() < 1e-5  # float64 against float32 products
 
