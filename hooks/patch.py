@@ -1,0 +1,241 @@
+"""Which activations carry the difference between two prompts? Move them from one run into the other.
+
+`patch_effects` puts activations of a source prompt (clean) into the run of a base prompt (corrupted), one place at a time:
+whole, by head, by token, or only along one direction. `path_effects` moves what heads write along the direct paths to some
+receivers only, everything between held fixed. Effects are normalised: 0 is the base prompt's metric, 1 the source's.
+
+What would fool it: prompts that don't line up token by token; a metric on which the two prompts hardly differ, for which
+the normalised effect means nothing and is refused; the zeros of a path that does not exist, which are refused too.
+
+Source: Wang et al. 2023, arXiv:2211.00593 (path patching); Tigges et al. 2023, arXiv:2310.15154 (directional patching);
+Heimersheim & Nanda 2024, arXiv:2404.15255 (which run goes into which).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechinterp_toolkit.errors import HookError, ToolkitError
+from mechinterp_toolkit.hooks.ablate import AblateHeads, Component
+from mechinterp_toolkit.hooks.measure import Metric, measure
+from mechinterp_toolkit.hooks.where import EVERYTHING, Where
+from mechinterp_toolkit.intervention import Edit, Site
+from mechinterp_toolkit.model import HookedModel
+from mechinterp_toolkit.record import activations
+from mechinterp_toolkit.results import Estimate
+from mechinterp_toolkit.stats import bootstrap
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """What is moved: a hook point, or some heads or tokens of it, or one direction."""
+
+    hook_point: str
+    """Hook name, as `HookedTransformer` spells it."""
+
+    heads: tuple[int, ...] | None = None
+    """These heads alone, of an activation [batch pos head d_head]; None takes all of it."""
+
+    positions: tuple[int, ...] | None = None
+    """These tokens alone, see `Where.positions`; None takes all."""
+
+    direction: Float[Tensor, " d"] | None = None
+    """Only the component along this direction; None takes everything."""
+
+    name: str = ""
+    """What it is called in results; empty makes a name of the other fields."""
+
+    @property
+    def label(self) -> str:
+        """The name, or one made of hook point, heads and positions."""
+        parts = [self.hook_point] + [f"{what} {','.join(map(str, chosen))}" for what, chosen in
+                 (("head", self.heads), ("token", self.positions)) if chosen is not None]  # fmt: skip
+        return self.name or " ".join(parts + (["direction"] if self.direction is not None else []))
+
+
+@dataclass(frozen=True, eq=False)
+class PatchActivation:
+    """Replace an activation, or a part of it, by what it was in another run of as many tokens."""
+
+    source: Float[Tensor, "batch pos *rest"]
+    """The activation of the other run, row by row and token by token."""
+
+    heads: tuple[int, ...] | None = None
+    """These heads alone; None replaces all."""
+
+    direction: Float[Tensor, " d"] | None = None
+    """Only the component along this direction; None replaces everything."""
+
+    where: Where = EVERYTHING
+    """The tokens at which it is replaced."""
+
+    def __call__(self, activation: Float[Tensor, "batch pos *rest"], hook: Site) -> Float[Tensor, "batch pos *rest"]:
+        """Return the edited activation; raises `HookError` where the two runs don't line up or a head is not there."""
+        if self.source.shape != activation.shape:
+            raise HookError(
+                f"{hook.name!r} has shape {tuple(activation.shape)} here and {tuple(self.source.shape)} in the run it is "
+                "patched from; run prompts of one length, one source row per base row, without a KV cache."
+            )
+        edited = self.source.to(activation)
+        if self.direction is not None:
+            unit = self.direction.to(activation.device, torch.float64)
+            unit = (unit / unit.norm()).to(activation.dtype)
+            edited = activation + ((edited - activation) @ unit)[..., None] * unit
+        if self.heads is not None:
+            edited = _only_heads(activation, edited, self.heads, hook)
+        return self.where.apply(activation, edited, hook)
+
+
+@dataclass(frozen=True)
+class PatchEffects:
+    """What moving activations from the source prompts into the base prompts does."""
+
+    normalised: Estimate
+    """By place: (patched - base) / (source - base) of the metric's means; 0 does nothing, 1 is the source's answer."""
+
+    raw: Estimate
+    """By place: mean of patched - base, in the unit of the metric."""
+
+    gap: Estimate
+    """Mean of source - base, what `normalised` is divided by."""
+
+
+def patch_effects(
+    model: HookedModel,
+    source: Int[Tensor, "batch pos"],
+    base: Int[Tensor, "batch pos"],
+    places: Sequence[Place],
+    metric: Metric,
+    *,
+    unit: str = "logits",
+    seed: int = 0,
+) -> PatchEffects:
+    """Move each place's activation from the source run into the base run, one place at a time.
+
+    Args:
+        source: the prompts activations are taken from (clean, where patching restores the answer).
+        base: the prompts that are run and edited (corrupted); row by row of the same length.
+        places: what is moved.
+        metric: one number per prompt, for source and base alike: the source prompts' right answers minus wrong ones.
+        unit: of the metric.
+        seed: of the intervals, which resample pairs of prompts.
+
+    Raises:
+        ToolkitError: fewer than two pairs, or prompts on which the metric hardly differs.
+        HookError: an unknown hook point, or places that don't fit their activation.
+    """
+    _check_places(places)
+    recorded = activations(model, source, tuple({place.hook_point: None for place in places}))
+    edits = [{place.hook_point: _patch(place, recorded[place.hook_point])} for place in places]
+    patched = torch.stack([measure(model, base, metric, edit) for edit in edits], 1)
+    labels = tuple(place.label for place in places)
+    return _effects(measure(model, source, metric), measure(model, base, metric), patched, labels, unit, seed)
+
+
+def path_effects(
+    model: HookedModel,
+    source: Int[Tensor, "batch pos"],
+    base: Int[Tensor, "batch pos"],
+    senders: Sequence[Component],
+    receivers: Sequence[Place],
+    metric: Metric,
+    *,
+    freeze_mlps: bool = False,
+    unit: str = "logits",
+    seed: int = 0,
+) -> PatchEffects:
+    """Move what each head writes from the source run along its direct paths to the receivers, one head at a time.
+
+    The base prompt is run with the sender from the source run and every other head as it was in the base run; what the
+    receivers then hold is put into a plain base run. MLPs between pass on what they see, or are held fixed too.
+
+    Args:
+        source, base, metric, unit, seed: as for `patch_effects`.
+        senders: `(layer, head)`, one path effect each.
+        receivers: where paths end: `blocks.L.attn.hook_q`, `hook_k`, `hook_v` of some heads, or the last
+            `hook_resid_post` for the direct effect on the logits. All of them together.
+        freeze_mlps: hold MLPs fixed between sender and receivers.
+
+    Raises:
+        ToolkitError: as `patch_effects`.
+        HookError: as `patch_effects`; also a sender from which no path leads to any receiver.
+    """
+    _check_places(receivers)
+    heads = {layer: f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)}
+    mlps = [f"blocks.{layer}.hook_mlp_out" for layer in heads] if freeze_mlps else []
+    ends = tuple({place.hook_point: None for place in receivers})
+    of_base = activations(model, base, tuple({**dict.fromkeys(heads.values()), **dict.fromkeys([*mlps, *ends])}))
+    of_source = activations(model, source, tuple(heads[layer] for layer in {layer: None for layer, _ in senders}))
+    patched = []
+    for layer, head in senders:
+        frozen: dict[str, list[Edit]] = {name: [PatchActivation(of_base[name])] for name in [*heads.values(), *mlps]}
+        _check_head(head, of_base[heads[layer]], heads[layer])
+        frozen[heads[layer]].append(AblateHeads((head,), of_source[heads[layer]][:, :, [head]]))
+        arrived = activations(model, base, ends, edits=frozen)
+        if all(torch.equal(arrived[name], of_base[name]) for name in ends):
+            raise HookError(
+                f"no direct path leads from head {layer}.{head} to {', '.join(ends)}; receivers lie behind it."
+            )
+        edits: dict[str, list[Edit]] = {name: [] for name in ends}
+        for place in receivers:
+            edits[place.hook_point].append(_patch(place, arrived[place.hook_point]))
+        patched.append(measure(model, base, metric, edits))
+    labels = tuple(f"{layer}.{head}" for layer, head in senders)
+    both = measure(model, source, metric), measure(model, base, metric)
+    return _effects(*both, torch.stack(patched, 1), labels, unit, seed)
+
+
+def _patch(place: Place, source: Tensor) -> PatchActivation:
+    where = EVERYTHING if place.positions is None else Where(positions=place.positions, bos=True)
+    return PatchActivation(source, place.heads, place.direction, where)
+
+
+def _effects(
+    source: Tensor, base: Tensor, patched: Tensor, labels: tuple[str, ...], unit: str, seed: int
+) -> PatchEffects:
+    gap = source - base
+    if not gap.mean().abs() > 2 * gap.std() / len(gap) ** 0.5:
+        raise ToolkitError(
+            f"the metric of source and base prompts differs by {gap.mean():.3g} +- {gap.std() / len(gap) ** 0.5:.2g} on "
+            "average; nothing can be normalised by that. Choose prompts the model answers differently, or more of them."
+        )
+    change = patched - base[:, None]
+    named = {"axes": ("place",), "labels": {"place": labels}, "unit_name": "pairs of prompts", "seed": seed}
+    return PatchEffects(
+        normalised=bootstrap(
+            torch.cat([change, gap[:, None]], 1), measured="fraction of the gap", statistic=_ratio_of_means, **named
+        ),
+        raw=bootstrap(change, measured=unit, **named),
+        gap=bootstrap(gap, unit_name="pairs of prompts", measured=unit, seed=seed),
+    )
+
+
+def _ratio_of_means(rows: Float[Tensor, "n columns"], weights: Float[Tensor, "draw n"]) -> Float[Tensor, "draw place"]:
+    sums = weights @ rows
+    return sums[:, :-1] / sums[:, -1:]
+
+
+def _only_heads(activation: Tensor, edited: Tensor, heads: tuple[int, ...], hook: Site) -> Tensor:
+    if activation.dim() != 4:
+        raise HookError(f"{hook.name!r} has shape {tuple(activation.shape)} and no heads; leave heads out.")
+    chosen = torch.zeros(activation.shape[2], dtype=torch.bool, device=activation.device)
+    for head in heads:
+        _check_head(head, activation, hook.name)
+        chosen[head] = True
+    return torch.where(chosen[:, None], edited, activation)
+
+
+def _check_head(head: int, activation: Tensor, name: str) -> None:
+    if not 0 <= head < activation.shape[2]:
+        raise HookError(f"{name!r} has {activation.shape[2]} heads, numbered from 0; there is no head {head}.")
+
+
+def _check_places(places: Sequence[Place]) -> None:
+    labels = [place.label for place in places]
+    if not labels or len(set(labels)) < len(labels):
+        raise ToolkitError(f"got places {labels}; expected one or more with names of their own (Place.name).")

@@ -1,0 +1,160 @@
+"""Patching: everything moved is the source's answer, nothing else changes, and TransformerLens' own sweep agrees."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mechinterp_toolkit.errors import HookError, ToolkitError
+from mechinterp_toolkit.hooks.measure import logit_difference, measure
+from mechinterp_toolkit.hooks.patch import PatchActivation, Place, patch_effects, path_effects
+from mechinterp_toolkit.hooks.where import Where
+from mechinterp_toolkit.intervention import Site
+from mechinterp_toolkit.record import activations
+
+PRE0, PRE1, POST1, Z0 = (
+    "blocks.0.hook_resid_pre",
+    "blocks.1.hook_resid_pre",
+    "blocks.1.hook_resid_post",
+    "blocks.0.attn.hook_z",
+)
+SITE = Site(PRE1)
+
+
+@pytest.fixture
+def pairs(wrapped):
+    """Twelve pairs of prompts that differ in their second token, and the metric that tells them apart best."""
+    generator = torch.Generator().manual_seed(3)
+    source = torch.randint(3, 60, (12, 5), generator=generator)
+    source[:, 1] = 10
+    base = source.clone()
+    base[:, 1] = 20
+    with torch.no_grad():
+        gap = (wrapped.logits(source) - wrapped.logits(base))[:, -1]
+    moved = gap.mean(0) / gap.std(0)
+    right, wrong = (torch.full((12, 1), int(i)) for i in (moved.argmax(), moved.argmin()))
+    return source, base, logit_difference(right, wrong)
+
+
+def test_moving_the_whole_stream_gives_the_sources_answer_and_moving_what_is_equal_gives_nothing(wrapped, pairs):
+    source, base, metric = pairs
+    places = [Place(PRE0), Place(POST1), Place(PRE0, positions=(1,)), Place(PRE0, positions=(0, 2, 3, 4))]
+    effects = patch_effects(wrapped, source, base, places, metric)
+    assert effects.normalised.value.tolist() == pytest.approx(
+        [1, 1, 1, 0], abs=1e-4
+    )  # float32 logits over a gap near 1
+    gap = measure(wrapped, source, metric) - measure(wrapped, base, metric)
+    assert float(effects.gap.value) == pytest.approx(float(gap.mean()))
+    assert effects.raw.value.tolist() == pytest.approx([float(gap.mean())] * 3 + [0], abs=1e-4)
+    assert effects.normalised.labels["place"][2] == f"{PRE0} token 1"
+
+
+def test_the_effects_are_those_of_transformerlens_own_sweep(wrapped, pairs):
+    from transformer_lens import patching
+
+    source, base, metric = pairs
+    _, cache = wrapped.model.run_with_cache(source)
+    with torch.no_grad():
+        theirs = patching.get_act_patch_resid_pre(wrapped.model, base, cache, lambda logits: metric(logits).mean())
+    places = [Place(f"blocks.{layer}.hook_resid_pre", positions=(pos,)) for layer in range(2) for pos in range(5)]
+    ours = patch_effects(wrapped, source, base, places, metric).raw.value.reshape(2, 5)
+    before = measure(wrapped, base, metric).mean()
+    assert (ours + before - theirs.double()).abs().max() < 1e-4
+    assert ours[0].abs().max() > 0.1
+
+
+def test_only_the_named_heads_tokens_and_direction_move():
+    base, source = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 4, 8)
+    site = Site(Z0, order=torch.arange(3).expand(2, -1))
+    edited = PatchActivation(source, heads=(2,), where=Where(positions=(1,), bos=True))(base, hook=site)
+    moved = torch.zeros(2, 3, 4, dtype=torch.bool)
+    moved[:, 1, 2] = True
+    assert torch.equal(edited[moved], source[moved])
+    assert torch.equal(edited[~moved], base[~moved])
+
+
+def test_directional_patching_by_hand():
+    """Only the first coordinate moves from 1 to 5, whatever the direction's length."""
+    base, source = torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[5.0, 7.0]]])
+    edit = PatchActivation(source, direction=torch.tensor([3.0, 0.0]))
+    assert torch.equal(edit(base, hook=SITE), torch.tensor([[[5.0, 2.0]]]))
+
+
+def test_a_path_from_the_last_layer_is_the_plain_patch_of_the_head(wrapped, pairs):
+    source, base, metric = pairs
+    senders = [(1, head) for head in range(4)]
+    plain = patch_effects(
+        wrapped, source, base, [Place("blocks.1.attn.hook_z", heads=(h,)) for _, h in senders], metric
+    )
+    paths = path_effects(wrapped, source, base, senders, [Place(POST1)], metric)
+    assert (paths.raw.value - plain.raw.value).abs().max() < 1e-4
+    assert plain.raw.value.abs().max() > 0.01
+
+
+def test_the_direct_path_to_the_logits_adds_what_the_head_writes(wrapped, pairs):
+    """With all else fixed the last stream gains (z_source - z_base) W_O, worked out from the weights."""
+    source, base, metric = pairs
+    ours = path_effects(wrapped, source, base, [(0, 1)], [Place(POST1)], metric, freeze_mlps=True)
+    z_source, z_base = (activations(wrapped, ids, (Z0,))[Z0][:, :, 1] for ids in (source, base))
+    written = (z_source - z_base) @ wrapped.model.blocks[0].attn.W_O[1].detach()
+    direct = measure(wrapped, base, metric, {POST1: lambda activation, hook: activation + written})
+    expected = (direct - measure(wrapped, base, metric)).mean()
+    assert float(ours.raw.value[0]) == pytest.approx(float(expected), abs=1e-4)
+    total = patch_effects(wrapped, source, base, [Place(Z0, heads=(1,))], metric)
+    assert abs(float(total.raw.value[0] - expected)) > 1e-3  # the indirect paths were there to be left out
+
+
+def test_a_path_into_one_heads_queries_leaves_the_other_heads_alone(wrapped, pairs):
+    source, base, metric = pairs
+    q1 = "blocks.1.attn.hook_q"
+    one = path_effects(wrapped, source, base, [(0, 2)], [Place(q1, heads=(3,))], metric).raw.value
+    every = path_effects(wrapped, source, base, [(0, 2)], [Place(q1)], metric).raw.value
+    assert float(one) != float(every)
+    blind = path_effects(wrapped, source, base, [(0, 2)], [Place(q1, heads=(3,), positions=(0,))], metric).raw.value
+    assert abs(float(blind)) < 1e-5  # the first query is not where the answer is read, and attends to one token only
+
+
+def test_paths_that_do_not_exist_are_refused(wrapped, pairs):
+    source, base, metric = pairs
+    with pytest.raises(HookError, match=r"no direct path leads from head 1\.0 to blocks\.0\.attn\.hook_q"):
+        path_effects(wrapped, source, base, [(1, 0)], [Place("blocks.0.attn.hook_q")], metric)
+    with pytest.raises(HookError, match="has 4 heads, numbered from 0; there is no head 4"):
+        path_effects(wrapped, source, base, [(0, 4)], [Place(POST1)], metric)
+
+
+def test_prompts_that_answer_alike_are_refused(wrapped, pairs):
+    source, _, metric = pairs
+    with pytest.raises(ToolkitError, match="nothing can be normalised"):
+        patch_effects(wrapped, source, source, [Place(PRE0)], metric)
+
+
+def test_intervals_widen_with_the_spread_over_pairs(wrapped, pairs):
+    source, base, metric = pairs
+    effects = patch_effects(wrapped, source, base, [Place(PRE1, positions=(1,)), Place(PRE1)], metric)
+    normalised = effects.normalised
+    assert normalised.n == 12
+    assert (normalised.low <= normalised.value).all()
+    assert (normalised.value <= normalised.high).all()
+    width = normalised.high - normalised.low
+    assert width[0] > 0.01 > 1e-4 > width[1]  # moving everything is exact for every pair
+
+
+@pytest.mark.parametrize(("edit", "words"), [
+    (PatchActivation(torch.zeros(2, 4, 8)), r"has shape \(2, 3, 8\) here and \(2, 4, 8\)"),
+    (PatchActivation(torch.zeros(2, 3, 8), heads=(0,)), "and no heads"),
+])  # fmt: skip
+def test_runs_that_do_not_line_up_are_refused(edit, words):
+    with pytest.raises(HookError, match=words):
+        edit(torch.zeros(2, 3, 8), hook=SITE)
+
+
+def test_places_need_names_of_their_own(wrapped, pairs):
+    with pytest.raises(ToolkitError, match="names of their own"):
+        patch_effects(wrapped, *pairs[:2], [Place(PRE0), Place(PRE0)], pairs[2])
+
+
+def test_a_metric_for_other_prompts_is_refused(wrapped, pairs):
+    with pytest.raises(ToolkitError, match="answers of 12 prompts, but 3 were run"):
+        measure(wrapped, pairs[0][:3], pairs[2])
+    with pytest.raises(ToolkitError, match="NaN or infinite for 2 of 12"):
+        measure(wrapped, pairs[0], lambda logits: torch.tensor([torch.nan, torch.inf] + [0.0] * 10))
