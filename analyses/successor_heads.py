@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,6 +28,7 @@ from mechinterp_toolkit.errors import TokenisationError
 from mechinterp_toolkit.hooks.ablate import ablate_heads, head_means
 from mechinterp_toolkit.intervention import applied
 from mechinterp_toolkit.model import HookedModel, load_model
+from mechinterp_toolkit.ov_circuit import Candidates, Convention, Representation, best_candidates, final_writes
 from mechinterp_toolkit.prompts import (
     STANDARD_CLASSES,
     OrdinalClass,
@@ -45,9 +46,6 @@ from mechinterp_toolkit.stats import bootstrap, max_statistic_p, p_value, permut
 THRESHOLD = 0.5
 
 OFFSETS = (-1, 0, 1)
-
-Representation = Literal["resid_post_0", "mlp_out_0", "mlp_0_raw", "embed"]
-Candidates = Literal["class", "targets", "ordinal", "vocab"]
 
 
 @dataclass(frozen=True)
@@ -300,8 +298,9 @@ def successor_heads(
     """
     found = ordinal_classes(model.require_tokenizer(), classes)
     usable, notes = found.classes, list(found.caveats)
-    final = _final_writes(model, usable, representation, layer_norm, biases)
-    best = _best_candidates(model, final, usable, candidates)
+    convention = Convention(representation, layer_norm, biases, candidates)
+    final = final_writes(model, usable, convention)
+    best = best_candidates(model, final, usable, candidates)
     scores = _scores(best, usable, draws, seed)
     heads = _heads_above(scores.score.value, scores.p)
     try:
@@ -312,17 +311,13 @@ def successor_heads(
     else:
         causal = _causal(model, prompts, usable, heads, draws, seed)
         notes += [f"{d.word}: {d.reason}" for d in prompts.dropped]
-    convention = (
-        f"representation {representation}, LayerNorms {'applied' if layer_norm else 'left out'}, biases "
-        f"{'added' if biases else 'left out'}, highest logit among: {candidates}; macro-average over classes"
-    )
     return SuccessorHeads(
         classes=tuple(usable),
         n_pairs=tuple(len(c.pairs(1)) for c in usable.values()),
         **scores._asdict(),
         writes=(final != 0).any(-1).any(-1).cpu(),
         **causal._asdict(),
-        convention=convention,
+        convention=f"{convention}; macro-average over classes",
         notes=tuple(notes),
         prompts_hash=None if prompts is None else prompts.hash,
     )
@@ -347,117 +342,6 @@ def _heads_above(score: Float[Tensor, "layer head"], p: Float[Tensor, "layer hea
     passing = (p <= 0.05) & (score >= THRESHOLD)
     order = score.masked_fill(~passing, -1).flatten().argsort(descending=True, stable=True)
     return tuple(divmod(int(i), score.shape[1]) for i in order[: int(passing.sum())])
-
-
-def _final_writes(
-    model: HookedModel,
-    classes: Mapping[str, OrdinalClass],
-    representation: Representation,
-    layer_norm: bool,
-    biases: bool,
-) -> Float[Tensor, "layer head item d_model"]:
-    """What each head writes for each item of all classes, in front of the unembedding."""
-    tokens = _all_tokens(model, classes)
-    shown = _representations(model, tokens, representation)
-    rows = []
-    for layer in range(model.cfg.n_layers):
-        written = _written(model, layer, shown.in_block_0 if layer == 0 else shown.later, layer_norm, biases)
-        rows.append(_final(model, written, layer_norm, biases).float())
-    return torch.stack(rows)
-
-
-def _all_tokens(model: HookedModel, classes: Mapping[str, OrdinalClass]) -> Int[Tensor, " item"]:
-    return torch.cat([c.tokens for c in classes.values()]).to(model.device)
-
-
-def _best_candidates(
-    model: HookedModel,
-    final: Float[Tensor, "layer head item d_model"],
-    classes: Mapping[str, OrdinalClass],
-    candidates: Candidates,
-) -> dict[str, Int[Tensor, "layer head of_class"]]:
-    """Which item of its class gets the highest logit, per class; -1 where none does (a tie, or a token outside it)."""
-    tokens, unembed = _all_tokens(model, classes), model.model.W_U.float()
-    start, result = 0, {}
-    for name, ordinal in classes.items():
-        own = ordinal.tokens.to(model.device)
-        part = final[:, :, start : start + len(own)]
-        result[name] = _winner(part, unembed, own, _pool(own, ordinal, tokens, unembed, candidates))
-        start += len(own)
-    return result
-
-
-def _pool(own: Tensor, ordinal: OrdinalClass, every: Tensor, unembed: Tensor, candidates: Candidates) -> Tensor:
-    """Token ids that compete."""
-    if candidates == "targets":
-        return own[ordinal.pairs(1)[:, 1].unique().to(own.device)]
-    pools = {"class": own, "ordinal": every.unique(), "vocab": torch.arange(unembed.shape[1], device=own.device)}
-    return pools[candidates]
-
-
-def _winner(
-    final: Float[Tensor, "layer head item d_model"],
-    unembed: Tensor,
-    own: Int[Tensor, " item"],
-    pool: Int[Tensor, " pool"],
-) -> Int[Tensor, "layer head item"]:
-    columns = unembed[:, pool]
-    place = {int(token): i for i, token in enumerate(own)}
-    to_item = torch.tensor([place.get(int(token), -1) for token in pool], device=own.device)
-    winners = []
-    for layer in final:  # one layer at a time: with candidates="vocab" the logits are large
-        top = (layer @ columns).topk(min(2, len(pool)), dim=-1)
-        tied = top.values[..., 0] == top.values[..., -1]
-        winners.append(to_item[top.indices[..., 0]].masked_fill(tied, -1))
-    return torch.stack(winners).cpu()
-
-
-class _Shown(NamedTuple):
-    """What stands for each item in front of a head, [item d_model]."""
-
-    in_block_0: Tensor
-    later: Tensor
-
-
-def _representations(model: HookedModel, tokens: Int[Tensor, " item"], representation: Representation) -> _Shown:
-    """A head of block 0 reads the stream before that block, whose output it can never see."""
-    embedded: Tensor = model.model.W_E[tokens]
-    if representation == "embed":
-        return _Shown(embedded, embedded)
-    if representation == "mlp_0_raw":  # for every head, as published
-        raw: Tensor = model.model.blocks[0].mlp(embedded[None])
-        return _Shown(raw[0], raw[0])
-    prompt = tokens[:, None]
-    if model.provenance.prepend_bos:
-        bos = torch.full_like(prompt, model.require_tokenizer().bos_token_id)
-        prompt = torch.cat([bos, prompt], dim=1)
-    later = {"resid_post_0": "blocks.0.hook_resid_post", "mlp_out_0": "blocks.0.hook_mlp_out"}[representation]
-    names = ("blocks.0.hook_resid_pre", later)
-    read = activations(model, prompt, names)
-    return _Shown(*(read[name][:, -1].to(tokens.device) for name in names))
-
-
-def _written(
-    model: HookedModel, layer: int, shown: Float[Tensor, "item d_model"], layer_norm: bool, biases: bool
-) -> Float[Tensor, "head item d_model"]:
-    """What each head of the layer writes when it attends to the item alone."""
-    net = model.model
-    read = model.layer_norm(layer, shown) if layer_norm else shown
-    value = torch.einsum("id,hdk->hik", read, net.W_V[layer])
-    if biases:
-        value = value + net.b_V[layer][:, None]
-    written = torch.einsum("hik,hkd->hid", value, net.W_O[layer])
-    return written + net.b_O[layer] if biases else written
-
-
-def _final(
-    model: HookedModel, written: Float[Tensor, "head item d_model"], layer_norm: bool, biases: bool
-) -> Float[Tensor, "head item d_model"]:
-    """The final LayerNorm; its positive scale changes no order, its bias would add the same row to every item."""
-    if not layer_norm:
-        return written
-    normal = model.layer_norm("final", written)
-    return normal if biases else normal - model.layer_norm("final", torch.zeros_like(written[:1, :1]))
 
 
 def _scores(
