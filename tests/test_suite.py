@@ -136,22 +136,20 @@ def test_the_model_is_unchanged_afterwards(entry):
     assert not model.model.training
 
 
-@pytest.mark.parametrize("which", ["on_planted", "on_random"])
-def test_the_result_comes_back_from_disk_the_same(which, request, tmp_path):
-    finding = request.getfixturevalue(which)
-    assert same(load_result(save_result(finding, tmp_path)), finding)
+def test_the_result_comes_back_from_disk_the_same(on_planted, on_random, tmp_path):
+    for name, finding in (("planted", on_planted), ("random", on_random)):
+        assert same(load_result(save_result(finding, tmp_path / name)), finding)
 
 
-@pytest.mark.parametrize("which", ["on_planted", "on_random"])
-def test_it_reads_as_sentences_and_draws(which, request):
-    finding = request.getfixturevalue(which)
-    for text in (finding.answer(), finding.causal_check(), *finding.caveats):
-        assert text.strip()
-        assert "nan" not in text.lower().split()
-    for row in finding.rows():
-        assert math.isfinite(row["value"])
-    for figure in finding.figures().values():
-        assert figure.to_plotly_json()["data"]
+def test_it_reads_as_sentences_and_draws(on_planted, on_random):
+    for finding in (on_planted, on_random):
+        for text in (finding.answer(), finding.causal_check(), *finding.caveats):
+            assert text.strip()
+            assert "nan" not in text.lower().split()
+        for row in finding.rows():
+            assert math.isfinite(row["value"])
+        for figure in finding.figures().values():
+            assert figure.to_plotly_json()["data"]
 
 
 def test_the_run_is_recorded_with_options_seed_and_command(entry, on_planted):
