@@ -303,12 +303,12 @@ def successor_heads(
     best = best_candidates(model, final, usable, candidates)
     scores = _scores(best, usable, draws, seed)
     heads = _heads_above(scores.score.value, scores.p)
+    prompts, causal = None, _Causal(None, None, None, None)
     try:
         prompts = _successor_prompts(model, usable, seed)
     except TokenisationError as error:
-        prompts, causal = None, _Causal(None, None, None, None)
         notes.append(f"The model was not asked for successors: {error}")
-    else:
+    if prompts is not None:
         causal = _causal(model, prompts, usable, heads, draws, seed)
         notes += [f"{d.word}: {d.reason}" for d in prompts.dropped]
     return SuccessorHeads(

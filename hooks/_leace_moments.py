@@ -235,7 +235,7 @@ def flat_rows(
         ToolkitError: z or mask does not fit x, or z holds numbers of no class.
     """
     leading = tuple(x.shape[:-1])
-    z = _spread_labels(z, leading, z_dim)
+    z = _spread_labels(z.detach(), leading, z_dim)
     rows = x.detach().reshape(-1, x.shape[-1])
     if mask is not None:
         there = _spread(mask, leading, "mask").reshape(-1)

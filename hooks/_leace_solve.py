@@ -2,8 +2,8 @@
 
 With S = Cov(x), C = Cov(x, z) and any F with S = F F', the whitened features F^-1 x have the canonical correlations of
 x and z as singular values of B = F^-1 C Szz^(-1/2), and LEACE is P = I - F U U' F^-1 with U the left singular vectors of
-B that are not zero. F is a Cholesky factor, which costs a thirtieth of an eigendecomposition; where S is singular (fewer
-rows than features, constant or repeated features) it comes from eigenvectors.
+B that are not zero. F is a Cholesky factor, much cheaper than an eigendecomposition; where S is singular (fewer rows than
+features, repeated features, rows that sum to zero) it comes from eigenvectors.
 
 What would fool it: units. So features and concept are first divided by their standard deviations (which changes nothing:
 LEACE is equivariant), and ranks are read off correlations, never off covariances: a class of one row in ten thousand, z

@@ -7,7 +7,8 @@ where the predictor is good.
 What would fool it: their output is guarded against linear readers alone. What they subtract depends on labels or
 predictions, so a non-linear reader may find more of the concept after than before.
 
-Source: Belrose et al. 2023, LEACE: Perfect linear concept erasure in closed form, arXiv:2306.03819,
+Source: the oracle as in `concept-erasure`, the package of Belrose et al. 2023, arXiv:2306.03819. The instrument form of the
+free form follows in a line: Cov(x - A f, z) = Cov(x, z) - A Cov(f, z), which A = Cov(x, z) Cov(f, z)^+ makes zero.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -273,7 +274,7 @@ def pair_redundancy(
     pairs = tuple(combinations(chosen, 2))
     extra = torch.stack([lost(pair) - alone[pair[0]] - alone[pair[1]] for pair in pairs], 1)
     names = {head: f"{head[0]}.{head[1]}" for head in chosen}
-    common = {"unit_name": "prompts", "measured": unit, "seed": seed}
+    common: dict[str, Any] = {"unit_name": "prompts", "measured": unit, "seed": seed}
     return Redundancy(
         single=bootstrap(
             torch.stack(list(alone.values()), 1), axes=("head",), labels={"head": tuple(names.values())}, **common

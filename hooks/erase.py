@@ -138,14 +138,15 @@ class LeaceEraser:
                 f"an eraser kept in {dtype} would leave a part of the concept; keep it in float32 or float64, "
                 "activations of any dtype are erased with it."
             )
-        moved = {n: p if p is None else p.to(device=device, dtype=dtype) for n, p in self._parts().items()}
-        return LeaceEraser(**moved)
+        left, right = (part.to(device=device, dtype=dtype) for part in (self.proj_left, self.proj_right))
+        return LeaceEraser(left, right, None if self.bias is None else self.bias.to(device=device, dtype=dtype))
 
     def save(self, path: str | Path) -> None:
         """Write the eraser to a safetensors file."""
         from safetensors.torch import save_file
 
-        tensors = {name: part.contiguous() for name, part in self._parts().items() if part is not None}
+        tensors = {"proj_left": self.proj_left.contiguous(), "proj_right": self.proj_right.contiguous()}
+        tensors |= {} if self.bias is None else {"bias": self.bias.contiguous()}
         save_file(tensors, str(path), metadata={"kind": "LeaceEraser", "schema": _SCHEMA})
 
     @classmethod
@@ -183,9 +184,6 @@ class LeaceEraser:
         left, right = (part.to(x.device, dtype).T.contiguous() for part in (self.proj_left, self.proj_right))
         return _Factors(left, right, None if self.bias is None else self.bias.to(x.device, dtype))
 
-    def _parts(self) -> dict[str, Tensor | None]:
-        return {"proj_left": self.proj_left, "proj_right": self.proj_right, "bias": self.bias}
-
 
 class _Factors(NamedTuple):
     """rows - (rows - mean) right left is what an eraser makes of rows."""
@@ -215,14 +213,14 @@ class QualityReport:
     """The largest part of a column of z's correlations with x that is left: 0 is erased, 1 untouched."""
 
     correlations: Float[Tensor, " concept_rank"]
-    """Canonical correlations of x and z before erasure, falling. Noise alone gives about sqrt(d / n)."""
+    """Canonical correlations of x and z that the fitter's own eraser removes, falling. Noise alone gives sqrt(d / n)."""
 
     absent: tuple[int, ...]
     """Columns of z that never varied (classes without a row); nothing was erased for them."""
 
     @property
     def least_correlation(self) -> float:
-        """Smallest canonical correlation of a direction that is erased as part of the concept; 0 where there is none."""
+        """Smallest canonical correlation that counts as a part of the concept; 0 where there is none."""
         return self.correlations[-1].item() if len(self.correlations) else 0.0
 
 
@@ -379,8 +377,8 @@ def _random_basis(d: int, rank: int, seed: int) -> Float[Tensor, "d rank"]:
 
 def _largest_part(left: Tensor, whole: Tensor, fitter: LeaceFitter) -> float:
     """Largest ratio of columns, in standard deviations of x: large features and frequent classes hide no other."""
-    sd = fitter.subspace.sd
-    inverse = torch.where(sd > 0, 1 / sd, 0)[:, None]
+    variance = fitter.sigma_xx.diagonal()
+    inverse = torch.where(fitter.subspace.sd > 0, variance.rsqrt(), 0)[:, None]
     sd_z = fitter.sigma_zz.diagonal().sqrt()
     before, after = (whole * inverse).norm(dim=0), (left * inverse).norm(dim=0)
     there = before > 1e-12 * sd_z  # below that a column's correlations are rounding errors

@@ -71,7 +71,8 @@ def generate_guided(
     decoding = Decoding(max_new_tokens, temperature, seed, tuple(stop), use_cache)
 
     def combine(logits: Float[Tensor, "rows d_vocab"]) -> Float[Tensor, "batch d_vocab"]:
-        return guided_log_probabilities(*logits.chunk(2), scale)
+        conditional, unconditional = logits.chunk(2)
+        return guided_log_probabilities(conditional, unconditional, scale)
 
     return decode(load_model(model), both, real, edits or {}, decoding, group=group, combine=combine, copies=2)
 

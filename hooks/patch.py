@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -205,7 +206,12 @@ def _effects(
             "average; nothing can be normalised by that. Choose prompts the model answers differently, or more of them."
         )
     change = patched - base[:, None]
-    named = {"axes": ("place",), "labels": {"place": labels}, "unit_name": "pairs of prompts", "seed": seed}
+    named: dict[str, Any] = {
+        "axes": ("place",),
+        "labels": {"place": labels},
+        "unit_name": "pairs of prompts",
+        "seed": seed,
+    }
     return PatchEffects(
         normalised=bootstrap(
             torch.cat([change, gap[:, None]], 1), measured="fraction of the gap", statistic=_ratio_of_means, **named
