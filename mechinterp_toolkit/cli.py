@@ -293,7 +293,7 @@ def calibrate(
     seed: Annotated[int, typer.Option(help="Seed of the first model; the others count up.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Count how often an analysis finds something in models without the structure, and misses a planted one."""
+    """Count how often an analysis finds something in models without the structure."""
     from mechinterp_toolkit import calibration
     from mechinterp_toolkit.registry import get_analysis
 
