@@ -36,7 +36,7 @@ class GroupRecipe:
     """Steps whose weights are kept, step 0 being the initial weights."""
 
     d_embed: int = 256
-    """Width of either embedding. 256 generalises in about half the steps of 128; 64 often not within 600."""
+    """Width of either embedding. On S_5, 256 generalised within 800 steps, 128 within 1000, 64 not within 600."""
 
     d_hidden: int = 128
     """Hidden neurons."""
