@@ -478,7 +478,7 @@ def _bridge(hf_model: Any, tokenizer: Any | None, processing: Processing) -> Any
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
     hf_model.config._attn_implementation = "eager"  # attention patterns exist only there
-    with _no_bos_lookup(tokenizer) as usable:
+    with _no_bos_lookup(tokenizer) as usable, torch.random.fork_rng():  # a Bridge draws weights it then throws away
         model = build_bridge_from_module(
             hf_model, type(hf_model).__name__, hf_config=hf_model.config, tokenizer=usable, model_name="local"
         )

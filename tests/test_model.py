@@ -106,6 +106,13 @@ def test_making_a_twin_leaves_the_global_random_state_alone(hf_folders):
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.parametrize("wrapper", ["auto", "TransformerBridge"])
+def test_loading_leaves_the_global_random_state_alone(hf_folders, wrapper):
+    before = torch.get_rng_state()
+    load_model(hf_folders["gpt2"], wrapper=wrapper)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_hugging_face_object_is_wrapped_and_left_as_it_was(hf_folders, tokens):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
