@@ -252,7 +252,7 @@ def head_mass_mean_shifts(
     return HeadShifts(vectors, heads, accuracy)
 
 
-def differences(contrast: Contrast) -> Float[Tensor, "pair d"]:
+def differences(contrast: Contrast) -> Float[Tensor, "pair *features"]:
     """Return positive minus negative, pair by pair; raises `ToolkitError` where rows have no partner."""
     if contrast.positive.shape != contrast.negative.shape:
         raise ToolkitError(
