@@ -149,7 +149,7 @@ class JointMoments:
         x, z = x.to(self.device or _with_float64(x.device)), z.to(self.device or _with_float64(x.device))
         # Any row near the mean serves as origin, for what it is off by is put right below; these cost a sixteenth of
         # the mean of all. A sample of f n rows lies at most sd / sqrt(f) from the mean, so at most a digit is lost.
-        origin = x[::16].mean(0, dtype=self.dtype)
+        origin = _middle(x[::16], torch.promote_types(x.dtype, self.dtype))
         centred = torch.sub(x, origin, out=self._room(n, x.device))
         columns, origin_z = self._columns(z)
         table = torch.cat([columns, columns.new_ones(n, 1)], 1).to(self.dtype)
@@ -185,7 +185,7 @@ class JointMoments:
         if not z.is_floating_point():
             columns = torch.nn.functional.one_hot(z, self.z_dim).double()
             return columns, columns.new_zeros(self.z_dim)
-        origin = z.double().mean(0)
+        origin = _middle(z, torch.float64)
         return z.double() - origin, origin
 
     def _weight(self, n: int) -> float:
@@ -294,6 +294,12 @@ def _real(z: Tensor) -> torch.dtype:
 
 def _with_float64(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
+
+
+def _middle(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """The mean of rows, and of equal rows that very row, which rounding can miss: so what is constant has variance 0."""
+    rows = rows.to(dtype)
+    return rows.mean(0).clamp(min=rows.amin(0), max=rows.amax(0))
 
 
 def _check_finite(x: Tensor, z: Tensor) -> None:

@@ -154,8 +154,7 @@ def whitened_concept(moments: JointMoments) -> Float[Tensor, "z_dim rank"]:
     eps, sigma = torch.finfo(torch.float64).eps, moments.sigma_zz
     if moments.n < 2:
         raise ToolkitError(f"erasing a concept needs at least two rows; {moments.n} has been seen.")
-    variance = sigma.diagonal()
-    inverse = _inverse(torch.where(variance > (8 * eps * moments.mean_z) ** 2, variance, 0).sqrt())
+    inverse = _inverse(sigma.diagonal().clamp(min=0).sqrt())
     if not inverse.any():
         raise ToolkitError(
             f"z is the same in all {moments.n} rows, so there is no concept to erase; give rows of at least two classes."
@@ -166,24 +165,19 @@ def whitened_concept(moments: JointMoments) -> Float[Tensor, "z_dim rank"]:
 
 
 def _varies(moments: JointMoments) -> Tensor:
-    """Which features vary by more than the rounding of their mean."""
+    """Which features vary at all."""
     variance = moments.variance_x
     if not variance.isfinite().all():
         raise ToolkitError("the squares of x are too large for the dtype of the products; use dtype=torch.float64.")
-    # A constant feature is off its computed mean by a rounding error, or in float32 by the rounding of such an error.
-    rounding = (8 * torch.finfo(torch.float64).eps + 64 * moments.eps**2) * moments.mean_x.abs()
-    varies = variance > rounding**2
-    if not varies.any():
-        raise ToolkitError(f"x is the same in all {moments.n} rows; there is nothing to erase a concept from.")
-    # By Cauchy-Schwarz a covariance is at most the product of the standard deviations; more means digits were lost.
-    most = 2 * rounding[:, None] * moments.sigma_zz.diagonal().clamp(min=0).sqrt()
-    lost = ~varies & (moments.sigma_xz.abs() > most).any(1)
+    lost = (variance <= 0) & (moments.sigma_xz != 0).any(1)
     if lost.any():
         raise ToolkitError(
-            f"{int(lost.sum())} features (first {lost.nonzero().flatten()[:3].tolist()}) co-vary with z but are too small "
-            "to be squared without loss; give larger numbers, or dtype=torch.float64."
+            f"{int(lost.sum())} features (first {lost.nonzero().flatten()[:3].tolist()}) vary, but their deviations are too "
+            "small to be squared; give larger numbers, or dtype=torch.float64."
         )
-    return varies
+    if not (variance > 0).any():
+        raise ToolkitError(f"x is the same in all {moments.n} rows; there is nothing to erase a concept from.")
+    return variance > 0
 
 
 def _canonical(matrix: Tensor, standard: Tensor, eps: float, *, singular: bool) -> tuple[Root, Tensor, Tensor, Tensor]:

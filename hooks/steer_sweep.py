@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -114,12 +115,12 @@ def steering_sweep(
     )
     against = change * torch.tensor(multipliers, dtype=torch.float64)[:, None] < 0
     control = torch.stack([changes(row).mean(-1) for row in shuffled]) if shuffled else None
-    common = {
+    common: dict[str, Any] = {
         "seed": seed,
         "axes": ("vector", "multiplier"),
         "labels": {"vector": _names(vectors), "multiplier": tuple(f"{m:g}" for m in multipliers)},
     }
-    named = {"control_name": "vectors of the same norm from shuffled pairs"} if shuffled else {}
+    named: dict[str, Any] = {"control_name": "vectors of the same norm from shuffled pairs"} if shuffled else {}
     effect = bootstrap(change.movedim(-1, 0), unit_name="prompts", measured=unit, control=control, **named, **common)
     wrong = bootstrap(against.double().movedim(-1, 0), unit_name="prompts", measured="fraction in [0, 1]", **common)
     cost = bootstrap(kl.movedim(-1, 0), unit_name="neutral prompts", measured="nats", **common)
@@ -169,7 +170,7 @@ def mention_rates(
     if not ids or len(set(ids)) < len(ids):
         raise ToolkitError(f"entities {dict(entities)} share tokens or have none; give each token ids of its own.")
     hits = [torch.isin(generated.cpu(), torch.tensor(list(tokens))).any(1) for tokens in entities.values()]
-    named = {"axes": ("entity",), "labels": {"entity": tuple(entities)}}
+    named: dict[str, Any] = {"axes": ("entity",), "labels": {"entity": tuple(entities)}}
     return bootstrap(
         torch.stack(hits, 1).double(), unit_name="continuations", measured="fraction in [0, 1]", seed=seed, **named
     )
@@ -196,7 +197,7 @@ def _guided(
     runs = [measure(model, prompts.tokens, guided_metric(m), mask=prompts.mask) for m in multipliers]
     kl = [_kl(quiet, quiet + m * added) for m in multipliers]
     labels = {"multiplier": tuple(f"{m:g}" for m in multipliers)}
-    common = {"seed": seed, "axes": ("multiplier",), "labels": labels}
+    common: dict[str, Any] = {"seed": seed, "axes": ("multiplier",), "labels": labels}
     return (
         bootstrap(torch.stack(runs, 1) - before[:, None], unit_name="prompts", measured=unit, **common),
         bootstrap(torch.stack(kl, 1), unit_name="neutral prompts", measured="nats", **common),
