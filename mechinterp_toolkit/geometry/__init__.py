@@ -1,0 +1,4 @@
+"""Shapes in activation space, judged on plain tensors: circles, helices, irreducible clouds, neurons on circles.
+
+Nothing here knows a model: each function takes activations and labels and gives numbers with their null.
+"""
