@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mechinterp_toolkit.errors import RegistryError
-from mechinterp_toolkit.registry import get_analysis
+from mechinterp_toolkit.registry import get_analysis, model_and_options
 from mechinterp_toolkit.results import Verdict
 from mechinterp_toolkit.stats import calibrated, calibration_limit
 
@@ -124,7 +124,8 @@ def calibrate(
     for kind, make in entry.twins.items():
         verdicts: dict[str, list[Verdict]] = {"represented": [], "used": []}
         for i in range(seed, seed + models):
-            finding = entry.function(make(i), **_seeded(entry.options, i), **(options or {}))
+            model, needed = model_and_options(make(i))
+            finding = entry.function(model, **_seeded(entry.options, i), **{**needed, **(options or {})})
             verdicts["represented"].append(finding.represented)
             verdicts["used"].append(finding.used)
             done += 1

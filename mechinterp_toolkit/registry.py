@@ -79,8 +79,8 @@ class Analysis:
     planted: Callable[[float, int], Planted] | None
     """`planted(strength, seed)`: a model with the structure at `strength` in [0, 1], and where it is."""
 
-    twins: Mapping[str, Callable[[int], HookedModel]]
-    """Name -> `twin(seed)`: null models without the structure, for calibration."""
+    twins: Mapping[str, Callable[[int], HookedModel | Planted]]
+    """Name -> `twin(seed)`: null models without the structure, for calibration; `Planted` where they need options."""
 
     cost: Cost
     """Whether `mechinterp report` runs it without `--all`."""
@@ -129,7 +129,7 @@ def analysis(
     paper: str,
     applies: Callable[[HookedModel], str | None] | None = None,
     planted: Callable[[float, int], Planted] | None = None,
-    twins: Mapping[str, Callable[[int], HookedModel]] | None = None,
+    twins: Mapping[str, Callable[[int], HookedModel | Planted]] | None = None,
     cost: Cost = "quick",
 ) -> Callable[[Callable[Concatenate[HookedModel, P], F]], Callable[Concatenate[ModelLike, P], F]]:
     """Register a function `(model, *, options) -> Finding` under its own name.
@@ -217,6 +217,11 @@ def parse_option(entry: Analysis, name: str, text: str) -> Any:
     ):
         raise RegistryError(f"{entry.name}.{name} is of type {hint.__name__}, not {text!r}.")
     return value
+
+
+def model_and_options(made: Any) -> tuple[Any, Mapping[str, Any]]:
+    """Return the model of a twin or `Planted`, and the options it needs: none for a bare model."""
+    return (made.model, made.options) if isinstance(made, Planted) else (made, {})
 
 
 def docstring_section(module: Any, heading: str) -> str:

@@ -49,6 +49,21 @@ def test_a_test_with_uniform_p_values_passes(entry):
     }  # fmt: skip
 
 
+def test_null_models_can_come_with_the_options_they_need(monkeypatch):
+    from mechinterp_toolkit.model import load_model
+    from mechinterp_toolkit.registry import Planted, get_analysis
+
+    model = load_model("toy/s5")
+    made = replace(
+        get_analysis("group_fourier"),
+        function=lambda model, seed, shift: Fake(0.5 + shift),
+        twins={"nulls": lambda seed: Planted(model, (), {"shift": 0.25})},
+    )
+    monkeypatch.setattr(calibration, "get_analysis", lambda name: made)
+    assert calibrate("fake", models=2).counts[0].rejected == 0
+    assert calibrate("fake", models=2, options={"shift": -0.5 + 0.01}).counts[0].rejected == 2  # the caller's word wins
+
+
 def test_a_test_that_rejects_twice_too_often_fails(entry):
     entry(lambda seed: (seed + 1) / 400)
     result = calibrate("fake")

@@ -14,7 +14,7 @@ import torch
 from mechinterp_toolkit.calibration import calibrate
 from mechinterp_toolkit.errors import NotApplicable
 from mechinterp_toolkit.model import HookedModel, load_model
-from mechinterp_toolkit.registry import Analysis, all_analyses
+from mechinterp_toolkit.registry import Analysis, Planted, all_analyses, model_and_options
 from mechinterp_toolkit.results import Finding, load_result, save_result
 
 NAMES = sorted(all_analyses()[0])
@@ -42,7 +42,8 @@ def on_planted(entry: Analysis) -> Finding:
 @pytest.fixture(scope="module")
 def on_random(entry: Analysis) -> Finding:
     """The finding on the first random-weight twin."""
-    return entry.function(entry.twins["random weights"](0), **quick(entry))
+    model, options = model_and_options(entry.twins["random weights"](0))
+    return entry.function(model, **quick(entry), **options)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -85,9 +86,9 @@ def test_it_finds_what_was_planted_where_it_was_planted(entry, on_planted):
     assert on_planted.used.outcome == "found", on_planted.used.reason
 
 
-def null_models(entry: Analysis, kind: str) -> Callable[[int], HookedModel]:
+def null_models(entry: Analysis, kind: str) -> Callable[[int], HookedModel | Planted]:
     """The null models of one kind; planted at strength zero is one of them."""
-    return entry.twins[kind] if kind in entry.twins else lambda seed: entry.planted(0.0, seed).model
+    return entry.twins[kind] if kind in entry.twins else lambda seed: entry.planted(0.0, seed)
 
 
 def test_what_it_finds_on_a_random_twin_is_nothing_everywhere(on_random):
@@ -103,7 +104,9 @@ def test_findings_on_a_few_null_models_are_no_more_than_a_right_test_makes(entry
     A right test at the 5 % level rejects some: of six, three or more once in 450 runs.
     """
     make = null_models(entry, kind)
-    verdicts = [entry.function(make(seed), seed=seed, **quick(entry)).represented for seed in range(6)]
+    twins = [model_and_options(make(seed)) for seed in range(6)]
+    findings = [entry.function(model, seed=i, **quick(entry), **needed) for i, (model, needed) in enumerate(twins)]
+    verdicts = [finding.represented for finding in findings]
     assert sum(v.p is not None and v.p <= 0.05 for v in verdicts) <= 2
 
 
@@ -124,10 +127,11 @@ def test_it_is_deterministic_under_a_seed(entry, on_planted):
 
 
 def test_the_model_is_unchanged_afterwards(entry):
-    model: HookedModel = entry.planted(1.0, 1).model
+    planted = entry.planted(1.0, 1)
+    model: HookedModel = planted.model
     before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
     state = torch.get_rng_state()
-    entry.function(model, **quick(entry))
+    entry.function(model, **quick(entry), **planted.options)
     after = model.model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before if not torch.isnan(before[name]).any())
