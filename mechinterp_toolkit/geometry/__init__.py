@@ -2,3 +2,12 @@
 
 Nothing here knows a model: each function takes activations and labels and gives numbers with their null.
 """
+
+from mechinterp_toolkit.geometry.irreducible import Irreducibility, irreducibility, mixture, separability
+
+__all__ = [
+    "Irreducibility",
+    "irreducibility",
+    "mixture",
+    "separability",
+]
