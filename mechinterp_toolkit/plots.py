@@ -283,6 +283,59 @@ def matrix(
     return figure.update_yaxes(**_tick_texts(row_labels), title_text=escape(row_title), autorange="reversed", **plain)
 
 
+def plane(
+    points: Float[Tensor, "point 2"],
+    labels: Sequence[str],
+    *,
+    title: str,
+    order: Sequence[str] = (),
+    axis_titles: tuple[str, str] = ("first coordinate", "second coordinate"),
+    unit: str = "",
+) -> Figure:
+    """Draw points of a plane, one colour and marker per label, each label written at the mean of its points.
+
+    A picture of a plane carries no control: the estimate it illustrates is drawn over its null elsewhere.
+
+    Args:
+        points: coordinates; both axes have the same scale, so that a circle looks like one.
+        labels: one per point.
+        order: labels in the order in which a thin line joins their means; none is joined by default.
+        axis_titles: of the two coordinates.
+        unit: of both.
+
+    Raises:
+        ResultError: the labels do not fit the points, or `order` names one that no point has.
+    """
+    if len(labels) != len(points):
+        raise ResultError(f"got {len(labels)} labels for {len(points)} points; give one each.")
+    missing = [name for name in order if name not in labels]
+    if missing:
+        raise ResultError(f"no point has the label {missing[0]!r}; `order` names labels of the points.")
+    import plotly.graph_objects as go
+
+    at, names = _cpu(points), list(dict.fromkeys([*order, *labels]))
+    rows = {name: [i for i, label in enumerate(labels) if label == name] for name in names}
+    means = {name: at[rows[name]].mean(0).tolist() for name in names}
+    figure = go.Figure()
+    if order:
+        x, y = zip(*(means[name] for name in order), strict=True)
+        figure.add_scatter(x=x, y=y, mode="lines", line={"color": NULL_LINE, "width": 1}, hoverinfo="skip")
+    for i, name in enumerate(names):
+        figure.add_scatter(
+            x=at[rows[name], 0].numpy(),
+            y=at[rows[name], 1].numpy(),
+            mode="markers",
+            marker={"color": SERIES[i % len(SERIES)], "symbol": MARKERS[i % len(MARKERS)], "size": 6, "opacity": 0.7},
+            hovertemplate=f"{escape(name)}<br>%{{x:.3g}}, %{{y:.3g}} {escape(unit)}<extra></extra>",
+        )
+    if len(names) <= _MOST_TICKS:
+        for name, (x, y) in means.items():
+            figure.add_annotation(x=x, y=y, text=escape(name), showarrow=False, yshift=12, font={"size": 12})
+    _finish(figure, title, height=460, hovermode="closest", showlegend=False)
+    figure.update_xaxes(title_text=escape(axis_titles[0]), zeroline=False)
+    return figure.update_yaxes(title_text=escape(axis_titles[1]), zeroline=False, scaleanchor="x")
+
+
 def _cpu(tensor: Tensor) -> Tensor:
     return tensor.detach().double().cpu()
 

@@ -358,9 +358,7 @@ class PromptSet:
     @property
     def hash(self) -> str:
         """First 16 hex digits of the SHA-256 of real ids and lengths; the width and content of padding do not count."""
-        lengths, ids = self.mask.sum(1), self.tokens[self.mask]
-        whole = torch.cat([torch.tensor([len(self)]), lengths.cpu().long(), ids.cpu().long()])
-        return hashlib.sha256(whole.numpy().astype("<i8").tobytes()).hexdigest()[:16]
+        return hash_tokens(self.tokens, self.mask)
 
     def select(self, rows: Bool[Tensor, " batch"] | Int[Tensor, " row"]) -> PromptSet:
         """Return the prompts where `rows` is True, or those at the indices `rows` (repeats allowed); same width.
@@ -385,6 +383,13 @@ class PromptSet:
         if size < 1:
             raise TokenisationError(f"a batch of {size} prompts is no batch; give size >= 1.")
         return (self.select(rows) for rows in torch.arange(len(self)).split(size))
+
+
+def hash_tokens(tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None = None) -> str:
+    """Return what `Finding.prompts_hash` holds: the first 16 hex digits of the SHA-256 of real ids and lengths."""
+    mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
+    whole = torch.cat([torch.tensor([len(tokens)]), mask.sum(1).cpu().long(), tokens[mask].cpu().long()])
+    return hashlib.sha256(whole.numpy().astype("<i8").tobytes()).hexdigest()[:16]
 
 
 def build_prompts(

@@ -69,6 +69,9 @@ class SparseAutoencoder:
     centred_input: bool = False
     """Whether it was trained on a model with centred writing weights, so that inputs lose their mean over d_in."""
 
+    def __str__(self) -> str:
+        return self.name
+
     @property
     def d_sae(self) -> int:
         """Latents."""

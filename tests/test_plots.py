@@ -245,3 +245,18 @@ def test_tags_that_figures_need_are_kept_and_all_others_shown_as_text():
     assert plots.without_foreign_tags("<b>x</b><br>%{y}<extra></extra>") == "<b>x</b><br>%{y}<extra></extra>"
     assert plots.without_foreign_tags("<a href='x'>y</a><img src=x>") == "&lt;a href='x'>y&lt;/a>&lt;img src=x>"
     assert plots.without_foreign_tags("<b onclick=x>") == "&lt;b onclick=x>"
+
+
+def test_a_plane_draws_every_label_at_its_mean_and_joins_them_in_order():
+    points = torch.tensor([[0.0, 0.0], [2.0, 0.0], [4.0, 4.0]])
+    figure = plots.plane(points, ["<a>", "<a>", "b"], title="t", order=["b", "<a>"])
+    assert [(n.text, n.x, n.y) for n in figure.layout.annotations] == [("b", 4, 4), ("&lt;a&gt;", 1, 0)]
+    assert list(figure.data[0].x) == [4, 1]
+    assert figure.layout.yaxis.scaleanchor == "x"
+
+
+def test_labels_that_do_not_fit_the_points_of_a_plane_are_refused():
+    with pytest.raises(ResultError, match="got 1 labels for 2 points"):
+        plots.plane(torch.zeros(2, 2), ["a"], title="t")
+    with pytest.raises(ResultError, match="no point has the label 'c'"):
+        plots.plane(torch.zeros(2, 2), ["a", "b"], title="t", order=["c"])
