@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mechinterp_toolkit.errors import NotApplicable, ToolkitError
 from mechinterp_toolkit.groups import Group, isomorphism, symmetric
-from mechinterp_toolkit.groups.cyclic_measures import cyclic_measures
+from mechinterp_toolkit.groups import network as network_module
+from mechinterp_toolkit.groups.answers import removed_product, score, training_pairs
+from mechinterp_toolkit.groups.cyclic_measures import circularity, cyclic_measures
 from mechinterp_toolkit.groups.energies import activation_energy, embedding_energy
 from mechinterp_toolkit.groups.explanations import MEASURES, explain, idealise_rho_sets
 from mechinterp_toolkit.groups.interventions import intervention_table
 from mechinterp_toolkit.groups.network import group_network, recover_group
-from mechinterp_toolkit.groups.progress import group_progress
+from mechinterp_toolkit.groups.progress import _measures, group_progress
 from mechinterp_toolkit.model import has_hooked_transformer, load_model
 from mechinterp_toolkit.toys.group_mlp import GroupMLP
 from mechinterp_toolkit.toys.planted_groups import planted_group_mlp
@@ -214,3 +219,65 @@ def test_transformers_that_are_no_group_networks_are_refused_with_the_reason() -
     own.blocks.append(own.blocks[0])
     with pytest.raises(NotApplicable, match="a transformer of 2 layers"):
         group_network(own)
+
+
+@pytest.mark.parametrize("name", ["toy/s5", "toy/z113-transformer"])
+def test_blocks_of_pairs_are_the_whole_in_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = group_network(name)
+    monkeypatch.setattr(network_module, "PAIRS_AT_ONCE", 10 * network.order**2)
+    blocks = list(network.blocks())
+    assert len(blocks) == -(-network.order // 10)
+    assert [b.rows.start for b in blocks] == [10 * i * network.order for i in range(len(blocks))]
+    # float32 sums whose order depends on the batch
+    assert torch.allclose(torch.cat([b.logits for b in blocks]), network.logits(), atol=1e-4)
+    assert torch.allclose(torch.cat([b.hidden for b in blocks]), network.hidden, atol=1e-4)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor any operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, (tuple, list)) else (made,):
+            if isinstance(tensor, torch.Tensor):
+                self.numbers = max(self.numbers, tensor.numel())
+        return made
+
+
+def test_progress_measures_are_those_of_the_whole_logits_and_hold_no_cube(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = group_network("toy/s5")
+    group = network.model.model.group
+    keys = [group.irrep_labels.index(label) for label in ("(4,1)", "(1,1,1,1,1)")]
+    projector = sum(group.isotypic_projector(group.irrep_labels[k]) for k in keys)
+    product, seen = group.table.flatten(), training_pairs(network)
+    excluded = score(removed_product(group, network, projector, product), product).loss[seen].mean()
+    base = score(network.logits(), product)
+    monkeypatch.setattr(network_module, "PAIRS_AT_ONCE", 4 * group.order**2)
+    with Largest() as largest:
+        measured = _measures(group_network("toy/s5"), group, keys)
+    # float32 logits whose sums are taken in another order, under a loss of about 1e-6 and one of about 8
+    assert measured[3] == pytest.approx(float(excluded), rel=1e-4)
+    assert measured[1] == pytest.approx(float(base.loss[~seen].mean()), rel=1e-3)
+    assert measured[4] == base.accuracy.mean()
+    assert largest.numbers < group.order**3 / 4
+
+
+def test_circularity_is_one_for_circles_and_small_for_noise() -> None:
+    angle = 2 * math.pi * torch.arange(31, dtype=torch.float64) / 31
+    circles = torch.stack([angle.cos(), angle.sin(), 0.5 * (3 * angle).cos(), 0.5 * (3 * angle).sin()], 1)
+    assert torch.allclose(circularity(circles), torch.ones(4, dtype=torch.float64))
+    noise = torch.randn(31, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert float(circularity(noise).mean()) < 0.4
+    wave = (math.pi * torch.arange(8, dtype=torch.float64)).cos()[:, None] * torch.eye(1, 4)  # no partner of its own
+    assert float(circularity(wave)[0]) == pytest.approx(1)
+
+
+def test_embeddings_of_a_trained_cyclic_network_are_circular_and_renamed_elements_are_not() -> None:
+    network = group_network("toy/z113-transformer")
+    measured = cyclic_measures(network, network.model.model.group, draws=19).circularity
+    assert measured.value.shape == (1,)
+    assert measured.value > measured.control.amax() + 0.2

@@ -108,6 +108,9 @@ class AnswerAccount:
     gradient_symmetricity: Estimate | None
     """Cyclic groups, one embedding table: cosine of the gradients with respect to both embeddings; near 1 a pizza."""
 
+    circularity: Estimate | None
+    """Cyclic groups: share of one frequency in each of the first four components of the embeddings, [table], in [0, 1]."""
+
 
 def neuron_account(network: GroupNetwork, group: Group, *, draws: int = 19, seed: int = 0) -> NeuronAccount:
     """Describe the neurons beside `draws` sets of random vectors of their irreps."""
@@ -147,6 +150,7 @@ def answer_account(
         gini=cyclic.gini if cyclic else None,
         distance_irrelevance=cyclic.distance_irrelevance if cyclic else None,
         gradient_symmetricity=cyclic.gradient_symmetricity if cyclic else None,
+        circularity=cyclic.circularity if cyclic else None,
     )
 
 

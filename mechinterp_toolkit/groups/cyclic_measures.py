@@ -4,6 +4,8 @@
 its standard deviation over all pairs. Near 0: the logit depends on a - b alone, as in a pizza; near 1: it does not, as in a clock.
 *Gradient symmetricity*: cosine between the gradients of a logit with respect to the embeddings of a and of b, which live in one
 space only where both tokens share a table; near 1 in a pizza. *Gini*: how unevenly norms are spread over frequencies, 0 to 1.
+*Circularity*: how much of each of the first four principal components of an embedding table is one frequency; 1 where each is
+a cosine wave along the elements.
 
 What would fool it: distance irrelevance of a constant logit, and any number without its null: elements are renamed at random.
 
@@ -15,7 +17,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import NotApplicable
@@ -25,6 +27,7 @@ from mechinterp_toolkit.groups.table import Group
 from mechinterp_toolkit.results import Estimate
 from mechinterp_toolkit.stats import bootstrap
 
+PRINCIPAL = 4  # components of circularity, as in its paper
 TRIPLES = 100  # random (a, b, c) of gradient symmetricity, as in its paper
 
 
@@ -39,6 +42,9 @@ class CyclicMeasures(NamedTuple):
 
     gradient_symmetricity: Estimate | None
     """Cosine of the gradients with respect to the two embeddings, in [-1, 1]; None where each has its own table."""
+
+    circularity: Estimate
+    """Share of one frequency in the first four principal components of the embeddings, [table], in [0, 1]; control: renamed."""
 
 
 def cyclic_measures(network: GroupNetwork, group: Group, *, draws: int = 99, seed: int = 0) -> CyclicMeasures:
@@ -56,7 +62,45 @@ def cyclic_measures(network: GroupNetwork, group: Group, *, draws: int = 99, see
     if group.family != "cyclic":
         raise NotApplicable(f"{group.name} is not a cyclic group in its usual order, so pairs have no distance a - b.")
     return CyclicMeasures(
-        _gini(network, group, draws, seed), _distance(network, group, draws, seed), _symmetricity(network, group, seed)
+        gini=_gini(network, group, draws, seed),
+        distance_irrelevance=_distance(network, group, draws, seed),
+        gradient_symmetricity=_symmetricity(network, group, seed),
+        circularity=_circularity(network, group, draws, seed),
+    )
+
+
+def circularity(
+    table: Float[Tensor, "*batch order d"], order: Int[Tensor, " order"] | None = None
+) -> Float[Tensor, "*batch component"]:
+    """Return, for each of the first four principal components, the largest share that one frequency has in it.
+
+    Args:
+        table: embeddings of the elements of a cyclic group.
+        order: the element that stands at each place; in their own order by default.
+    """
+    centred = table.double() - table.double().mean(-2, keepdim=True)
+    components = torch.linalg.svd(centred, full_matrices=False).U[..., :PRINCIPAL]  # of norm 1, along the elements
+    components = components if order is None else components[..., order, :]
+    power = torch.fft.rfft(components, dim=-2).abs().square()[..., 1:, :]
+    n = table.shape[-2]
+    partners = torch.full((power.shape[-2], 1), 2.0, dtype=torch.float64)
+    if n % 2 == 0:
+        partners[-1] = 1.0  # the alternating wave has no partner of negative frequency
+    return (power * partners / n).amax(-2)
+
+
+def _circularity(network: GroupNetwork, group: Group, draws: int, seed: int) -> Estimate:
+    generator = torch.Generator().manual_seed(seed)
+    orders = [torch.randperm(group.order, generator=generator) for _ in range(draws)]
+    return bootstrap(
+        circularity(network.embeddings).T,
+        unit_name="principal components",
+        measured="fraction of the variance in [0, 1]",
+        seed=seed,
+        axes=("table",),
+        labels={"table": ("left", "right") if len(network.embeddings) == 2 else ("both",)},
+        control=torch.stack([circularity(network.embeddings, order).mean(-1) for order in orders]),
+        control_name="elements renamed",
     )
 
 

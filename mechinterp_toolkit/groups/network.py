@@ -13,8 +13,9 @@ Source: folded weights as in Chughtai et al. 2023, arXiv:2302.03025; averages as
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -23,7 +24,7 @@ from torch import Tensor
 from mechinterp_toolkit.errors import NotApplicable, ToolkitError
 from mechinterp_toolkit.groups.recover import cayley_table_from_answers
 from mechinterp_toolkit.groups.table import Group
-from mechinterp_toolkit.intervention import Edits, applied
+from mechinterp_toolkit.intervention import Edits, applied, observed
 from mechinterp_toolkit.model import HookedModel, ModelLike, load_model
 from mechinterp_toolkit.record import activations
 
@@ -38,6 +39,23 @@ ACTIVATIONS = {
 
 _TRANSFORMER_HIDDEN = "blocks.0.mlp.hook_post"
 _TRANSFORMER_PRE = "blocks.0.mlp.hook_pre"
+
+
+PAIRS_AT_ONCE = 2**24
+"""Numbers in the logits of the pairs that `GroupNetwork.blocks` runs together: 64 MB of float32."""
+
+
+class Block(NamedTuple):
+    """Some pairs of a group network, in the order of `GroupNetwork.pairs`."""
+
+    rows: slice
+    """Which pairs."""
+
+    logits: Float[Tensor, "pairs order"]
+    """Their logits, on the CPU in the model's dtype."""
+
+    hidden: Float[Tensor, "pairs neuron"]
+    """Activations of the neurons on them, on the CPU in the model's dtype."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +116,21 @@ class GroupNetwork:
     def activations(self, site: str) -> Float[Tensor, "pairs d"]:
         """Return the activations at a hook point on every pair (at the last position), on the CPU in the model's dtype."""
         return self._once(site, lambda: _record(self.model, self.tokens, site))
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield all pairs, some left elements at a time, and keep none: a whole network's logits hold |G|^3 numbers."""
+        right = torch.arange(self.order)
+        for left in right.split(max(1, PAIRS_AT_ONCE // self.order**2)):
+            tokens = _tokens(self.model, torch.cartesian_prod(left, right).reshape(-1, 2), self.order)
+            caught: list[Tensor] = []
+
+            def keep(activation: Tensor, hook: object, caught: list[Tensor] = caught) -> None:
+                caught.append(_last_position(activation).detach().cpu().clone())
+
+            with torch.no_grad(), observed(self.model, {self.hidden_site: keep}):
+                logits = _answers(self.model.logits(tokens), self.order)
+            start = int(left[0]) * self.order
+            yield Block(slice(start, start + len(tokens)), logits, caught[0])
 
     def _once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         if name not in self._kept:
@@ -207,12 +240,15 @@ def _tokens(model: HookedModel, pairs: Int[Tensor, "pairs 2"], order: int) -> In
 
 def _answers(logits: Tensor, order: int) -> Float[Tensor, "pairs order"]:
     """The logits at the last position, over the group's elements."""
-    last = logits[:, -1] if logits.dim() == 3 else logits
+    last = _last_position(logits)
     if last.shape[-1] < order:
         raise ToolkitError(f"the network answers with {last.shape[-1]} logits, but there are {order} elements.")
     return last[:, :order].detach().cpu()
 
 
 def _record(model: HookedModel, tokens: Int[Tensor, "pairs pos"], site: str) -> Float[Tensor, "pairs neuron"]:
-    found = activations(model, tokens, (site,), batch_size=len(tokens))[site]
-    return found[:, -1] if found.dim() == 3 else found
+    return _last_position(activations(model, tokens, (site,), batch_size=len(tokens))[site])
+
+
+def _last_position(activation: Tensor) -> Float[Tensor, "pairs d"]:
+    return activation[:, -1] if activation.dim() == 3 else activation

@@ -1,6 +1,7 @@
 """How does the account of a group network come about during training? One pass over the checkpoints its folder keeps.
 
-Checkpoints are loaded one after the other and none is kept. At each: the share of every irrep, restricted and excluded loss for the
+Checkpoints are loaded one after the other and none is kept, and of each only the logits of some pairs at a time: S_6 with its
+373 million logits fits. At each: the share of every irrep, restricted and excluded loss for the
 irreps that are key at the end, losses on training and other pairs, and the share of neurons that are constant on cosets.
 
 What would fool it: looking at many checkpoints until one irrep leaves its null. The p-values are corrected over irreps and over
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from mechinterp_toolkit.checkpoint import parse_spec, read_record
 from mechinterp_toolkit.errors import NotApplicable
-from mechinterp_toolkit.groups.answers import by_product, removed_product, score, training_pairs
+from mechinterp_toolkit.groups.answers import score, training_pairs
 from mechinterp_toolkit.groups.energies import neuron_energy, shares, shuffled_shares
 from mechinterp_toolkit.groups.network import GroupNetwork, group_network, recover_group
 from mechinterp_toolkit.groups.neurons import SIDES, coset_stabilisers, live_neurons, trivial_irrep
@@ -184,20 +185,41 @@ def _adjusted(spectrum: Estimate, trivial: int) -> Float[Tensor, "step irrep"]:
 
 
 def _measures(network: GroupNetwork, group: Group, keys: list[int]) -> Float[Tensor, " measure"]:
+    """One pass for the product part of the hidden layer, one for the losses; the logits of all pairs are never held."""
     product, trained = group.table.flatten(), training_pairs(network)
     seen = torch.ones(len(product), dtype=torch.bool) if trained is None else trained
     other = ~seen if bool((~seen).any()) else seen
-    projector = sum(
-        (group.isotypic_projector(group.irrep_labels[i]) for i in keys), torch.zeros(group.order, group.order).double()
-    )
-    base = score(network.logits(), product)
-    excluded = score(removed_product(group, network, projector, product), product)
     unembed = network.functions[2]
-    through = (network.hidden.double() @ unembed.T).float()
-    kept = (projector @ by_product(group, network.hidden, product) @ unembed.T)[product].float()
-    restricted = score(network.logits() - through + kept, product)
+    part = _projector(group, keys) @ _product_means(network, product) @ unembed.T
+    pieces = []
+    for block in network.blocks():
+        answer = product[block.rows]
+        removed = part[answer].to(block.logits.dtype)
+        through = (block.hidden.double() @ unembed.T).to(block.logits.dtype)
+        base = score(block.logits, answer)
+        excluded, restricted = score(block.logits - removed, answer), score(block.logits - through + removed, answer)
+        pieces.append(torch.stack([base.loss, restricted.loss, excluded.loss, base.accuracy]))
+    loss, restricted_loss, excluded_loss, accuracy = torch.cat(pieces, dim=1)
+    losses = [loss[seen].mean(), loss[other].mean(), restricted_loss.mean(), excluded_loss[seen].mean()]
+    return torch.stack([*losses, accuracy.mean(), _coset_constant(network, group)])
+
+
+def _projector(group: Group, keys: list[int]) -> Float[Tensor, "order order"]:
+    zero = torch.zeros(group.order, group.order, dtype=torch.float64)
+    return sum((group.isotypic_projector(group.irrep_labels[i]) for i in keys), zero)
+
+
+def _product_means(network: GroupNetwork, product: Tensor) -> Float[Tensor, "order neuron"]:
+    """Mean activation over the pairs of each product; every product has as many."""
+    sums = torch.zeros(network.order, network.functions.shape[2], dtype=torch.float64)
+    for block in network.blocks():
+        sums.index_add_(0, product[block.rows], block.hidden.double())
+    return sums / network.order
+
+
+def _coset_constant(network: GroupNetwork, group: Group) -> Float[Tensor, ""]:
+    """Share of live neurons whose left and right shares are constant on cosets."""
     alive = live_neurons(network.functions)
     found = [coset_stabilisers(group, network.functions[s][:, alive].T, of=side) for s, side in enumerate(SIDES)]
     constant = [len(a.members) > 1 and len(b.members) > 1 for a, b in zip(*found, strict=True)]
-    losses = [base.loss[seen].mean(), base.loss[other].mean(), restricted.loss.mean(), excluded.loss[seen].mean()]
-    return torch.stack([*losses, base.accuracy.mean(), torch.tensor(constant).double().mean()])
+    return torch.tensor(constant).double().mean()
