@@ -214,6 +214,43 @@ def test_a_hookedtransformer_with_the_same_weights_is_the_same_group_network() -
     assert (ours.functions - theirs.functions).abs().max() < 1e-4
 
 
+@pytest.mark.skipif(not has_hooked_transformer(), reason="this TransformerLens has no HookedTransformer")
+def test_the_unembedding_of_a_transformer_with_tied_embeddings_is_read_from_the_embedding() -> None:
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    config = HookedTransformerConfig(
+        n_layers=1, d_model=32, n_ctx=3, d_head=8, n_heads=4, d_mlp=20, d_vocab=7, act_fn="relu", normalization_type=None,
+        device="cpu", seed=0,
+    )  # fmt: skip
+    made = HookedTransformer(config)
+    made.unembed.W_U.data = made.embed.W_E.data.T  # one tensor
+    network = group_network(made, order=6)
+    assert torch.equal(network.embeddings[0], made.W_E[:6].double())
+    expected = made.W_E[:6].double() @ made.blocks[0].mlp.W_out.double().T
+    assert torch.allclose(network.functions[2], expected, atol=1e-12)
+    assert network.logits().shape == (36, 6)
+
+
+def test_networks_with_one_table_for_both_inputs_are_the_same_network() -> None:
+    net = planted()
+    hidden = torch.cat([net.left, net.right]).detach()  # both shares as weights on one-hot embeddings
+    tied = GroupMLP.from_weights(torch.eye(24), torch.eye(24), hidden, net.w_out.detach(), group=S4)
+    ours, theirs = group_network(tied), group_network(net)
+    assert torch.allclose(ours.functions, theirs.functions, atol=1e-6)  # float32 products of weights
+    assert torch.allclose(ours.logits(), theirs.logits(), atol=1e-4)
+
+
+@pytest.mark.parametrize("wrapper", ["HookedTransformer", "TransformerBridge"])
+def test_a_transformer_with_layernorm_before_its_unembedding_is_refused_on_both_wrappers(wrapper: str) -> None:
+    import transformers
+
+    if wrapper == "HookedTransformer" and not has_hooked_transformer():
+        pytest.skip("this TransformerLens has no HookedTransformer")
+    config = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=16, vocab_size=7, n_positions=4)
+    with pytest.raises(NotApplicable, match="LayerNorm stands between its neurons and its unembedding"):
+        group_network(load_model(transformers.GPT2LMHeadModel(config).eval(), wrapper=wrapper), order=6)
+
+
 def test_transformers_that_are_no_group_networks_are_refused_with_the_reason() -> None:
     own = load_model("toy/z113-transformer").model
     own.blocks.append(own.blocks[0])
