@@ -131,7 +131,7 @@ def write_checkpoint(
         state: weights by name, or None where `save_pretrained` has already written `model.safetensors`.
         task: what was learned (operation, classes, ...).
         training: recipe, seed, steps, metrics.
-        history: step -> weights along training.
+        history: step -> weights along training; kept in half precision, which is enough to follow them.
 
     Raises:
         CheckpointError: `state` is None and the folder holds no `model.safetensors`.
@@ -147,7 +147,7 @@ def write_checkpoint(
     steps = sorted(history or {})
     for step in steps:
         (folder / "history").mkdir(exist_ok=True)
-        save_file(_plain((history or {})[step]), _history_file(folder, step))
+        save_file(_halved((history or {})[step]), _history_file(folder, step))
     document = {
         "schema_version": SCHEMA_VERSION,
         "architecture": architecture,
@@ -183,7 +183,7 @@ def read_checkpoint(folder: str | Path, revision: str | None = None) -> ToolkitC
     return ToolkitCheckpoint(
         architecture=record["architecture"],
         config=record["config"],
-        state=read_state(file),
+        state=_whole(read_state(file)),
         task=record["task"],
         training=record["training"],
         steps=tuple(record["history"]),
@@ -311,3 +311,11 @@ def _history_file(folder: Path, step: int) -> Path:
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+
+
+def _halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in _plain(state).items()}
+
+
+def _whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in state.items()}

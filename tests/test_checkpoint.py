@@ -105,3 +105,12 @@ def test_bundled_toys_load_at_the_end_and_along_their_history():
     assert early.provenance.fingerprint != end.provenance.fingerprint
     with pytest.raises(CheckpointError, match=r"no revision 'step1'"):
         load_model("toy/s5@step1")
+
+
+def test_history_is_kept_in_half_precision_and_the_end_of_training_as_it_is(folder):
+    from safetensors.torch import load_file
+
+    kept = load_file(folder / "history" / "step_000050.safetensors")
+    assert {tensor.dtype for tensor in kept.values() if tensor.is_floating_point()} == {torch.float16}
+    assert read_checkpoint(folder, "step50").state["w"].dtype == torch.float32
+    assert load_file(folder / "model.safetensors")["w"].dtype == torch.float32
