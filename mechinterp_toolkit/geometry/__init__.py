@@ -3,10 +3,15 @@
 Nothing here knows a model: each function takes activations and labels and gives numbers with their null.
 """
 
+from mechinterp_toolkit.geometry.circle import CircleFit, closure_limit, closure_of, fit_circle
 from mechinterp_toolkit.geometry.irreducible import Irreducibility, irreducibility, mixture, separability
 
 __all__ = [
+    "CircleFit",
     "Irreducibility",
+    "closure_limit",
+    "closure_of",
+    "fit_circle",
     "irreducibility",
     "mixture",
     "separability",
