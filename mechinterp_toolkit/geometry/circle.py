@@ -384,11 +384,18 @@ def _estimates(
     if units < 2:
         method = NO_INTERVAL
     ends = [torch.stack([d.quantile(0.025), d.quantile(0.975)]) for d in drawn]
-    common = {"n": period, "method": method}
     r2 = Estimate(
-        value[0], *ends[0], unit="R2, at most 1", control=null, control_name="classes permuted", **common
-    )  # fmt: skip
-    return r2, Estimate(value[1], *ends[1], unit="ratio of squared distances, 1 for a regular ring", **common)
+        value[0],
+        low=ends[0][0],
+        high=ends[0][1],
+        n=period,
+        unit="R2, at most 1",
+        method=method,
+        control=null,
+        control_name="classes permuted",
+    )
+    ratio = "ratio of squared distances, 1 for a regular ring"
+    return r2, Estimate(value[1], low=ends[1][0], high=ends[1][1], n=period, unit=ratio, method=method)
 
 
 def _resampling_weights(
