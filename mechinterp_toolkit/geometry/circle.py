@@ -61,7 +61,7 @@ class CircleFit:
     """Classes of a whole cycle."""
 
     order: str
-    """The candidate order with the largest held-out R2, e.g. "natural", "every 2nd", "discrete log of base 3"."""
+    """The candidate order with the largest held-out R2, e.g. "natural", "step 2", "discrete log of base 3"."""
 
     r2: Estimate
     """Held-out R2 of that order, at most 1 and negative where the mean predicts better; control: classes permuted."""
@@ -208,22 +208,23 @@ def class_means(acts: Float[Tensor, "n d"], labels: Int[Tensor, " n"], classes: 
     return (member.T @ acts.double()) / member.sum(0)[:, None]
 
 
-def smoother(means: Float[Tensor, "label d"], ridge: float) -> Float[Tensor, "label label"]:
+def smoother(means: Float[Tensor, "*draw label d"], ridge: float) -> Float[Tensor, "*draw label label"]:
     """Return the matrix that turns targets into leave-one-class-out errors of kernel ridge regression with an intercept.
 
     For the hat matrix H of a linear smoother the error with row i left out is (y_i - (H y)_i) / (1 - H_ii), exactly.
     """
-    n = len(means)
-    gram = (means - means.mean(0)) @ (means - means.mean(0)).T
-    penalty = ridge * gram.trace() / n
-    if not penalty > 0:
+    n = means.shape[-2]
+    centred = means - means.mean(-2, keepdim=True)
+    gram, eye = centred @ centred.mT, torch.eye(n, dtype=torch.float64)
+    penalty = ridge * gram.diagonal(dim1=-2, dim2=-1).mean(-1)
+    if not (penalty > 0).all():
         raise ToolkitError(f"the means of all {n} classes are the same; there is nothing to fit an order to.")
-    hat = gram @ torch.linalg.inv(gram + penalty * torch.eye(n, dtype=torch.float64)) + 1 / n
-    return (torch.eye(n, dtype=torch.float64) - hat) / (1 - hat.diagonal())[:, None]
+    hat = gram @ torch.linalg.inv(gram + penalty[..., None, None] * eye) + 1 / n
+    return (eye - hat) / (1 - hat.diagonal(dim1=-2, dim2=-1))[..., None]
 
 
 def held_out_r2(
-    errors: Float[Tensor, "label label"], target: Float[Tensor, "*draw label axis"]
+    errors: Float[Tensor, "*#draw label label"], target: Float[Tensor, "*#draw label axis"]
 ) -> Float[Tensor, "*draw"]:
     """Return 1 - squared leave-one-class-out error over that of the mean of the other classes, for targets per class."""
     n = target.shape[-2]
@@ -313,7 +314,7 @@ def _candidates(period: int, orders: Sequence[Order]) -> list[_Candidate]:
     found = [_Candidate("natural", 2 * math.pi * place / period)]
     if "harmonics" in orders:
         steps = [k for k in range(2, period // 2 + 1) if math.gcd(k, period) == 1]
-        found += [_Candidate(f"every {k}th", 2 * math.pi * k * place / period) for k in steps]
+        found += [_Candidate(f"step {k}", 2 * math.pi * k * place / period) for k in steps]
     if "discrete_log" in orders:
         found += _discrete_logs(period)
     return found
@@ -372,13 +373,13 @@ def _estimates(
     """Held-out R2 of one order, and closure, with intervals over the same resamples of units within classes."""
     kept = ~angle.isnan()
 
-    def both(means: Float[Tensor, "label d"]) -> tuple[Tensor, Tensor]:
-        return held_out_r2(smoother(means[kept], ridge), _targets(angle[kept])), closure_of(means)
+    def both(means: Float[Tensor, "*draw label d"]) -> tuple[Tensor, Tensor]:
+        return held_out_r2(smoother(means[..., kept, :], ridge), _targets(angle[kept])), closure_of(means)
 
     weights, units = _resampling_weights(labels, unit, period, seed)
     value = both(class_means(rows, labels, period))
     drawn = [
-        torch.stack(part) for part in zip(*(both(m) for m in _resampled(rows, labels, period, weights)), strict=True)
+        torch.cat(part) for part in zip(*(both(m) for m in _resampled(rows, labels, period, weights)), strict=True)
     ]
     method = f"percentile bootstrap over {units} rows or templates per class, {RESAMPLES} draws"
     if units < 2:
@@ -424,9 +425,9 @@ def _drawn(n: int, generator: torch.Generator) -> Float[Tensor, "draw unit"]:
     return torch.zeros(RESAMPLES, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
 
 
-def _resampled(rows: Tensor, labels: Tensor, period: int, weights: Tensor) -> Iterator[Float[Tensor, "label d"]]:
-    """Class means under each row of weights."""
+def _resampled(rows: Tensor, labels: Tensor, period: int, weights: Tensor) -> Iterator[Float[Tensor, "draw label d"]]:
+    """Class means under each row of weights, some rows at a time."""
     member = torch.nn.functional.one_hot(labels, period).double()
-    for one in weights:
-        weighted = member * one[:, None]
-        yield (weighted.T @ rows) / weighted.sum(0)[:, None]
+    for some in weights.split(64):
+        weighted = member.T * some[:, None]
+        yield (weighted @ rows) / weighted.sum(-1, keepdim=True)

@@ -14,6 +14,7 @@ _HOME = {
     "evaluation_prompts": "ordinal",
     "get_recipe": "recipes",
     "planted_category_booster": "planted_ordinal",
+    "planted_circle": "planted_ordinal",
     "planted_copy": "planted_ordinal",
     "planted_feature_clusters": "planted_features",
     "planted_group_mlp": "planted_groups",

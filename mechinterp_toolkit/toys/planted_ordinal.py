@@ -1,10 +1,10 @@
 """Transformers whose ordinal head is known by construction: one head of a random GPT-2 shape is written by hand.
 
 The head reads what the model really shows it, the residual stream after block 0 through the LayerNorm of its block, and
-its OV circuit sends each item where it is told: to the next item (`planted_successor`), to itself (`planted_copy`), to its
-whole class (`planted_category_booster`), or away from itself and towards both its neighbours
-(`planted_self_suppression`). Its query is a constant and its key tells items from other words, so that it attends to the
-item of a prompt and the model's answer depends on it.
+its OV circuit sends each item where it is told: to the next item (`planted_successor`; with cyclic classes around circles,
+`planted_circle`), to itself (`planted_copy`), to its whole class (`planted_category_booster`), or away from itself and towards
+both its neighbours (`planted_self_suppression`). Its query is a constant and its key tells items from other words, so that it
+attends to the item of a prompt and the model's answer depends on it.
 
 What would fool it: the map has the rank of a head, not of the items, so a few items may go astray; tests say how many.
 
@@ -65,11 +65,23 @@ def planted_successor(strength: float = 1.0, seed: int = 0) -> PlantedHead:
     Raises:
         ToolkitError: `strength` lies outside [0, 1].
     """
-    return _plant(
-        lambda own, place, n, cyclic: own[(place + 1) % n] if cyclic or place + 1 < n else own[place] * 0,
-        strength,
-        seed,
-    )
+    return _plant(_next, strength, seed)
+
+
+def planted_circle(strength: float = 1.0, seed: int = 0) -> PlantedHead:
+    """Return a model that knows every successor and keeps its cyclic classes around circles.
+
+    The head is that of `planted_successor` at full strength; what varies is where the items of cyclic classes lie.
+
+    Args:
+        strength: weight of the circle in their embeddings against random directions of the same norm, in [0, 1].
+        seed: as there.
+
+    Raises:
+        ToolkitError: `strength` lies outside [0, 1].
+    """
+    check_strength(strength)
+    return _plant(_next, 1.0, seed, circle=strength)
 
 
 def planted_copy(strength: float = 1.0, seed: int = 0) -> PlantedHead:
@@ -125,16 +137,36 @@ Target = Callable[[Tensor, int, int, bool], Tensor]
 """`target(embeddings of the class, place, items, cyclic)`: what the head writes for the item at `place`."""
 
 
-def _plant(target: Target, strength: float, seed: int) -> PlantedHead:
+def _next(own: Tensor, place: int, n: int, cyclic: bool) -> Tensor:
+    return own[(place + 1) % n] if cyclic or place + 1 < n else own[place] * 0
+
+
+def _plant(target: Target, strength: float, seed: int, *, circle: float = 0.0) -> PlantedHead:
     check_strength(strength)
     head, tokenizer = seed % N_HEADS, build_tokenizer()
     hf_model = _random_model(len(tokenizer), seed)
     with torch.no_grad():
         classes = ordinal_classes(tokenizer).classes
+        if circle:
+            _put_around_circles(hf_model.transformer.wte.weight, classes, circle, seed)
         shown = _shown(load_model(hf_model, tokenizer=tokenizer))
         _write_ov(hf_model, head, shown, classes, target, strength)
         _write_qk(hf_model, head, shown, torch.cat([c.tokens for c in classes.values()]), strength)
     return PlantedHead(hf_model, tokenizer, (LAYER, head))
+
+
+def _put_around_circles(
+    embedding: Float[Tensor, "token d_model"], classes: Mapping[str, OrdinalClass], circle: float, seed: int
+) -> None:
+    """Items of cyclic classes become partly points of a regular polygon in a plane of their class; norms stay."""
+    generator = torch.Generator().manual_seed(seed)
+    for ordinal in (c for c in classes.values() if c.cyclic):
+        random = embedding[ordinal.tokens]
+        plane = torch.linalg.qr(torch.randn(D_MODEL, 2, generator=generator)).Q.T
+        angle = 2 * torch.pi * torch.arange(len(ordinal)) / len(ordinal)
+        polygon = torch.stack([angle.cos(), angle.sin()], 1) @ plane * random.norm(dim=1, keepdim=True)
+        mixed = circle * polygon + (1 - circle) * random
+        embedding[ordinal.tokens] = mixed * (random.norm(dim=1) / mixed.norm(dim=1))[:, None]
 
 
 def _random_model(d_vocab: int, seed: int) -> GPT2LMHeadModel:
