@@ -279,6 +279,7 @@ def scrambled_model(seed: int) -> HookedModel:
     applies=needs_cyclic_tokens,
     planted=planted_circles,
     twins={"random weights": random_model, "scrambled": scrambled_model},
+    core=fit_circle,
 )
 def circular_features(
     model: HookedModel,

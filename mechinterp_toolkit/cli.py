@@ -142,13 +142,18 @@ def list_analyses(as_json: Json = False) -> None:
 @app.command()
 def run(
     analysis: Annotated[str, typer.Argument(help="Name of an analysis; `mechinterp list` shows all.")],
-    checkpoint: Annotated[str, typer.Argument(help="What to analyse.")],
+    checkpoint: Annotated[str | None, typer.Argument(help="What to analyse.")] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             "--out", "-o", "--output_path", help="Folder of the result.", show_default="mechinterp-results/..."
         ),
     ] = None,
+    activations: Annotated[
+        Path | None,
+        typer.Option(help="Judge these activations, saved by any tool, instead: CSV, Parquet or safetensors, [n, d]."),
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="Class of each row of --activations, from 0.")] = None,
     set_: Set = None,
     as_json: Json = False,
     device: Device = None,
@@ -156,11 +161,16 @@ def run(
     processing: Processing = "none",
     wrapper: Wrapper = "auto",
 ) -> None:
-    """Run one analysis on one checkpoint and save its result."""
+    """Run one analysis on one checkpoint and save its result, or its core on saved activations."""
     from mechinterp_toolkit.registry import get_analysis, parse_option
     from mechinterp_toolkit.report import describe_finding, safe_names, save_finding
 
     entry = get_analysis(analysis)
+    if activations or labels:
+        _run_core(entry, checkpoint, activations, labels, set_ or (), as_json)
+        return
+    if checkpoint is None:
+        raise ToolkitError("name a checkpoint, or give --activations and --labels.")
     options = {name: parse_option(entry, name, text) for name, text in map(_split, set_ or ())}
     loading = _loading(device, dtype, processing, wrapper)
     with _progress() as progress:
@@ -181,6 +191,55 @@ def run(
         _print_json({"analysis": analysis, "checkpoint": checkpoint} | described)
     else:
         _print_finding(analysis, checkpoint, described)
+
+
+def _run_core(
+    entry: Any,
+    checkpoint: str | None,
+    activations: Path | None,
+    labels: Path | None,
+    options: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Judge saved activations by an analysis' core on plain tensors, and print its verdicts."""
+    from dataclasses import asdict
+
+    from mechinterp_toolkit.results import Verdict
+    from mechinterp_toolkit.tables import read_activations, read_labels
+
+    if entry.core is None:
+        raise ToolkitError(f"{entry.name} needs a model: it has no core that judges activations alone.")
+    if checkpoint is not None or activations is None or labels is None:
+        raise ToolkitError("give --activations and --labels together, and no checkpoint beside them.")
+    rows, classes = read_activations(activations), read_labels(labels)
+    if len(rows) != len(classes):
+        raise ToolkitError(f"{activations} has {len(rows)} rows and {labels} {len(classes)}; give one label per row.")
+    fit = entry.core(rows, classes, **_core_options(entry, options, classes))
+    verdicts = {name: getattr(fit, name) for name in dir(type(fit)) if not name.startswith("_")}
+    verdicts = {name: asdict(value) for name, value in verdicts.items() if isinstance(value, Verdict)}
+    if as_json:
+        _print_json({"analysis": entry.name, "activations": str(activations), "n": len(rows), **verdicts})
+        return
+    table = [{"": name, "verdict": v["outcome"], "reason": v["reason"]} for name, v in verdicts.items()]
+    _print_table(("", "verdict", "reason"), table)
+
+
+def _core_options(entry: Any, options: Sequence[str], classes: Any) -> dict[str, Any]:
+    """Options of a core as JSON values; the period of a circle is by default the number of classes."""
+    import inspect
+
+    known = list(inspect.signature(entry.core).parameters)[2:]
+    settings: dict[str, Any] = {}
+    for name, text in map(_split, options):
+        if name not in known:
+            raise ToolkitError(
+                f"the core of {entry.name} has no option {name!r}.{nearest(name, known)} It has {', '.join(known)}."
+            )
+        try:
+            settings[name] = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ToolkitError(f"--set {name}={text} is no JSON value; text stands in quotes.") from error
+    return ({"period": int(classes.max()) + 1} if "period" in known else {}) | settings
 
 
 @app.command()

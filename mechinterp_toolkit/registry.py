@@ -82,6 +82,9 @@ class Analysis:
     twins: Mapping[str, Callable[[int], HookedModel | Planted]]
     """Name -> `twin(seed)`: null models without the structure, for calibration; `Planted` where they need options."""
 
+    core: Callable[..., Any] | None
+    """`core(activations, labels, **options)`: the judgement on plain tensors, without a model; None where there is none."""
+
     cost: Cost
     """Whether `mechinterp report` runs it without `--all`."""
 
@@ -130,6 +133,7 @@ def analysis(
     applies: Callable[[HookedModel], str | None] | None = None,
     planted: Callable[[float, int], Planted] | None = None,
     twins: Mapping[str, Callable[[int], HookedModel | Planted]] | None = None,
+    core: Callable[..., Any] | None = None,
     cost: Cost = "quick",
 ) -> Callable[[Callable[Concatenate[HookedModel, P], F]], Callable[Concatenate[ModelLike, P], F]]:
     """Register a function `(model, *, options) -> Finding` under its own name.
@@ -160,7 +164,16 @@ def analysis(
             return replace(finding, provenance=replace(hooked.provenance, run=record))
 
         entry = Analysis(
-            name, run, question, paper, applies, planted, dict(twins or {}), cost, function.__module__.split(".")[0]
+            name,
+            run,
+            question,
+            paper,
+            applies,
+            planted,
+            dict(twins or {}),
+            core,
+            cost,
+            function.__module__.split(".")[0],
         )
         _check(entry, function)
         _registered[name] = entry

@@ -21,6 +21,7 @@ import mechinterp_toolkit.model
 import mechinterp_toolkit.toys
 from mechinterp_toolkit import cli, doctor, registry, toys
 from mechinterp_toolkit.errors import CheckpointError, ToolkitError
+from mechinterp_toolkit.geometry import fit_circle
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.registry import analysis
 from mechinterp_toolkit.results import Estimate, Finding, Provenance, Verdict
@@ -512,3 +513,48 @@ def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 def test_tables_off_a_terminal_keep_each_row_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     cli._print_table(("name", "question"), [{"name": "a", "question": "why " * 60}])
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+# --- activations instead of a checkpoint ------------------------------------------------------------------------------
+
+
+def sevenths(folder: Path) -> list[str]:
+    """Seven rows around a circle and their labels, on disk; as arguments of `run`."""
+    angle = 2 * torch.pi * torch.arange(7) / 7
+    rows = torch.stack([angle.cos(), angle.sin(), 0.01 * angle**2], 1)
+    (folder / "acts.csv").write_text("\n".join(",".join(str(float(x)) for x in row) for row in rows))
+    (folder / "labels.csv").write_text("\n".join(map(str, range(7))))
+    return ["--activations", str(folder / "acts.csv"), "--labels", str(folder / "labels.csv")]
+
+
+def test_run_judges_activations_saved_by_another_tool(tmp_path: Path) -> None:
+    arguments = ["-m", "mechinterp_toolkit", "run", "circular_features", *sevenths(tmp_path), "--json"]
+    run = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    document = json.loads(run.stdout)
+    assert document["represented"]["outcome"] == "found"
+    assert document["ring"]["outcome"] == "undecided"  # one row per class: closure has no interval
+
+
+def test_activations_that_cannot_be_judged_are_refused(mechinterp: Callable[..., Outcome], tmp_path: Path) -> None:
+    given = sevenths(tmp_path)
+    for arguments, words in (
+        (["run", "level", *given], "level needs a model: it has no core"),
+        (["run", "level"], "name a checkpoint, or give --activations and --labels"),
+    ):
+        outcome = mechinterp(*arguments)
+        assert (outcome.code, words in outcome.err) == (2, True), outcome.err
+    analysis(question="How round?", paper="Doe 2026", core=fit_circle)(round_)
+    for arguments, words in (
+        (["run", "round_", "m", *given], "no checkpoint beside them"),
+        (["run", "round_", *given[:2]], "give --activations and --labels together"),
+        (["run", "round_", *given, "--set", "perod=7"], "no option 'perod'. Did you mean 'period'"),
+        (["run", "round_", *given, "--set", "period=x"], "is no JSON value"),
+    ):
+        outcome = mechinterp(*arguments)
+        assert (outcome.code, words in outcome.err) == (2, True), outcome.err
+    assert "Ordered" in mechinterp("run", "round_", *given).out
+
+
+def round_(model: HookedModel) -> Level:
+    return level(model)
