@@ -4,15 +4,24 @@ Nothing here knows a model: each function takes activations and labels and gives
 """
 
 from mechinterp_toolkit.geometry.circle import CircleFit, closure_limit, closure_of, fit_circle
+from mechinterp_toolkit.geometry.helix import HelixFit, PeriodScan, fit_helix, helix_basis, period_scan
 from mechinterp_toolkit.geometry.irreducible import Irreducibility, irreducibility, mixture, separability
+from mechinterp_toolkit.geometry.neurons import NeuronFits, fit_neurons
 
 __all__ = [
     "CircleFit",
+    "HelixFit",
     "Irreducibility",
+    "NeuronFits",
+    "PeriodScan",
     "closure_limit",
     "closure_of",
     "fit_circle",
+    "fit_helix",
+    "fit_neurons",
+    "helix_basis",
     "irreducibility",
     "mixture",
+    "period_scan",
     "separability",
 ]

@@ -1,0 +1,304 @@
+"""Are numbers represented with periods (2, 5, 10, ...), and how well does a helix predict numbers it was not fitted to?
+
+*Periods*: what a cubic in n and given covariates explain is removed from the mean activations; the share of the rest that
+lies at a period is compared with permuted numbers, the largest over all periods. Periods longer than half the range are
+not looked at. A period counts only if n mod T can also be read off by a linear classifier for numbers it was not
+trained on, since spectra have peaks that nothing can use. *Helix*: a line and circles of the given periods predict the
+activations of held-out numbers, beside the largest circle alone, a polynomial of the same rank and principal components.
+
+What would fool it: any smooth curve has power at long periods, which is why the cubic goes first; sin(2 pi n / 2) is zero for
+every integer, so four periods and a line have rank 8, not 9; how frequent a token is has periods of its own: pass
+(log-)frequencies as covariates; and numbers of several tokens share digits.
+
+Source: Kantamneni and Tegmark 2025, arXiv:2502.00873 (helix); Zhou et al. 2024, arXiv:2406.03445 (periods); Fu et al. 2026,
+arXiv:2604.20817 (spikes against separability). The order of these tests and their nulls are this toolkit's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.results import Verdict
+from mechinterp_toolkit.stats import max_statistic_p, p_value, smallest_p
+
+ALPHA = 0.05
+FOLDS = 5
+RIDGE = 0.1
+"""Penalty of the residue classifier, in units of the mean squared norm of a residual."""
+
+MODELS = ("helix", "largest circle", "polynomial", "principal components", "helix of shuffled numbers")
+
+_FEWEST = 20  # numbers: below, a cubic and one period leave too little
+
+
+@dataclass(frozen=True)
+class PeriodScan:
+    """Result of `period_scan`."""
+
+    periods: tuple[int, ...]
+    """Periods looked at."""
+
+    share: Float[Tensor, " period"]
+    """Share of the variance left by the cubic that lies at each period, in [0, 1]."""
+
+    null: Float[Tensor, "draw period"]
+    """The same for permuted numbers."""
+
+    p: Float[Tensor, " period"]
+    """p-value of each share, corrected for all periods."""
+
+    accuracy: Float[Tensor, " period"]
+    """Share of numbers whose residue mod T is classified right when the number is held out, in [0, 1]."""
+
+    chance: Float[Tensor, " period"]
+    """The same for permuted numbers, on average."""
+
+    p_separable: Float[Tensor, " period"]
+    """p-value of the accuracy."""
+
+    @property
+    def found(self) -> tuple[int, ...]:
+        """Periods with a share and a separable residue, largest share first."""
+        passed = (self.p <= ALPHA) & (self.p_separable <= ALPHA)
+        order = self.share.argsort(descending=True, stable=True)
+        return tuple(self.periods[i] for i in order.tolist() if passed[i])
+
+
+@dataclass(frozen=True)
+class HelixFit:
+    """Result of `fit_helix`."""
+
+    periods: tuple[int, ...]
+    """Periods of the helix."""
+
+    rank: int
+    """Columns of the helix that are not zero or dependent, without the constant."""
+
+    r2: Float[Tensor, " model"]
+    """R2 of `MODELS` on held-out numbers, at most 1; "principal components" project instead of predicting: a ceiling."""
+
+    scan: PeriodScan
+    """Evidence for periods."""
+
+    weights: Float[Tensor, "column d"]
+    """Least-squares coefficients on all numbers: constant, line, then cos and sin of each period that has them."""
+
+    @property
+    def represented(self) -> Verdict:
+        """Whether numbers are represented with a period."""
+        best = int(self.scan.p.argmin())
+        p = float(torch.maximum(self.scan.p, self.scan.p_separable).amin())
+        if smallest_p(len(self.scan.null)) > ALPHA:
+            return Verdict("undecided", f"{len(self.scan.null)} draws allow no p-value below {ALPHA}.", p=p)
+        if self.scan.found:
+            said = ", ".join(str(t) for t in self.scan.found)
+            return Verdict("found", f"Periods {said}: beyond permuted numbers, with separable residues.", p=p)
+        why = "no period's share exceeds permuted numbers'"
+        if float(self.scan.p[best]) <= ALPHA:
+            why = (
+                f"period {self.scan.periods[best]} has a share, but n mod {self.scan.periods[best]} cannot be read off"
+            )
+        return Verdict("not_found", f"Of periods {self.scan.periods[0]} to {self.scan.periods[-1]}: {why}.", p=p)
+
+
+def helix_basis(numbers: Tensor, periods: Sequence[int], *, linear: bool = True) -> Float[Tensor, "n column"]:
+    """Return constant, line and circles of integers, columns that are zero on every integer left out.
+
+    A period of 2 has a cosine and no sine; (2, 5, 10, 100) and a line make 9 columns, constant included.
+    """
+    n = numbers.double()
+    columns = [torch.ones_like(n)] + [(n - n.mean()) / n.std().clamp_min(1e-12)] * linear
+    for period in periods:
+        angle = 2 * math.pi * n / period
+        columns += [angle.cos()] + [angle.sin()] * (period != 2)
+    return torch.stack(columns, 1)
+
+
+def period_scan(
+    acts: Float[Tensor, "n d"],
+    numbers: Int[Tensor, " n"],
+    *,
+    periods: Sequence[int] | None = None,
+    covariates: Float[Tensor, "n k"] | None = None,
+    draws: int = 999,
+    seed: int = 0,
+) -> PeriodScan:
+    """Look for periods in the mean activation of each number.
+
+    Args:
+        acts: one row per prompt.
+        numbers: the number of each row.
+        periods: periods to look at; from 2 to half the range by default. Longer ones are refused.
+        covariates: what else may explain the activations, such as the token's log-frequency; removed with the cubic.
+        draws: permutations of the numbers.
+        seed: of them.
+
+    Raises:
+        ToolkitError: fewer than 20 different numbers, or a period longer than half their range.
+    """
+    unique, rows, extra = _by_number(acts, numbers, covariates)
+    looked_at = _checked_periods(unique, periods)
+    design = torch.cat([_cubic(unique), extra], 1)
+    left = _without(rows, design)
+    generator = torch.Generator().manual_seed(seed)
+    orders = torch.stack([torch.randperm(len(unique), generator=generator) for _ in range(draws)])
+    planes = [_plane(unique, period, extra) for period in looked_at]
+    axes, owner = torch.cat(planes, 1), torch.tensor([i for i, p in enumerate(planes) for _ in range(p.shape[1])])
+    share = _shares(left, axes, owner, len(planes))
+    # What is permuted gets a cubic part again, which the observed residual cannot have: it is removed again.
+    null = torch.stack([_shares(_without(left[order], design), axes, owner, len(planes)) for order in orders])
+    accuracy, chance, p_separable = _residues(left, unique, looked_at, orders[: min(draws, 199)])
+    return PeriodScan(looked_at, share, null, max_statistic_p(share, null), accuracy, chance, p_separable)
+
+
+def fit_helix(
+    acts: Float[Tensor, "n d"],
+    numbers: Int[Tensor, " n"],
+    periods: Sequence[int] = (2, 5, 10, 100),
+    *,
+    covariates: Float[Tensor, "n k"] | None = None,
+    draws: int = 999,
+    seed: int = 0,
+) -> HelixFit:
+    """Fit a helix, compare it on held-out numbers, and judge the periods of the representation.
+
+    Args:
+        acts: one row per prompt.
+        numbers: the number of each row.
+        periods: of the helix; those up to half the range are also looked for, with every other such period.
+        covariates: as for `period_scan`.
+        draws: as there.
+        seed: of permutations and folds.
+
+    Raises:
+        ToolkitError: as `period_scan`, or no periods.
+    """
+    if not periods:
+        raise ToolkitError("a helix needs at least one period.")
+    unique, rows, _ = _by_number(acts, numbers, covariates)
+    scan = period_scan(acts, numbers, covariates=covariates, draws=draws, seed=seed)
+    basis = helix_basis(unique, periods)
+    rank = int(torch.linalg.matrix_rank(basis)) - 1
+    shuffled = torch.randperm(len(unique), generator=torch.Generator().manual_seed(seed + 1))
+    alternatives = [
+        basis,
+        helix_basis(unique, (max(periods),), linear=False),
+        _powers(unique, rank),
+        None,
+        basis[shuffled],
+    ]
+    fold = torch.randperm(len(unique), generator=torch.Generator().manual_seed(seed)) % FOLDS
+    r2 = torch.stack([_held_out(rows, one, fold, rank) for one in alternatives])
+    return HelixFit(tuple(periods), rank, r2, scan, torch.linalg.pinv(basis) @ rows)
+
+
+def _by_number(acts: Tensor, numbers: Tensor, covariates: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Different numbers in rising order, and the means of activations and covariates over the rows of each."""
+    rows = acts.detach().cpu().double()
+    if not rows.isfinite().all():
+        raise ToolkitError(f"{int((~rows.isfinite()).any(1).sum())} of {len(rows)} activations are NaN or infinite.")
+    unique, which = numbers.cpu().unique(return_inverse=True)
+    if len(unique) < _FEWEST:
+        raise ToolkitError(f"got {len(unique)} different numbers; expected at least {_FEWEST} to look for periods.")
+    count = torch.bincount(which).double()[:, None]
+    extra = torch.zeros(len(rows), 0, dtype=torch.float64) if covariates is None else covariates.cpu().double()
+    sums = [
+        torch.zeros(len(unique), part.shape[1], dtype=torch.float64).index_add_(0, which, part)
+        for part in (rows, extra)
+    ]
+    return unique, sums[0] / count, sums[1] / count
+
+
+def _checked_periods(unique: Tensor, periods: Sequence[int] | None) -> tuple[int, ...]:
+    longest = (int(unique[-1]) - int(unique[0]) + 1) // 2
+    looked_at = tuple(range(2, longest + 1)) if periods is None else tuple(periods)
+    wrong = [t for t in looked_at if not 2 <= t <= longest]
+    if wrong or not looked_at:
+        raise ToolkitError(
+            f"period {wrong[0] if wrong else 'none'} cannot be judged on numbers from {int(unique[0])} to {int(unique[-1])}: "
+            f"expected 2 to {longest}, half the range."
+        )
+    return looked_at
+
+
+def _cubic(unique: Tensor) -> Float[Tensor, "n 4"]:
+    return _powers(unique, 3)
+
+
+def _powers(unique: Tensor, degree: int) -> Float[Tensor, "n column"]:
+    """An orthonormal basis of polynomials up to a degree, on numbers scaled to [-1, 1]."""
+    n = unique.double()
+    scaled = 2 * (n - n.min()) / (n.max() - n.min()) - 1
+    columns = [torch.special.legendre_polynomial_p(scaled, k) for k in range(degree + 1)]
+    return torch.linalg.qr(torch.stack(columns, 1)).Q
+
+
+def _without(rows: Float[Tensor, "n d"], design: Float[Tensor, "n k"]) -> Float[Tensor, "n d"]:
+    span = torch.linalg.qr(design).Q
+    return rows - span @ (span.T @ rows)
+
+
+def _plane(unique: Tensor, period: int, extra: Tensor) -> Float[Tensor, "n axis"]:
+    """Orthonormal cos and sin of a period on these numbers, with what cubic and covariates explain taken out."""
+    waves = helix_basis(unique, (period,), linear=False)[:, 1:]
+    left, size, _ = torch.linalg.svd(_without(waves, torch.cat([_cubic(unique), extra], 1)), full_matrices=False)
+    return left[:, size > 1e-6 * len(unique) ** 0.5]
+
+
+def _shares(
+    left: Float[Tensor, "n d"], axes: Float[Tensor, "n axis"], owner: Int[Tensor, " axis"], periods: int
+) -> Float[Tensor, " period"]:
+    """Share of the variance along the axes of each period; `owner` says which period an axis belongs to."""
+    along = (axes.T @ left).square().sum(1)
+    sums = torch.zeros(periods, dtype=torch.float64).index_add_(0, owner, along)
+    return sums / left.square().sum().clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def _residues(
+    left: Float[Tensor, "n d"], unique: Tensor, periods: Sequence[int], orders: Int[Tensor, "draw n"]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Held-out accuracy of reading n mod T by ridge regression on one-hot residues; the formula leaves one number out."""
+    gram = left @ left.T
+    penalty = RIDGE * gram.diagonal().mean().clamp_min(1e-300)
+    hat = gram @ torch.linalg.inv(gram + penalty * torch.eye(len(gram), dtype=torch.float64))
+    inner = hat.diagonal()
+
+    def accuracy(residue: Int[Tensor, " n"], classes: int) -> Tensor:
+        target = torch.nn.functional.one_hot(residue, classes).double()
+        target = target - target.mean(0)
+        score = (hat @ target - inner[:, None] * target) / (1 - inner)[:, None]
+        return (score.argmax(1) == residue).double().mean()
+
+    rows = []
+    for period in periods:
+        residue = unique % period
+        observed = accuracy(residue, period)
+        null = torch.stack([accuracy(residue[order], period) for order in orders])
+        rows.append((observed, null.mean(), p_value(observed, null)))
+    first, second, third = zip(*rows, strict=True)
+    return torch.stack(first), torch.stack(second), torch.stack(third)
+
+
+def _held_out(
+    rows: Float[Tensor, "n d"], design: Float[Tensor, "n k"] | None, fold: Int[Tensor, " n"], rank: int
+) -> Float[Tensor, ""]:
+    """R2 on numbers of one fold from the others; without a design, of the others' principal components."""
+    missed, whole = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for k in range(FOLDS):
+        out: Bool[Tensor, " n"] = fold == k
+        centre = rows[~out].mean(0)
+        if design is None:
+            axes = torch.linalg.svd(rows[~out] - centre, full_matrices=False)[2][:rank]
+            predicted = centre + (rows[out] - centre) @ axes.T @ axes
+        else:
+            predicted = design[out] @ (torch.linalg.pinv(design[~out]) @ rows[~out])
+        missed += (rows[out] - predicted).square().sum()
+        whole += (rows[out] - centre).square().sum()
+    return 1 - missed / whole

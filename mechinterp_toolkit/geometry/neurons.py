@@ -1,0 +1,111 @@
+"""Which neurons of an adder are waves of a, of b and of a + b? All of them at once, in closed form.
+
+Pre-activations over pairs (a, b) are regressed on a constant, a, b and cos and sin of a, b and a + b at each period; one
+least-squares problem serves every neuron. R2 is that of pairs whose sum was held out, and each family's part is what the fit
+loses without it.
+
+What would fool it: columns that depend on each other (the sine of period 2 is zero on integers), which are dropped; and a
+neuron that is nearly constant, whose R2 says nothing: its variance stands beside it.
+
+Source: Kantamneni and Tegmark 2025, arXiv:2502.00873, who fit each neuron by gradient descent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechinterp_toolkit.errors import ToolkitError
+
+FAMILIES = ("a", "b", "a + b")
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class NeuronFits:
+    """Result of `fit_neurons`."""
+
+    columns: tuple[str, ...]
+    """What the coefficients belong to, e.g. "cos 10 of a + b"."""
+
+    weights: Float[Tensor, "column neuron"]
+    """Least-squares coefficients, minimum norm."""
+
+    r2: Float[Tensor, " neuron"]
+    """R2 on pairs whose sum was held out, at most 1."""
+
+    family: Float[Tensor, "family neuron"]
+    """How much R2 falls, in the sample, without the waves of a, of b and of a + b (`FAMILIES`)."""
+
+    variance: Float[Tensor, " neuron"]
+    """Variance of each neuron over the pairs."""
+
+
+def fit_neurons(
+    preacts: Float[Tensor, "pair neuron"],
+    a: Int[Tensor, " pair"],
+    b: Int[Tensor, " pair"],
+    periods: Sequence[int] = (2, 5, 10, 100),
+    *,
+    seed: int = 0,
+) -> NeuronFits:
+    """Fit every neuron.
+
+    Args:
+        preacts: pre-activations, one row per pair.
+        a: first number of each pair.
+        b: second number.
+        periods: of the waves.
+        seed: of the folds over sums.
+
+    Raises:
+        ToolkitError: fewer pairs than columns, fewer than five sums, or numbers that are not finite.
+    """
+    columns, design = _design(a, b, periods)
+    y = preacts.detach().cpu().double()
+    sums, which = (a + b).cpu().unique(return_inverse=True)
+    if len(y) < len(columns) or len(sums) < FOLDS or not y.isfinite().all():
+        raise ToolkitError(
+            f"got {len(y)} pairs with {len(sums)} sums, {int((~y.isfinite()).any(1).sum())} of them not finite, for "
+            f"{len(columns)} columns; expected more pairs than columns, {FOLDS} sums or more, and finite numbers."
+        )
+    fold = (torch.randperm(len(sums), generator=torch.Generator().manual_seed(seed)) % FOLDS)[which]
+    whole = (y - y.mean(0)).square().sum(0)
+    tiny = torch.finfo(torch.float64).tiny
+    missed = torch.zeros_like(whole)
+    for k in range(FOLDS):
+        out = fold == k
+        missed += (y[out] - design[out] @ (torch.linalg.pinv(design[~out]) @ y[~out])).square().sum(0)
+    weights = torch.linalg.pinv(design) @ y
+    base = (y - design @ weights).square().sum(0)
+    without = torch.stack([_missed_without(design, columns, y, family) for family in FAMILIES])
+    return NeuronFits(
+        columns=columns,
+        weights=weights,
+        r2=1 - missed / whole.clamp_min(tiny),
+        family=(without - base) / whole.clamp_min(tiny),
+        variance=whole / len(y),
+    )
+
+
+def _design(a: Tensor, b: Tensor, periods: Sequence[int]) -> tuple[tuple[str, ...], Float[Tensor, "pair column"]]:
+    """Constant, lines and waves; the sine of period 2, zero on integers, is left out."""
+    named = {"constant": torch.ones(len(a), dtype=torch.float64), "line of a": a.double(), "line of b": b.double()}
+    for family, number in zip(FAMILIES, (a, b, a + b), strict=True):
+        for period in periods:
+            angle = 2 * math.pi * number.double() / period
+            named[f"cos {period} of {family}"] = angle.cos()
+            if period != 2:
+                named[f"sin {period} of {family}"] = angle.sin()
+    return tuple(named), torch.stack([column.cpu() for column in named.values()], 1)
+
+
+def _missed_without(design: Tensor, columns: tuple[str, ...], y: Tensor, family: str) -> Float[Tensor, " neuron"]:
+    kept = [i for i, name in enumerate(columns) if not name.endswith(f" of {family}") or name.startswith("line")]
+    part = design[:, kept]
+    return (y - part @ (torch.linalg.pinv(part) @ y)).square().sum(0)
