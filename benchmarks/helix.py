@@ -49,7 +49,8 @@ def main(epochs: int) -> None:
     one = time.perf_counter() - middle
     print(
         f"{NEURONS} neurons on {PAIRS} pairs: closed form {middle - began:.2f} s with five folds; descent, {epochs} epochs, "
-        f"takes {one * NEURONS / (middle - began):.0f} times as long; held-out R2 {fits.r2[0]:.3f}, descent in the sample {reached:.3f}"
+        f"takes {one * NEURONS / (middle - began):.0f} times as long; held-out R2 {fits.r2[0]:.3f}, descent in the sample "
+        f"{reached:.3f}"
     )
 
 

@@ -58,6 +58,7 @@ class JointMoments:
         self.x_dim, self.z_dim, self.dtype, self.covariance = x_dim, z_dim, dtype, covariance
         self.device = None if device is None else _with_float64(torch.device(device))
         self.eps: float = torch.finfo(dtype).eps  # relative rounding error of the products
+        self.x_eps = 0.0  # relative rounding error of the activations themselves, the coarsest seen
         self.n = 0
         self._sums: dict[str, Tensor] = {}
         self._scratch: Tensor | None = None
@@ -97,6 +98,7 @@ class JointMoments:
         if not other.n:
             return
         self.eps = max(self.eps, other.eps)  # a sum is known as well as its worst part
+        self.x_eps = max(self.x_eps, other.x_eps)
         sums = self._start(other.mean_x.device)
         apart_x, apart_z = (other._sums[m].to(sums[m].device) - sums[m] for m in ("mean_x", "mean_z"))
         weight = self._weight(other.n)
@@ -146,6 +148,7 @@ class JointMoments:
         n = len(x)
         if not n:
             return
+        self.x_eps = max(self.x_eps, torch.finfo(x.dtype).eps)
         x, z = x.to(self.device or _with_float64(x.device)), z.to(self.device or _with_float64(x.device))
         # Any row near the mean serves as origin, for what it is off by is put right below; these cost a sixteenth of
         # the mean of all. A sample of f n rows lies at most sd / sqrt(f) from the mean, so at most a digit is lost.

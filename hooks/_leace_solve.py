@@ -28,6 +28,9 @@ from mechinterp_toolkit.hooks._leace_moments import JointMoments
 # pseudo-inverse that fits leaves 1e-15 of them, one that cuts off a feature leaves all.
 _LEFT = 1e-12
 
+# How many times the variance of rounding a direction must vary to be one: rounding is not quite independent.
+_ABOVE_NOISE = 16
+
 
 @dataclass(frozen=True)
 class Root:
@@ -110,7 +113,8 @@ def concept_subspace(moments: JointMoments, *, shrinkage: bool, rank_tol: float 
     correlation_matrix = sigma.mul_(inverse[:, None]).mul_(inverse)
     correlation_matrix.diagonal().copy_(torch.ones_like(sd))  # a constant feature stands apart and correlates with none
     tol = 16 * _rounding(moments.x_dim, moments.eps) if rank_tol is None else rank_tol
-    root, u, s, v = _canonical(correlation_matrix, standard, moments.eps, singular=moments.n <= moments.x_dim)
+    noise = _input_noise(moments) * inverse**2
+    root, u, s, v = _canonical(correlation_matrix, standard, moments.eps, noise, singular=moments.n <= moments.x_dim)
     kept = s > tol
     absent = (from_z == 0).all(1).nonzero().flatten().tolist()
     return ConceptSubspace(root, sd, u[:, kept], s[kept], cross @ v[:, kept], tuple(absent))
@@ -180,24 +184,37 @@ def _varies(moments: JointMoments) -> Tensor:
     return variance > 0
 
 
-def _canonical(matrix: Tensor, standard: Tensor, eps: float, *, singular: bool) -> tuple[Root, Tensor, Tensor, Tensor]:
+def _input_noise(moments: JointMoments) -> Tensor:
+    """Variance that rounding x to its dtype puts on each feature: at most half a unit of its last digit at any value."""
+    return (moments.x_eps / 2) ** 2 * (moments.mean_x.square() + moments.variance_x)
+
+
+def _canonical(
+    matrix: Tensor, standard: Tensor, eps: float, noise: Tensor, *, singular: bool
+) -> tuple[Root, Tensor, Tensor, Tensor]:
     """Whitening by `matrix`, of which the upper triangle is read, and the decomposition of the whitened correlations.
+
+    Directions that vary by no more than the rounding of x (`noise`, a variance per feature) are left alone: behind a LayerNorm
+    all features add up to zero but for rounding, and to whiten that direction would magnify rounding a million times, for
+    class means that differ there by less than the last digit of an activation. By Cauchy-Schwarz no more than this stays.
 
     A covariance can be singular, and then its range must hold the correlations with z. Where rounding has put a part of
     them outside, cutting it off would leave it unerased; instead the small eigenvalues are lifted to the cut, because
     any positive-definite matrix in place of the covariance keeps the guarantee.
     """
-    root = None if singular else _cholesky_root(matrix, eps)
+    root = None if singular else _cholesky_root(matrix, eps, float(noise.max()))
     if root is not None:
         return root, *_svd(root.whiten(standard))
     values, vectors = torch.linalg.eigh(matrix, UPLO="U")
     cut = _cut(len(matrix), eps, values[-1].item())
-    root = _eigen_root(values, vectors, values > cut)
+    rounding = values <= _ABOVE_NOISE * (vectors.square().mT @ noise)
+    root = _eigen_root(values, vectors, (values > cut) & ~rounding)
     u, s, v = _svd(root.whiten(standard))
     outside = standard - root.factor @ root.whiten(standard)
+    outside -= vectors[:, rounding] @ (vectors[:, rounding].mT @ outside)
     allowed = _LEFT * standard.norm(dim=0) + _rounding(len(matrix), torch.finfo(torch.float64).eps)
     if (outside.norm(dim=0) > allowed).any():
-        root = _eigen_root(values.clamp(min=cut), vectors, torch.ones_like(values, dtype=torch.bool))
+        root = _eigen_root(values.clamp(min=cut), vectors, ~rounding)
         u, s, v = _svd(root.whiten(standard))
     return root, u, s, v
 
@@ -212,7 +229,7 @@ def _cut(d: int, eps: float, largest: float) -> float:
     return _rounding(d, eps) + 4 * d * torch.finfo(torch.float64).eps * largest
 
 
-def _cholesky_root(matrix: Tensor, eps: float) -> Root | None:
+def _cholesky_root(matrix: Tensor, eps: float, noise: float) -> Root | None:
     """Triangular root, or None where the matrix is singular but for rounding."""
     factor, info = torch.linalg.cholesky_ex(matrix, upper=True)
     if info.item():
@@ -223,7 +240,7 @@ def _cholesky_root(matrix: Tensor, eps: float) -> Root | None:
     for _ in range(3):  # inverse iteration: the growth tends to the inverse of the smallest eigenvalue
         vector = root.read(root.whiten(vector / vector.norm(dim=0))).mT
     smallest, most = 1 / vector.norm(dim=0).max().item(), float(len(matrix))  # no eigenvalue exceeds the trace
-    return root if smallest > 2 * _cut(len(matrix), eps, most) else None
+    return root if smallest > 2 * _cut(len(matrix), eps, most) + _ABOVE_NOISE * noise else None
 
 
 def _eigen_root(values: Tensor, vectors: Tensor, kept: Tensor) -> Root:

@@ -1,0 +1,210 @@
+"""What does a language model predict when no layer can read a concept linearly?
+
+Concept scrubbing erases a concept from the normalised input of every sublayer, in the order they run: each eraser is fitted
+on the model as the earlier ones have edited it, since what they remove changes what later layers write. At the end every
+hooked site of the edited model has equal class means. Blocks may be sequential (GPT-2) or parallel (GPT-NeoX), where
+both sublayers of a block read the same stream through LayerNorms of their own.
+
+What would fool it: erasing so many directions that any would hurt, hence random directions and shuffled labels of equal
+rank; the guarantee holds on the tokens it was fitted on; and bits per byte say how much the model needs the concept, not
+what for.
+
+Source: Belrose et al. 2023, LEACE, arXiv:2306.03819, section 6 (concept scrubbing).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mechinterp_toolkit.errors import NotApplicable, ToolkitError
+from mechinterp_toolkit.hooks.erase import LeaceEraser, LeaceFitter, random_eraser, shuffled_eraser
+from mechinterp_toolkit.intervention import Edits, applied, observed
+from mechinterp_toolkit.model import HookedModel
+from mechinterp_toolkit.results import Estimate
+from mechinterp_toolkit.stats import bootstrap
+
+ScrubMethod = Literal["leace", "orth", "random", "shuffled"]
+"""LEACE; orthogonal projection on the same covariances; as many random directions; LEACE of permuted labels."""
+
+_FLOAT64 = 8  # bytes
+
+
+@dataclass(frozen=True)
+class ScrubbedModel:
+    """What `scrub` made: an eraser for every sublayer's input, to be applied together."""
+
+    erasers: Mapping[str, LeaceEraser]
+    """Hook point -> eraser, in the order the model runs them; itself what `applied` takes."""
+
+    method: ScrubMethod
+    """How they were fitted."""
+
+    rank: Mapping[str, int]
+    """Directions erased at each site."""
+
+    n: int
+    """Tokens each eraser was fitted on."""
+
+
+def scrub_sites(model: HookedModel) -> tuple[str, ...]:
+    """Return the normalised input of every sublayer, in the order they run.
+
+    Raises:
+        NotApplicable: the model is no transformer with normalised sublayers.
+    """
+    if not model.is_transformer:
+        raise NotApplicable(f"{model.provenance.checkpoint} has no sublayers to scrub: it is no transformer.")
+    layers = range(model.cfg.n_layers)
+    names = [f"blocks.{layer}.{norm}.hook_normalized" for layer in layers for norm in ("ln1", "ln2")]
+    sites = tuple(name for name in names if name in model.hook_points)
+    if not sites:
+        raise NotApplicable(
+            f"{model.provenance.checkpoint} has no blocks.0.ln1.hook_normalized; concepts are scrubbed from the normalised "
+            "input of sublayers."
+        )
+    return sites
+
+
+def scrub_memory(model: HookedModel, z_dim: int) -> int:
+    """Return about how many bytes `scrub` holds beside the model: one site's moments, and the erasers so far."""
+    d = model.cfg.d_model
+    moments = _FLOAT64 * (d * d + d * z_dim + z_dim * z_dim)
+    return 4 * moments + len(scrub_sites(model)) * 2 * _FLOAT64 * d * max(z_dim - 1, 1)
+
+
+def scrub(
+    model: HookedModel,
+    tokens: Int[Tensor, "batch pos"],
+    labels: Int[Tensor, "batch pos"],
+    z_dim: int,
+    *,
+    mask: Bool[Tensor, "batch pos"] | None = None,
+    method: ScrubMethod = "leace",
+    batch_size: int = 64,
+    seed: int = 0,
+) -> ScrubbedModel:
+    """Fit an eraser at every sublayer's input, each on the model edited by the ones before it.
+
+    Costs one pass over the tokens per sublayer; `scrub_memory` says beforehand what is held.
+
+    Args:
+        model: a transformer.
+        tokens: text; right-padded, or with `mask`.
+        labels: class of each token, 0 to z_dim - 1; what `mask` leaves out counts nowhere.
+        z_dim: number of classes.
+        mask: True at tokens that count.
+        method: of all erasers; "random" and "shuffled" erase as many directions as LEACE would at the same site.
+        batch_size: prompts per forward pass.
+        seed: of the controls.
+
+    Raises:
+        NotApplicable: as `scrub_sites`.
+        ToolkitError: labels of another shape, or fewer than two classes with tokens.
+    """
+    if labels.shape != tokens.shape:
+        raise ToolkitError(
+            f"labels have shape {tuple(labels.shape)}, tokens {tuple(tokens.shape)}; give one label per token."
+        )
+    erasers: dict[str, LeaceEraser] = {}
+    count = 0
+    for i, site in enumerate(scrub_sites(model)):
+        fitter = LeaceFitter(model.cfg.d_model, z_dim, method="orth" if method == "orth" else "leace")
+        _feed(model, tokens, labels, mask, site, erasers, fitter, batch_size)
+        count = fitter.n
+        erasers[site] = _eraser(fitter, method, seed + i)
+    return ScrubbedModel(erasers, method, {site: one.rank for site, one in erasers.items()}, count)
+
+
+def bits_per_byte(
+    model: HookedModel,
+    tokens: Int[Tensor, "batch pos"],
+    n_bytes: Int[Tensor, " batch"],
+    *,
+    mask: Bool[Tensor, "batch pos"] | None = None,
+    edits: Edits | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> Estimate:
+    """Estimate the cross-entropy of the next token in bits per byte of text, with an interval over prompts.
+
+    Args:
+        model: a transformer.
+        tokens: text; right-padded, or with `mask`.
+        n_bytes: bytes of text that the predicted tokens of each prompt stand for (UTF-8), the first token's not among them.
+        mask: True at real tokens.
+        edits: edits in place, e.g. `ScrubbedModel.erasers`.
+        batch_size: prompts per forward pass.
+        seed: of the interval.
+
+    Raises:
+        ToolkitError: a prompt without bytes.
+    """
+    if bool((n_bytes <= 0).any()):
+        raise ToolkitError(f"{int((n_bytes <= 0).sum())} prompts have no bytes of text; leave them out.")
+    bits = []
+    for start in range(0, len(tokens), batch_size):
+        rows = slice(start, start + batch_size)
+        bits.append(_bits(model, tokens[rows], None if mask is None else mask[rows], edits))
+    return bootstrap(
+        torch.stack([torch.cat(bits), n_bytes.double()], 1),
+        unit_name="prompts",
+        measured="bits per byte",
+        seed=seed,
+        statistic=lambda values, weights: (weights @ values[:, 0]) / (weights @ values[:, 1]),
+    )
+
+
+def _eraser(fitter: LeaceFitter, method: ScrubMethod, seed: int) -> LeaceEraser:
+    if method == "random":
+        return random_eraser(fitter.x_dim, fitter.eraser.rank, mean=fitter.mean_x, seed=seed)
+    return shuffled_eraser(fitter, seed=seed, matched=False) if method == "shuffled" else fitter.eraser
+
+
+def _feed(
+    model: HookedModel,
+    tokens: Tensor,
+    labels: Tensor,
+    mask: Tensor | None,
+    site: str,
+    edits: Mapping[str, LeaceEraser],
+    fitter: LeaceFitter,
+    batch_size: int,
+) -> None:
+    """Run everything through the model as edited so far, and the site's activations into the fitter."""
+    for start in range(0, len(tokens), batch_size):
+        rows = slice(start, start + batch_size)
+        part = None if mask is None else mask[rows]
+        fitter.update(_first(model, tokens[rows], part, site, edits), labels[rows], part)
+
+
+@torch.no_grad()
+def _first(
+    model: HookedModel, tokens: Tensor, mask: Tensor | None, site: str, edits: Mapping[str, LeaceEraser]
+) -> Float[Tensor, "batch pos d"]:
+    """The site's activation in one pass; where queries, keys and values are normalised one by one, the first of three alike."""
+    caught: list[Tensor] = []
+
+    def keep(activation: Tensor, hook: Any) -> None:
+        if not caught:
+            caught.append(activation.detach().cpu().clone())
+
+    with applied(model, edits, mask=mask), observed(model, {site: keep}):
+        model.logits(tokens, mask)
+    return caught[0]
+
+
+@torch.no_grad()
+def _bits(model: HookedModel, tokens: Tensor, mask: Tensor | None, edits: Edits | None) -> Float[Tensor, " batch"]:
+    """Bits of all next tokens of each prompt."""
+    with applied(model, edits or {}, mask=mask):
+        logits = model.logits(tokens, mask).double().cpu()
+    nats = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+    nats = nats.reshape(len(tokens), -1)
+    return (nats if mask is None else nats * mask[:, 1:]).sum(1) / math.log(2)
