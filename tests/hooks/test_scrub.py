@@ -118,3 +118,73 @@ def test_what_cannot_be_scrubbed_is_refused(wrapped, text):
         scrub(wrapped, text, torch.zeros_like(text), CLASSES)
     with pytest.raises(ToolkitError, match="40 prompts have no bytes"):
         bits_per_byte(wrapped, text, torch.zeros(40, dtype=torch.long))
+
+
+SENTENCES, LENGTH, VOCABULARY = 800, 24, 400
+
+
+def treebank(folder):
+    """Sentences as words and their parts of speech: token ids [sentence pos], classes, mask, bytes of the predicted words."""
+    from collections import Counter
+
+    (file,) = folder.glob("*.conllu")
+    sentences: list[list[tuple[str, str]]] = [[]]
+    for line in file.read_text(encoding="utf-8").splitlines():
+        cells = line.split("\t")
+        if len(cells) == 10 and cells[0].isdigit():
+            sentences[-1].append((cells[1], cells[3]))
+        elif not line:
+            sentences.append([])
+    kept = [s[:LENGTH] for s in sentences if len(s) >= 6][:SENTENCES]
+    common = [word for word, _ in Counter(word for s in kept for word, _ in s).most_common(VOCABULARY - 2)]
+    word_id = {word: i + 2 for i, word in enumerate(common)}  # 0 pads, 1 is any other word
+    tag_id = {tag: i for i, tag in enumerate(sorted({tag for s in kept for _, tag in s}))}
+    tokens, labels = (torch.zeros(len(kept), LENGTH, dtype=torch.long) for _ in range(2))
+    mask, n_bytes = torch.zeros(len(kept), LENGTH, dtype=torch.bool), torch.zeros(len(kept), dtype=torch.long)
+    for i, sentence in enumerate(kept):
+        tokens[i, : len(sentence)] = torch.tensor([word_id.get(word, 1) for word, _ in sentence])
+        labels[i, : len(sentence)] = torch.tensor([tag_id[tag] for _, tag in sentence])
+        mask[i, : len(sentence)] = True
+        n_bytes[i] = sum(len(f" {word}".encode()) for word, _ in sentence[1:])
+    return tokens, labels, len(tag_id), mask, n_bytes
+
+
+def trained(tokens: torch.Tensor, mask: torch.Tensor, steps: int = 400):
+    """A two-layer GPT-2 shape, trained on the sentences."""
+    import transformers
+
+    config = transformers.GPT2Config(
+        n_layer=2, n_head=4, n_embd=64, vocab_size=VOCABULARY, n_positions=LENGTH, resid_pdrop=0.0, embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.GPT2LMHeadModel(config)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        rows = torch.randint(len(tokens), (48,), generator=generator)
+        optimiser.zero_grad()
+        model(tokens[rows], labels=tokens[rows].masked_fill(~mask[rows], -100)).loss.backward()
+        optimiser.step()
+    return load_model(model.eval())
+
+
+@pytest.mark.slow
+def test_scrubbing_part_of_speech_costs_more_than_random_directions_and_less_than_orthogonal_ones(shared_data):
+    tokens, labels, classes, mask, n_bytes = treebank(shared_data / "ud_ewt")
+    model = trained(tokens, mask)
+
+    def cost(method: str | None) -> float:
+        edits = {} if method is None else scrub(model, tokens, labels, classes, mask=mask, method=method).erasers
+        return float(bits_per_byte(model, tokens, n_bytes, mask=mask, edits=edits).value)
+
+    plain, random, leace, orth = (cost(method) for method in (None, "random", "leace", "orth"))
+    print(f"bits per byte: none {plain:.3f}, random {random:.3f}, LEACE {leace:.3f}, orth {orth:.3f}")
+    assert plain <= random < leace < orth
+    assert random - plain < 0.5 * (leace - plain)
+    scrubbed = scrub(model, tokens, labels, classes, mask=mask)
+    for site in scrub_sites(model):
+        x = _first(model, tokens, mask, site, scrubbed.erasers)[mask].double()
+        means = torch.stack([x[labels[mask] == k].mean(0) for k in range(classes)])
+        assert (means[:, None] - means[None]).abs().max() < 1e-4 * x.std()
