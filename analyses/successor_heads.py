@@ -17,13 +17,14 @@ predecessor condition are this toolkit's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechinterp_toolkit.direct_attribution import attribute_heads
 from mechinterp_toolkit.errors import TokenisationError
 from mechinterp_toolkit.hooks.ablate import ablate_heads, head_means
 from mechinterp_toolkit.intervention import applied
@@ -46,6 +47,9 @@ from mechinterp_toolkit.stats import bootstrap, max_statistic_p, p_value, permut
 THRESHOLD = 0.5
 
 OFFSETS = (-1, 0, 1)
+
+SHUFFLES = 19
+"""Shuffled prompt sets behind the lift."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,12 @@ class SuccessorHeads(Finding):
 
     attention: Estimate | None
     """Attention from the position that answers to the item, [layer head], in [0, 1]."""
+
+    attribution: Estimate | None
+    """Direct attribution of each head to the right answer, [layer head], in logits; control: shuffled prompts."""
+
+    lift: Estimate | None
+    """`attribution` minus its mean over shuffled prompts, [layer head], in logits: a head that raises the class has none."""
 
     behaviour: Estimate | None
     """Fraction of prompts whose right answer has the highest logit of its class; control: answers shuffled."""
@@ -215,6 +225,10 @@ class SuccessorHeads(Finding):
             ),
             f"Head {layer}.{head} and its null": plots.strip(self.effect, title="The observed number over its null"),
         }
+        if self.lift is not None:
+            shown["Lift in context"] = plots.heat_map(
+                self.lift, title="Direct attribution beyond shuffled prompts", colours="diverging"
+            )
         if self.attention is not None:
             shown["Attention to the item"] = plots.heat_map(
                 self.attention, title="Attention from the answer to the item"
@@ -303,7 +317,7 @@ def successor_heads(
     best = best_candidates(model, final, usable, candidates)
     scores = _scores(best, usable, draws, seed)
     heads = _heads_above(scores.score.value, scores.p)
-    prompts, causal = None, _Causal(None, None, None, None)
+    prompts, causal = None, _Causal(*[None] * len(_Causal._fields))
     try:
         prompts = _successor_prompts(model, usable, seed)
     except TokenisationError as error:
@@ -333,6 +347,8 @@ class _Scores(NamedTuple):
 
 class _Causal(NamedTuple):
     attention: Estimate | None
+    attribution: Estimate | None
+    lift: Estimate | None
     behaviour: Estimate | None
     logit_drop: Estimate | None
     accuracy_drop: Estimate | None
@@ -405,12 +421,50 @@ def _successor_prompts(model: HookedModel, classes: Mapping[str, OrdinalClass], 
     tokenizer = model.require_tokenizer()
     if asks_by_query(tokenizer):
         return successor_queries(tokenizer, classes, seed=seed)
+    return _succession(model, classes, seed)
+
+
+def _succession(
+    model: HookedModel, classes: Mapping[str, OrdinalClass], seed: int, *, shuffled: bool = False
+) -> PromptSet:
+    """Three items that ask for a fourth, separated by commas where the tokenizer knows them."""
+    tokenizer = model.require_tokenizer()
     comma = tokenizer.encode(",", add_special_tokens=False)
     known = bool(comma) and tokenizer.unk_token_id not in comma
-    bos = bool(model.provenance.prepend_bos)
     return succession_prompts(
-        tokenizer, classes, prepend_bos=bos, per_class=30, seed=seed, separator="," if known else ""
+        tokenizer,
+        classes,
+        prepend_bos=bool(model.provenance.prepend_bos),
+        per_class=30,
+        seed=seed,
+        shuffled=shuffled,
+        separator="," if known else "",
     )
+
+
+def _shuffled_prompts(
+    model: HookedModel, prompts: PromptSet, classes: Mapping[str, OrdinalClass], seed: int
+) -> list[PromptSet]:
+    """The same prompts with what they show in another order, and the same answers."""
+    from mechinterp_toolkit.toys import asks_by_query
+
+    tokenizer = model.require_tokenizer()
+    if asks_by_query(tokenizer):
+        return [_other_items(prompts, classes, seed + draw) for draw in range(SHUFFLES)]
+    return [_succession(model, classes, seed + draw, shuffled=True) for draw in range(SHUFFLES)]
+
+
+def _other_items(prompts: PromptSet, classes: Mapping[str, OrdinalClass], seed: int) -> PromptSet:
+    """Prompts that show one item each, with another item of the class in its place."""
+    assert prompts.item_position is not None
+    generator, tokens, rows = torch.Generator().manual_seed(seed), prompts.tokens.clone(), torch.arange(len(prompts))
+    for name, ordinal in classes.items():
+        own = _of_class(prompts, name)
+        shown = tokens[rows[own], prompts.item_position[own]]
+        place = (shown[:, None] == ordinal.tokens).int().argmax(1)
+        step = torch.randint(1, len(ordinal), (len(place),), generator=generator)
+        tokens[rows[own], prompts.item_position[own]] = ordinal.tokens[(place + step) % len(ordinal)]
+    return replace(prompts, tokens=tokens)
 
 
 def _causal(
@@ -431,15 +485,16 @@ def _causal(
 
     right = {name: _chosen(logits) for name, logits in base.items()}
     behaviour = estimate(right, "fraction of prompts in [0, 1]")
-    attention = _attention(model, prompts, unit, seed)
+    context = attribute_heads(model, prompts, _shuffled_prompts(model, prompts, classes, seed), unit, seed=seed)
+    seen = (_attention(model, prompts, unit, seed), context.raw, context.lift, behaviour)
     if not heads:
-        return _Causal(attention, behaviour, None, None)
+        return _Causal(*seen, None, None)
     means = head_means(model, prompts.tokens, sorted({layer for layer, _ in heads}), mask=prompts.mask)
     with applied(model, ablate_heads(heads, means)):
         edited = _class_logits(model, prompts, classes)
     logit = {n: _centred(base[n]) - _centred(edited[n]) for n in base}
     fewer = {n: right[n] - _chosen(edited[n]) for n in base}
-    return _Causal(attention, behaviour, estimate(logit, "logits"), estimate(fewer, "fraction of prompts"))
+    return _Causal(*seen, estimate(logit, "logits"), estimate(fewer, "fraction of prompts"))
 
 
 def _orders(n: int, draws: int, seed: int) -> Int[Tensor, "draw item"]:

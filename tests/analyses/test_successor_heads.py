@@ -182,3 +182,68 @@ def test_the_toy_that_counts_in_its_mlp_is_told_so():
     assert finding.answer().startswith("Computed, but not by a head")
     assert finding.behaviour.value > 0.9
     assert finding.used.outcome == "not_applicable"
+
+
+def first(estimate) -> tuple[int, int]:
+    return divmod(int(estimate.value.argmax()), estimate.value.shape[1])
+
+
+def test_the_planted_head_leads_by_lift(finding, planted):
+    assert first(finding.lift) == planted[2]
+    layer, head = planted[2]
+    assert finding.lift.value[layer, head] > finding.lift.control[:, layer, head].max()
+
+
+def test_a_head_that_raises_its_class_leads_by_attribution_and_has_no_lift():
+    hf_model, tokenizer, (layer, head) = toys.planted_category_booster(1.0, 0)
+    found = run(hf_model, tokenizer)
+    assert first(found.attribution) == (layer, head)
+    raw, lift = found.attribution.value[layer, head], found.lift.value[layer, head]
+    assert raw > 1  # in logits
+    assert lift.abs() < 0.05 * raw
+    assert found.represented.outcome == "not_found"
+
+
+def test_the_successor_head_of_the_trained_toy_leads_by_lift():
+    found = successor_heads("toy/ordinal", draws=DRAWS)
+    assert found.heads[0] == first(found.lift) == (1, 1)
+
+
+def test_attribution_adds_up_to_the_logit_without_layernorm_worked_from_the_model():
+    """Heads, MLPs, embedding and biases are all of a logit; here the heads' part is compared with removing them."""
+    from mechinterp_toolkit.direct_attribution import head_attribution
+    from mechinterp_toolkit.record import activations
+    from mechinterp_toolkit.toys import successor_queries
+
+    model = load_model("toy/ordinal")
+    classes = ordinal_classes(model.tokenizer).classes
+    prompts = successor_queries(model.tokenizer, classes)
+    last = torch.arange(len(prompts)), prompts.position
+    written = torch.stack(
+        [
+            activations(model, prompts.tokens, (f"blocks.{i}.hook_attn_out",))[f"blocks.{i}.hook_attn_out"][last]
+            for i in (0, 1)
+        ],
+        1,
+    ).double()  # batch layer d_model, b_O included
+    net = model.model
+    written = written - torch.stack([net.b_O[i].detach().double() for i in (0, 1)])
+    scale = activations(model, prompts.tokens, ("ln_final.hook_scale",))["ln_final.hook_scale"][last].double()
+    centred = (written - written.mean(-1, keepdim=True)) / scale[:, None] * net.ln_final.w.detach().double()
+    towards = (net.W_U - net.W_U.mean(1, keepdim=True)).detach().double()[:, prompts.answer].T
+    expected = torch.einsum("bld,bd->bl", centred, towards)
+    assert torch.allclose(head_attribution(model, prompts).sum(-1), expected, atol=1e-4)  # float32 activations
+
+
+@pytest.mark.network
+def test_gpt2_small_has_its_successor_head():
+    """L9H1 leads by lift, and is far behind by raw attribution (public replications of Gould et al. 2024)."""
+    found = successor_heads("gpt2")
+    assert first(found.lift) == (9, 1)
+    assert first(found.attribution) != (9, 1)
+
+
+@pytest.mark.network
+def test_pythia_1_4b_has_its_successor_head():
+    """L12H0 is the head of Gould et al. 2024."""
+    assert successor_heads("EleutherAI/pythia-1.4b").best == (12, 0)
