@@ -22,6 +22,7 @@ from mechinterp_toolkit.prompts import ordinal_classes
 from mechinterp_toolkit.sae import SparseAutoencoder
 from mechinterp_toolkit.toys.ordinal import build_tokenizer
 from mechinterp_toolkit.toys.planted_groups import check_strength
+from mechinterp_toolkit.toys.random_models import random_gpt2
 
 D_MODEL = 128
 
@@ -112,15 +113,7 @@ def _dictionary(directions: Float[Tensor, "latent d_model"]) -> SparseAutoencode
 
 
 def _model(embedding: Float[Tensor, "token d_model"], seed: int) -> Any:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = GPT2Config(
-        vocab_size=len(embedding), n_positions=32, n_embd=D_MODEL, n_layer=1, n_head=2, n_inner=2 * D_MODEL,
-        attn_implementation="eager", bos_token_id=1, eos_token_id=1,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = GPT2LMHeadModel(config).eval()
+    model = random_gpt2(len(embedding), d_model=D_MODEL, n_layers=1, n_heads=2, seed=seed)
     with torch.no_grad():
         model.transformer.wte.weight.copy_(embedding)
     return model

@@ -24,6 +24,7 @@ from mechinterp_toolkit.model import HookedModel, load_model, no_progress_bar
 from mechinterp_toolkit.prompts import OrdinalClass, ordinal_classes
 from mechinterp_toolkit.toys.ordinal import build_tokenizer
 from mechinterp_toolkit.toys.planted_groups import check_strength
+from mechinterp_toolkit.toys.random_models import random_gpt2
 from mechinterp_toolkit.toys.recipes import bundled_folder
 
 if TYPE_CHECKING:
@@ -170,15 +171,7 @@ def _put_around_circles(
 
 
 def _random_model(d_vocab: int, seed: int) -> GPT2LMHeadModel:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = GPT2Config(
-        vocab_size=d_vocab, n_positions=32, n_embd=D_MODEL, n_layer=2, n_head=N_HEADS, n_inner=2 * D_MODEL,
-        attn_implementation="eager", bos_token_id=1, eos_token_id=1,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = GPT2LMHeadModel(config).eval()
+    model = random_gpt2(d_vocab, d_model=D_MODEL, n_layers=2, n_heads=N_HEADS, seed=seed)
     with torch.no_grad():
         model.transformer.wte.weight.mul_(_TOKEN_SCALE)
     return model
