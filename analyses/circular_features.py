@@ -250,6 +250,8 @@ def needs_cyclic_tokens(model: HookedModel) -> str | None:
     """Return why days and months cannot be put to this model, or None."""
     if not model.is_transformer:
         return "it has no residual stream"
+    if model.tokenizer is None:
+        return "it comes without a tokenizer, so no words can be put to it"
     return has_ordinal_tokens(model.tokenizer, CYCLIC, d_vocab=model.cfg.d_vocab)
 
 

@@ -37,8 +37,9 @@ Progress = Callable[[int, int, str], None]
 Options = Mapping[str, Mapping[str, Any]]
 """Analysis -> option -> value; what is not named keeps its default."""
 
-TYPICAL_SECONDS: Mapping[str, float] = {"quick": 10.0, "slow": 300.0}
-"""Seconds an analysis of each cost may take on a bundled toy with two CPU cores: an order of magnitude, no more."""
+TYPICAL_SECONDS: Mapping[str, float] = {"quick": 1.0, "slow": 300.0}
+"""Seconds an analysis of each cost takes on a bundled toy. "quick" was measured: all bundled toys, analyses that do not apply
+included, came to 0.7 s each on two CPU cores. "slow" is an upper bound, since no built-in analysis is."""
 
 
 @dataclass(frozen=True)

@@ -126,8 +126,10 @@ def test_every_sentence_and_answer_fits_real_tokenizers(shared_data, kind):
 
 
 def test_models_without_the_words_are_refused():
-    with pytest.raises(NotApplicable, match="circular_features cannot judge"):
+    with pytest.raises(NotApplicable, match="circular_features cannot judge toy/s5: it has no residual stream"):
         circular_features(load_model("toy/s5"))
+    with pytest.raises(NotApplicable, match="toy/z113-transformer: it comes without a tokenizer"):
+        circular_features(load_model("toy/z113-transformer"))
 
 
 @pytest.mark.network
