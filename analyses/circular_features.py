@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import TokenisationError
-from mechinterp_toolkit.geometry.circle import CircleFit, Order, fit_circle, power
+from mechinterp_toolkit.geometry.circle import CircleFit, Order, fit_circle, harmonics, power, transfer
 from mechinterp_toolkit.intervention import Edit, Site, applied
 from mechinterp_toolkit.model import HookedModel, load_model
 from mechinterp_toolkit.prompts import (
@@ -82,6 +82,9 @@ class ClassCircle:
     linear: float
     """Held-out R2 of the item's index on a line, at most 1."""
 
+    transfer: Estimate
+    """Mean cosine of the angles' error in a template the circle was not fitted to, in [-1, 1]; control: items permuted."""
+
     points: Float[Tensor, "item 2"]
     """The items in the plane, in units of the activations."""
 
@@ -119,6 +122,10 @@ class CircularFeatures(Finding):
 
     closure: Estimate
     """Closure of the natural order, [class, hook point]; 1 for a regular ring."""
+
+    explained: Estimate
+    """Share of the variance between items at the position that answers, [class, hook point, harmonic], in [0, 1]: what the
+    answer's position says of the item, block by block, as circles of the first three harmonics; control: items permuted."""
 
     notes: tuple[str, ...]
     """Items dropped, classes left out."""
@@ -173,7 +180,7 @@ class CircularFeatures(Finding):
     @property
     def estimates(self) -> dict[str, Estimate]:
         moved = {f"moved {one.name}": one.moved for one in self.circles if one.moved is not None}
-        return super().estimates | moved
+        return super().estimates | moved | {f"transfer {one.name}": one.transfer for one in self.circles}
 
     @property
     def locations(self) -> tuple[str, ...]:
@@ -184,7 +191,7 @@ class CircularFeatures(Finding):
         text = (
             f"The angle of {best.name} is predicted from the other {len(best.items) - 1} with R2 = {r2.text()} at "
             f"{best.hook_point} ({best.order} order; {r2.control_text()}), closure [{best.closure_low:.2f}, "
-            f"{best.closure_high:.2f}]."
+            f"{best.closure_high:.2f}]; fitted to other templates, its angles are off by a mean cosine of {best.transfer.text()}."
         )
         if not self.found:
             chance = power(len(best.items), 0.3, searched=True)
@@ -322,6 +329,7 @@ def circular_features(
         circles=tuple(sorted(circles, key=lambda one: one.p)),
         order=_together(fits, names, "r2"),
         closure=_together(fits, names, "closure"),
+        explained=_explained(model, asked, cyclic, seed),
         notes=tuple(found.caveats),
         prompts_hash=next(iter(asked.values())).prompts.hash,
     )
@@ -453,6 +461,34 @@ def _together(fits: Mapping[str, list[_Fit]], names: Sequence[str], what: str) -
     )
 
 
+def _explained(
+    model: HookedModel, asked: Mapping[str, _Asked], classes: Mapping[str, OrdinalClass], seed: int
+) -> Estimate:
+    """Harmonics of the item at the position that answers, in front of each block and behind the last."""
+    names = (*_stream(model), f"blocks.{model.cfg.n_layers - 1}.hook_resid_post")
+    rows = []
+    for name, ordinal in classes.items():
+        prompts, unit = asked[name]
+        assert prompts.item is not None
+        read = activations(model, prompts.tokens, names, mask=prompts.mask, position=prompts.position)
+        rows.append([harmonics(read[n], prompts.item, len(ordinal), unit=unit, seed=seed) for n in names])
+    stacked = {
+        k: torch.stack([torch.stack([getattr(e, k) for e in row]) for row in rows]) for k in ("value", "low", "high")
+    }
+    control = torch.stack([torch.stack([e.control for e in row if e.control is not None], 1) for row in rows], 1)
+    one = rows[0][0]
+    return Estimate(
+        **stacked,
+        n=min(row[0].n for row in rows),
+        unit=one.unit,
+        method=one.method,
+        control=control,
+        control_name="items permuted",
+        axes=("class", "hook point", "harmonic"),
+        labels={"class": tuple(classes), "hook point": names},
+    )
+
+
 def _evenly(n: int, kept: int) -> Int[Tensor, " kept"]:
     return torch.linspace(0, n - 1, kept).round().long()
 
@@ -491,6 +527,7 @@ def _circle(
         closure_low=float(fit.circle.closure.low),
         closure_high=float(fit.circle.closure.high),
         linear=fit.circle.linear,
+        transfer=transfer(fit.acts, asked.prompts.item, len(ordinal), asked.unit, seed=seed),
         points=fit.circle.points,
         moved=moved,
         edits=edits,

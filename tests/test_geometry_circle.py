@@ -175,6 +175,33 @@ def test_angles_are_those_of_the_classes_and_what_lies_between_falls_between():
     assert found.between(middle, 2, 3) == 0
 
 
+def test_a_circle_is_the_first_harmonic_and_its_double_the_second():
+    for k in (1, 2, 3):
+        given = prompts(3 * ring(7, k) @ frame(2, 1), 1, noise=0.1)
+        found = circle.harmonics(**given, period=7)
+        assert found.value[k - 1] > 0.98
+        assert found.value.sum() == pytest.approx(1)
+        assert found.value[k - 1] > found.control[:, k - 1].quantile(0.9)
+    even = torch.tensor([1.0, -1.0] * 3, dtype=torch.float64)[:, None]
+    assert circle._harmonic_shares(even, 3).tolist() == pytest.approx([0, 0, 1])
+
+
+def test_a_circle_of_some_templates_gives_the_angles_in_another_and_random_means_do_not():
+    found = circle.transfer(**prompts(planted(12, 0.5, 3), 3), period=12)
+    assert found.value > 0.9
+    assert found.value > found.control.max()
+    generator = normal(7 * TEMPLATES, D, seed=2)
+    random = circle.transfer(
+        generator, torch.arange(7).repeat_interleave(TEMPLATES), 7, torch.arange(TEMPLATES).repeat(7)
+    )
+    assert random.value < random.control.quantile(0.99)
+
+
+def test_templates_that_do_not_show_every_class_cannot_be_held_out():
+    with pytest.raises(ToolkitError, match="two templates or more that show all 7 classes; got 7"):
+        circle.transfer(normal(7, 4, seed=0), torch.arange(7), 7, torch.arange(7))
+
+
 def test_class_means_weigh_rows_alike():
     acts = torch.tensor([[1.0], [3.0], [5.0]])
     assert class_means(acts, torch.tensor([0, 0, 1]), 2).tolist() == [[2], [5]]

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.results import Estimate, Verdict
-from mechinterp_toolkit.stats import Permutations, p_value, permutations, smallest_p
+from mechinterp_toolkit.stats import Permutations, bootstrap, p_value, permutations, smallest_p
 
 Order = Literal["natural", "harmonics", "discrete_log"]
 """Candidate orders: as given; every k-th class, for each k without a common divisor with the period; and, for prime periods,
@@ -199,6 +199,108 @@ def fit_circle(
         weights=weights,
         linear=float(held_out_r2(smoother(means, ridge), torch.arange(period, dtype=torch.float64)[:, None])),
         share=float(points.square().sum() / centred.square().sum()),
+    )
+
+
+def harmonics(
+    acts: Float[Tensor, "n d"],
+    labels: Int[Tensor, " n"],
+    period: int,
+    *,
+    unit: Int[Tensor, " n"] | None = None,
+    most: int = 3,
+    draws: int = 199,
+    seed: int = 0,
+) -> Estimate:
+    """Estimate which share of the variance between class means lies at each harmonic of the natural order, [harmonic].
+
+    The first is the circle; the second doubles its angle, and so on. All of them together explain everything, so a share says
+    how it is spread, and only beside permuted classes whether that is more than chance.
+
+    Args:
+        acts, labels, period, unit: as for `fit_circle`.
+        most: harmonics looked at; there are half as many as classes.
+        draws: permutations of the classes behind the control.
+        seed: of permutations and resampling.
+
+    Raises:
+        ToolkitError: as `fit_circle`.
+    """
+    rows, labels = _checked(acts, labels, period)
+    weights, units = _resampling_weights(labels, unit, period, seed)
+    means = class_means(rows, labels, period)
+    drawn = torch.cat([_harmonic_shares(some, most) for some in _resampled(rows, labels, period, weights)])
+    generator = torch.Generator().manual_seed(seed)
+    orders = torch.stack([torch.randperm(period, generator=generator) for _ in range(draws)])
+    return Estimate(
+        _harmonic_shares(means, most),
+        low=drawn.quantile(0.025, 0),
+        high=drawn.quantile(0.975, 0),
+        n=period,
+        unit="fraction of the variance in [0, 1]",
+        method=NO_INTERVAL if units < 2 else f"percentile bootstrap over {units} rows or templates per class",
+        control=_harmonic_shares(means[orders], most),
+        control_name="classes permuted",
+        axes=("harmonic",),
+    )
+
+
+def _harmonic_shares(means: Float[Tensor, "*draw label d"], most: int) -> Float[Tensor, "*draw harmonic"]:
+    power = torch.fft.rfft(means, dim=-2).abs().square().sum(-1)[..., 1:]
+    partners = torch.full((power.shape[-1],), 2.0, dtype=power.dtype)
+    if means.shape[-2] % 2 == 0:
+        partners[-1] = 1.0  # the alternating wave has no partner of negative frequency
+    shares = power * partners
+    return (shares / shares.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny))[..., :most]
+
+
+def transfer(
+    acts: Float[Tensor, "n d"],
+    labels: Int[Tensor, " n"],
+    period: int,
+    unit: Int[Tensor, " n"],
+    *,
+    ridge: float = 0.1,
+    draws: int = 199,
+    seed: int = 0,
+) -> Estimate:
+    """Estimate how well a circle fitted to some templates gives the angles in another: mean cosine of the error, in [-1, 1].
+
+    Args:
+        acts, labels, period: as for `fit_circle`.
+        unit: template of each row; every template shows every class.
+        ridge: penalty, as there.
+        draws: permutations of the classes of the held-out template behind the control.
+        seed: of the permutations.
+
+    Raises:
+        ToolkitError: fewer than two templates, or a template without some class.
+    """
+    rows, labels = _checked(acts, labels, period)
+    which = unit.unique(return_inverse=True)[1]
+    seen = torch.zeros(int(which.max()) + 1, period, dtype=torch.bool)
+    seen[which, labels] = True
+    if len(seen) < 2 or not seen.all():
+        raise ToolkitError(f"transfer needs two templates or more that show all {period} classes; got {len(seen)}.")
+    angle = 2 * math.pi * torch.arange(period, dtype=torch.float64) / period
+    generator = torch.Generator().manual_seed(seed)
+    orders = torch.stack([torch.arange(period), *(torch.randperm(period, generator=generator) for _ in range(draws))])
+    cosines = []
+    for held_out in range(len(seen)):
+        inside = which != held_out
+        means = class_means(rows[inside], labels[inside], period)
+        weights = ridge_weights(means, _targets(angle), ridge)
+        predicted = (class_means(rows[~inside], labels[~inside], period) - means.mean(0)) @ weights
+        error = torch.atan2(predicted[:, 1], predicted[:, 0]) - angle[orders]
+        cosines.append(error.cos().mean(1))
+    found = torch.stack(cosines)
+    return bootstrap(
+        found[:, 0],
+        unit_name="templates",
+        measured="mean cosine of the error in [-1, 1]",
+        seed=seed,
+        control=found[:, 1:].mean(0),
+        control_name="classes of the held-out template permuted",
     )
 
 

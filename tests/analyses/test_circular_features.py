@@ -57,6 +57,27 @@ def test_the_trained_toy_keeps_days_and_months_around_circles_and_uses_them_in_p
         assert named(one)["set the whole stream"] == 1.0
 
 
+def test_the_circle_holds_in_templates_it_was_not_fitted_to(on_toy):
+    for one in on_toy.circles:
+        assert one.transfer.value > 0.9
+        assert one.transfer.value > one.transfer.control.max()
+
+
+def test_the_circle_reaches_the_position_that_answers_through_the_planted_head(on_planted):
+    """Before any block that position shows the query alone, and nothing of the item."""
+    explained, days = on_planted.explained, on_planted.explained.labels["class"].index("days")
+    assert explained.labels["hook point"][-1] == "blocks.1.hook_resid_post"
+    first, last = (explained.value[days, at, 0] for at in (0, -1))
+    assert last > 0.7  # the rest is what random blocks write beside the planted head
+    assert last > explained.control[:, days, -1, 0].quantile(0.95)
+    assert first < 0.6
+
+
+def test_the_trained_toy_answers_without_a_circle_at_the_position_that_answers(on_toy):
+    shares, null = on_toy.explained.value[:, -1, 0], on_toy.explained.control[:, :, -1, 0]
+    assert (shares < null.quantile(0.95, 0)).all()  # one answer per item, spread over all harmonics
+
+
 def test_a_model_that_knows_the_order_but_keeps_no_circle_is_told_so():
     """The same head computes every successor; only the embeddings lie anywhere."""
     found = circular_features(planted_circles(0.0, 1).model, **QUICK)
