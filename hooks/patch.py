@@ -42,7 +42,7 @@ class Place:
     heads: tuple[int, ...] | None = None
     """These heads alone, of an activation [batch pos head d_head]; None takes all of it."""
 
-    positions: tuple[int, ...] | None = None
+    positions: tuple[int, ...] | Int[Tensor, "batch chosen"] | None = None
     """These tokens alone, see `Where.positions`; None takes all."""
 
     direction: Float[Tensor, " d"] | None = None
@@ -54,8 +54,9 @@ class Place:
     @property
     def label(self) -> str:
         """The name, or one made of hook point, heads and positions."""
-        parts = [self.hook_point] + [f"{what} {','.join(map(str, chosen))}" for what, chosen in
-                 (("head", self.heads), ("token", self.positions)) if chosen is not None]  # fmt: skip
+        tokens = "tokens of each row" if isinstance(self.positions, Tensor) else self.positions
+        parts = [self.hook_point] + [chosen if isinstance(chosen, str) else f"{what} {','.join(map(str, chosen))}"
+                 for what, chosen in (("head", self.heads), ("token", tokens)) if chosen is not None]  # fmt: skip
         return self.name or " ".join(parts + (["direction"] if self.direction is not None else []))
 
 

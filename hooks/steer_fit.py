@@ -22,13 +22,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.geometry.classes import unit_means
 from mechinterp_toolkit.hooks.steer import SteeringVector
 from mechinterp_toolkit.model import HookedModel, load_model
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.results import Estimate
 from mechinterp_toolkit.stats import bootstrap
 
-Method = Literal["mean_difference", "pca", "logistic"]
+Method = Literal["mean_difference", "kmeans", "pca", "logistic"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +89,8 @@ def train_steering_vector(
         model: a `HookedModel` or a TransformerLens model.
         positive, negative, masks, token: as for `read_contrast`; "pca" needs partners, row by row.
         hook_point: one with an axis of features and no heads, e.g. "blocks.6.hook_resid_post".
-        method: "mean_difference" (CAA), "pca" (first component of the paired states, each pair centred) or "logistic"
+        method: "mean_difference" (CAA), "kmeans" (difference of two centres found without
+            labels), "pca" (first component of the paired states, each pair centred) or "logistic"
             (weights of an L2-penalised logistic probe).
 
     Raises:
@@ -124,6 +126,24 @@ def pca_direction(contrast: Contrast) -> Float[Tensor, " d"]:
     return first if (pairs @ first > 0).double().mean() >= 0.5 else -first
 
 
+def kmeans_direction(contrast: Contrast, *, seed: int = 0) -> Float[Tensor, " d"]:
+    """Return the difference of the two centres of k-means, which knows no labels; sign by the sets.
+
+    The best of ten starts.
+    """
+    from scipy.cluster.vq import kmeans2
+
+    _check_flat(contrast, 2)
+    x, y, scale = _labelled(contrast)
+    starts = [kmeans2(x.numpy(), 2, minit="++", seed=seed + i, missing="warn") for i in range(10)]
+    spread = [
+        float((x - torch.from_numpy(centres)[torch.from_numpy(own).long()]).square().sum()) for centres, own in starts
+    ]
+    centres = torch.from_numpy(starts[spread.index(min(spread))][0])
+    direction = (centres[1] - centres[0]) * scale
+    return direction if (x[y == 1].mean(0) - x[y == 0].mean(0)) @ direction >= 0 else -direction
+
+
 def logistic_direction(contrast: Contrast, penalty: float = 1.0) -> Float[Tensor, " d"]:
     """Return the weights w of the logistic probe that minimises sum of log-loss + penalty / 2 |w|^2, bias free.
 
@@ -135,14 +155,12 @@ def logistic_direction(contrast: Contrast, penalty: float = 1.0) -> Float[Tensor
     x, y, scale = _labelled(contrast)
 
     def loss_and_gradient(parameters: Any) -> tuple[float, Any]:
-        w = torch.from_numpy(parameters).requires_grad_()
+        w = torch.from_numpy(parameters)
         logit = x @ w[:-1] + w[-1]
-        loss = (
-            nn.functional.binary_cross_entropy_with_logits(logit, y, reduction="sum")
-            + penalty / 2 * w[:-1].square().sum()
-        )
-        (gradient,) = torch.autograd.grad(loss, w)
-        return float(loss.detach()), gradient.numpy()
+        loss = nn.functional.binary_cross_entropy_with_logits(logit, y, reduction="sum")
+        wrong_by = logit.sigmoid() - y
+        gradient = torch.cat([x.T @ wrong_by + penalty * w[:-1], wrong_by.sum()[None]])
+        return float(loss + penalty / 2 * w[:-1].square().sum()), gradient.numpy()
 
     start = torch.zeros(x.shape[1] + 1, dtype=torch.float64).numpy()
     fitted = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", options=_LBFGS)
@@ -154,7 +172,12 @@ def logistic_direction(contrast: Contrast, penalty: float = 1.0) -> Float[Tensor
 # The default ftol of 2e-9 stops where weights are still off by 1e-4.
 _LBFGS = {"maxiter": 1000, "gtol": 1e-7, "ftol": 1e-14}
 
-FITS = {"mean_difference": mean_difference, "pca": pca_direction, "logistic": logistic_direction}
+FITS = {
+    "mean_difference": mean_difference,
+    "kmeans": kmeans_direction,
+    "pca": pca_direction,
+    "logistic": logistic_direction,
+}
 
 
 def activation_addition(
@@ -260,6 +283,19 @@ def differences(contrast: Contrast) -> Float[Tensor, "pair *features"]:
             "prompt its partner."
         )
     return contrast.positive.double() - contrast.negative.double()
+
+
+def shuffled_differences(
+    x: Float[Tensor, "n d"], unit: Int[Tensor, " n"], label: Int[Tensor, " n"], *, draws: int, seed: int
+) -> list[Float[Tensor, " d"]]:
+    """Return mean differences of two classes whose labels, 0 and 1, are shuffled over whole units (words, say).
+
+    Where units and not prompts carry the label these are the null of a mean difference: every unit's prompts go together.
+    """
+    means, own = unit_means(x, unit, label)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [own[torch.randperm(len(own), generator=generator)] for _ in range(draws)]
+    return [means[one == 1].mean(0) - means[one == 0].mean(0) for one in drawn]
 
 
 def pair_agreement(contrast: Contrast, *, seed: int = 0) -> Estimate:

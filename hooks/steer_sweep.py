@@ -29,6 +29,7 @@ from mechinterp_toolkit.hooks.steer_fit import Contrast, differences
 from mechinterp_toolkit.hooks.where import Where
 from mechinterp_toolkit.intervention import Edit, applied
 from mechinterp_toolkit.model import HookedModel
+from mechinterp_toolkit.prompts import PromptSet
 from mechinterp_toolkit.results import Estimate
 from mechinterp_toolkit.stats import bootstrap
 
@@ -65,6 +66,13 @@ class Prompts:
 
     mask: Bool[Tensor, "batch pos"] | None = None
     """True at real tokens; None where all are."""
+
+
+def left_padded(prompts: PromptSet) -> Prompts:
+    """Return the prompts moved to the right, so that the last column is the last token of each."""
+    width = prompts.tokens.shape[1]
+    column = (torch.arange(width) - (width - prompts.mask.sum(1))[:, None]) % width  # padding goes round to the front
+    return Prompts(prompts.tokens.gather(1, column), prompts.mask.gather(1, column))
 
 
 def steering_sweep(

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import HookError
-from mechinterp_toolkit.intervention import Site
+from mechinterp_toolkit.intervention import Edit, Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +93,20 @@ class Where:
             )
             rows = torch.where(rows < 0, length[:, None] + rows, rows)
         return (order[:, :, None] == rows[:, None]).any(2)
+
+
+def only_at(chosen: Bool[Tensor, "batch pos"], edit: Edit) -> Edit:
+    """Return the edit acting on the chosen tokens of this very batch alone, elsewhere the activation bit for bit."""
+
+    def edited(activation: Float[Tensor, "batch pos *rest"], hook: Site) -> Float[Tensor, "batch pos *rest"]:
+        if activation.shape[:2] != chosen.shape:
+            raise HookError(
+                f"tokens were chosen for {tuple(chosen.shape)} [batch pos], but {tuple(activation.shape[:2])} run at "
+                f"{hook.name!r}; run the very batch they were chosen in, without a KV cache."
+            )
+        return torch.where(like(chosen.to(activation.device), activation), edit(activation, hook=hook), activation)
+
+    return edited
 
 
 EVERYTHING = Where(bos=True)

@@ -3,6 +3,9 @@
 The null models of an analysis are its `twins`: random weights, and the same toy trained on a scrambled order (random
 weights alone are too easy). At level alpha a right test rejects alpha of them; the count is judged by a one-sided
 binomial test, because "at most 5 % were observed" fails a perfect test in 42 % of trials.
+
+"Used" is only asked where "represented" was found. On null models these are the ones whose labels happen to agree with
+something the model does, and then using it is true of them: so false findings are counted over all models that ran.
 """
 
 from __future__ import annotations
@@ -33,13 +36,16 @@ class NullCount:
     """"represented" or "used"."""
 
     models: int
-    """Null models on which the test was made."""
+    """Null models that rejections are counted over: those tested, and for "used" all that ran; 0 where none was tested."""
 
     rejected: int
     """Models with p <= 0.05."""
 
     found: int
     """Models on which the outcome was "found" (thresholds on the effect included)."""
+
+    tested: int
+    """Models on which the test was made."""
 
     @property
     def limit(self) -> int | None:
@@ -78,6 +84,7 @@ class Calibration:
                 "null model": c.twin,
                 "verdict": c.verdict,
                 "models": c.models,
+                "tested": c.tested,
                 "p <= 0.05": c.rejected,
                 "found": c.found,
                 "limit": c.limit,
@@ -91,8 +98,9 @@ class Calibration:
         lines = [f"{self.analysis}: {'passed' if self.passed else 'FAILED'}"]
         for c in self.counts:
             judged = f"at most {c.limit} allowed" if c.models else "no test was made: nothing to judge"
+            few = f" ({c.tested} were tested)" if c.tested < c.models else ""
             lines.append(
-                f"  {c.twin}, {c.verdict}: p <= {ALPHA} on {c.rejected} of {c.models} models, {c.found} found; {judged}"
+                f"  {c.twin}, {c.verdict}: p <= {ALPHA} on {c.rejected} of {c.models} models{few}, {c.found} found; {judged}"
             )
         return "\n".join(lines)
 
@@ -142,4 +150,5 @@ def _seeded(options: Mapping[str, Any], seed: int) -> dict[str, int]:
 def _count(kind: str, which: str, verdicts: list[Verdict]) -> NullCount:
     tested = [v for v in verdicts if v.p is not None]
     rejected = sum(v.p is not None and v.p <= ALPHA for v in tested)
-    return NullCount(kind, which, len(tested), rejected, sum(v.found for v in verdicts))
+    over = len(verdicts) if which == "used" and tested else len(tested)
+    return NullCount(kind, which, over, rejected, sum(v.found for v in verdicts), len(tested))

@@ -65,6 +65,32 @@ def texts(source: str | Path, *, column: str = "text", split: str = "train") -> 
         yield from rows
 
 
+def labelled_rows(
+    source: str | Path, column: str = "text", label_column: str = "label", *, split: str = "train"
+) -> Iterator[tuple[str, Any]]:
+    """Yield text and label of each row of a corpus, in order, rows without text left out.
+
+    Args:
+        source: a .json, .jsonl, .csv or .parquet file, a folder of files of one kind, or a dataset's name.
+        column, label_column: where text and label stand.
+        split: of a dataset that has splits.
+
+    Raises:
+        ToolkitError: nothing readable is there, or there is no such column.
+    """
+    path = Path(source)
+    tables = (
+        [_load(READERS[file.suffix], data_files=str(file), split="train") for file in _files(path)]
+        if path.exists()
+        else [_named(str(source), split)]
+    )
+    for table in tables:
+        for row in table:
+            _check_column(row, label_column, source)
+            for text in _column((row,), column, source):
+                yield text, row[label_column]
+
+
 def text_windows(
     tokenizer: Any, source: str | Path, windows: int, length: int, *, prepend_bos: bool, column: str = "text"
 ) -> Windows:
@@ -134,10 +160,14 @@ def _load(builder: str, **options: Any) -> Any:
 
 def _column(rows: Any, column: str, source: str | Path) -> Iterator[str]:
     for row in rows:
-        if column not in row:
-            raise ToolkitError(
-                f"{source} has no column {column!r}.{nearest(column, row)} It has {', '.join(map(str, row))}; name one of them."
-            )
+        _check_column(row, column, source)
         text = row[column]
         if isinstance(text, str) and text.strip():
             yield text
+
+
+def _check_column(row: Any, column: str, source: str | Path) -> None:
+    if column not in row:
+        raise ToolkitError(
+            f"{source} has no column {column!r}.{nearest(column, row)} It has {', '.join(map(str, row))}; name one of them."
+        )

@@ -13,10 +13,10 @@ import math
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -100,6 +100,25 @@ class Estimate:
         names = self.labels.get(axis)
         return names[index] if names else str(index)
 
+    def at(self, *index: int, largest: bool = False) -> Estimate:
+        """Return the scalar estimate at one position.
+
+        Args:
+            index: one number per axis.
+            largest: the position was chosen as the largest: its control is then the largest of each draw.
+        """
+        control, place = self.control, cast(Any, index)
+        if control is not None:
+            control = control.flatten(1).amax(1) if largest else control[(slice(None), *place)]
+        return dataclasses.replace(
+            self,
+            **{k: getattr(self, k)[place] for k in ("value", "low", "high")},
+            control=control,
+            control_name=f"{self.control_name}, largest of all" if largest and self.control_name else self.control_name,
+            axes=(),
+            labels={},
+        )
+
     def text(self) -> str:
         """Return a scalar estimate as "0.81 [0.70, 0.90]"; raises `ResultError` for a tensor of estimates."""
         if self.value.dim():
@@ -127,6 +146,33 @@ class Estimate:
             row |= {column: values[flat] for column, values in columns.items()}
             rows.append(row | {"n": self.n, "unit": self.unit})
         return rows
+
+
+def along(estimates: Sequence[Estimate], axis: str, names: Sequence[str] = ()) -> Estimate:
+    """Return estimates of one kind as a single one with a new first axis; of their controls as many draws as all have.
+
+    Args:
+        estimates: of one shape, unit, method and kind of control, with the same number of draws or more.
+        axis: name of the new axis.
+        names: of the positions along it.
+
+    Raises:
+        ResultError: they do not fit together.
+    """
+    first = estimates[0]
+    if any((e.axes, e.unit, e.control_name) != (first.axes, first.unit, first.control_name) for e in estimates):
+        raise ResultError(f"estimates along {axis!r} differ in axes, unit or control; stack those of one kind.")
+    controls = [e.control for e in estimates if e.control is not None]
+    draws = min(map(len, controls), default=0)
+    stacked: dict[str, Any] = {k: torch.stack([getattr(e, k) for e in estimates]) for k in ("value", "low", "high")}
+    return dataclasses.replace(
+        first,
+        **stacked,
+        n=min(e.n for e in estimates),
+        control=torch.stack([control[:draws] for control in controls], 1) if controls else None,
+        axes=(axis, *first.axes),
+        labels={**first.labels, **({axis: tuple(names)} if names else {})},
+    )
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def test_a_test_with_uniform_p_values_passes(entry):
     result = calibrate("fake")
     assert result.passed
     assert result.rows()[0] == {
-        "analysis": "fake", "null model": "nulls", "verdict": "represented", "models": 200, "p <= 0.05": 10,
+        "analysis": "fake", "null model": "nulls", "verdict": "represented", "models": 200, "tested": 200, "p <= 0.05": 10,
         "found": 10, "limit": 18, "passed": True,
     }  # fmt: skip
 
@@ -78,6 +78,14 @@ def test_a_verdict_that_never_made_a_test_is_not_judged(entry):
     assert (used.models, used.limit, used.passed) == (0, None, True)
 
 
+def test_used_is_counted_over_all_models_since_it_is_only_asked_where_something_was_found():
+    verdicts = [Verdict("found", "seen", p=0.01)] * 3 + [Verdict("not_applicable", "not asked")] * 197
+    used, represented = (calibration._count("nulls", which, verdicts) for which in ("used", "represented"))
+    assert (used.models, used.tested, used.limit, used.passed) == (200, 3, 18, True)
+    assert (represented.models, represented.tested, represented.passed) == (3, 3, False)
+    assert not calibration._count("nulls", "used", [Verdict("found", "seen", p=0.01)] * 19 + verdicts[3:184]).passed
+
+
 def test_progress_counts_every_model(entry):
     entry(lambda seed: 0.5)
     seen = []
@@ -86,8 +94,8 @@ def test_progress_counts_every_model(entry):
 
 
 def test_eighteen_of_two_hundred_is_the_limit():
-    assert NullCount("x", "represented", 200, 18, 0).passed
-    assert not NullCount("x", "represented", 200, 19, 0).passed
+    assert NullCount("x", "represented", 200, 18, 0, 200).passed
+    assert not NullCount("x", "represented", 200, 19, 0, 200).passed
 
 
 def test_an_analysis_without_null_models_cannot_be_calibrated(monkeypatch):

@@ -21,7 +21,7 @@ Source: this project; the phenomenon is that of Gould et al. 2024, arXiv:2312.09
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -107,10 +107,15 @@ def vocabulary() -> tuple[str, ...]:
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Return the toy's word-level tokenizer; spaces separate words and belong to none."""
+    return word_level_tokenizer(vocabulary())
+
+
+def word_level_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of whole `words` and signs, "<pad>", "<bos>" and "<unk>" among them; ids are places."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    known = {word: i for i, word in enumerate(vocabulary())}
+    known = {word: i for i, word in enumerate(words)}
     made = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     special = {"bos_token": "<bos>", "eos_token": "<bos>", "pad_token": "<pad>", "unk_token": "<unk>"}

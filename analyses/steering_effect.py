@@ -1,0 +1,274 @@
+"""Does a steering vector move what the model says, by how much, for whom the wrong way, and at what cost elsewhere?
+
+The mean difference between sentences about words of two classes, read at the word in front of a block, is added to every
+token of sentences about words it was not made from. *Represented*: words left out are nearer to the mean of their own class
+than with labels shuffled over words, the search over layers repeated. *Used*: the vector of the best layer moves the
+answer from the negative to the positive class further than vectors of the same length from shuffled labels.
+
+What would fool it: a vector so long that it breaks the model, hence the KL on sentences about something else; a mean that
+hides the sentences moved the wrong way, hence their share; vectors in random directions, which do nothing, as the only
+control; and a change that adding a constant to the logits would make as well, hence logit guidance beside it.
+
+Source: Rimsky et al. 2024, arXiv:2312.06681 (mean difference); Tan et al. 2024, arXiv:2407.12404 (the wrong way); Braun et
+al. 2025, arXiv:2505.22637 (agreement of pairs). The nulls are this toolkit's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mechinterp_toolkit.concept_finding import ConceptFinding, judge_effect, p_of_largest, read_layers
+from mechinterp_toolkit.concepts import WordPrompts, reads_text, word_prompts
+from mechinterp_toolkit.geometry.classes import read_classes
+from mechinterp_toolkit.hooks.measure import Metric, logit_difference, measure
+from mechinterp_toolkit.hooks.steer import SteeringVector
+from mechinterp_toolkit.hooks.steer_fit import (
+    Contrast,
+    mean_difference,
+    pair_agreement,
+    separation,
+    shuffled_differences,
+)
+from mechinterp_toolkit.hooks.steer_sweep import Prompts, left_padded, logit_contrast, steering_sweep
+from mechinterp_toolkit.model import HookedModel
+from mechinterp_toolkit.record import activations
+from mechinterp_toolkit.registry import Planted, analysis
+from mechinterp_toolkit.results import Estimate, Verdict, along
+from mechinterp_toolkit.stats import bootstrap
+from mechinterp_toolkit.toys import concept_model
+
+SMALLEST_CHANGE = 0.1
+"""Logits: a change of the answer below this is none of interest, however surely it is one."""
+
+
+@dataclass(frozen=True)
+class SteeringEffect(ConceptFinding):
+    """Result of `steering_effect`."""
+
+    classes: tuple[str, str]
+    """Positive class, which vectors point to, and negative class."""
+
+    separation: Estimate
+    """d' of words the vector was not made from along it, [hook point], in pooled standard deviations."""
+
+    agreement: Estimate
+    """Mean cosine of a pair's difference with that of the other pairs, [hook point], in [-1, 1]."""
+
+    change: Estimate | None
+    """Rise of the positive over the negative answer when the vector of `hook_point` is added once, in logits; control:
+    vectors of shuffled labels. None where nothing was found."""
+
+    by_strength: Estimate | None
+    """The same for each vector and multiplier, [vector, multiplier], without control."""
+
+    wrong_way: Estimate | None
+    """Share of sentences that move against the multiplier's sign, [vector, multiplier], in [0, 1]."""
+
+    kl: Estimate | None
+    """KL of the next token of sentences about something else, unsteered from steered, [vector, multiplier], in nats."""
+
+    guidance: Estimate | None
+    """Rise of the positive over the negative answer when logits are shifted by the classes' mean difference, [multiplier]."""
+
+    guidance_kl: Estimate | None
+    """KL of the next token of sentences about something else under the same shift, [multiplier], in nats."""
+
+    @property
+    def used(self) -> Verdict:
+        if self.change is None:
+            return Verdict("not_applicable", "The classes differ along no direction, so there was no vector to add.")
+        said = f"Adding the vector once at {self.hook_point} moves the answer by {self.change.text()} logits"
+        return judge_effect(self.change, said, "vectors of shuffled labels", SMALLEST_CHANGE)
+
+    @property
+    def effect(self) -> Estimate:
+        return self.best_accuracy if self.change is None else self.change
+
+    def answer(self) -> str:
+        at = int(self.accuracy.value.argmax())
+        text = (
+            f"Words left out are nearer to their own class' mean in {self.best_accuracy.text()} at {self.hook_point} "
+            f"({self.best_accuracy.control_text()}); along the vector other words lie {self.separation.at(at).text()} standard "
+            f"deviations apart, and pairs agree with a cosine of {self.agreement.at(at).text()}."
+        )
+        return f"{text} {self.used.reason}" if self.p <= 0.05 else f"There is nothing to steer by. {text}"
+
+    def causal_check(self) -> str:
+        if self.change is None or self.wrong_way is None:
+            return "The classes differ along no direction, so nothing was added."
+        names, strengths = self.wrong_way.labels["vector"], self.wrong_way.labels["multiplier"]
+        at = (names.index(self.hook_point), strengths.index("1"))
+        cost = (
+            "" if self.kl is None else f" Sentences about something else change by {self.kl.at(*at).text()} nats (KL)."
+        )
+        beside = "" if self.guidance is None else (
+            f" Shifting the logits by the classes' mean difference instead moves it by {self.guidance.at(at[1]).text()} logits"
+            + ("." if self.guidance_kl is None else f", at {self.guidance_kl.at(at[1]).text()} nats.")
+        )  # fmt: skip
+        return (
+            f"With the vector of {self.hook_point} added once to every token, the positive answer gains {self.change.text()} "
+            f"logits over the negative one in sentences about other words ({self.change.control_text()}); "
+            f"{self.wrong_way.at(*at).text()} of them move the wrong way.{cost}{beside}"
+        )
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        missing = (
+            () if self.kl is not None or self.change is None else ("The tokenizer lacks words of neutral sentences.",)
+        )
+        return (*missing, *self.notes)
+
+    def figures(self) -> dict[str, Any]:
+        from mechinterp_toolkit import plots
+
+        shown = {
+            "Accuracy by layer": plots.spectrum(
+                self.accuracy, title="Accuracy of the nearest class mean, words left out"
+            )
+        }
+        if self.by_strength is not None and self.change is not None:
+            x = [float(m) for m in self.by_strength.labels["multiplier"]]
+            shown["Change by strength"] = plots.curve(
+                self.by_strength, x, title="Rise of the positive answer, logits", x_title="multiplier"
+            )
+            shown["Change over its null"] = plots.strip(self.change, title="Rise of the positive answer, logits")
+        if self.kl is not None:
+            x = [float(m) for m in self.kl.labels["multiplier"]]
+            shown["Cost"] = plots.curve(self.kl, x, title="KL on sentences about something else", x_title="multiplier")
+        return shown
+
+
+def planted(strength: float, seed: int) -> Planted:
+    """Return a model that answers by the sentiment of words, planted at `strength`."""
+    return Planted(concept_model(strength, seed), ("blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"), {})
+
+
+def random_model(seed: int) -> HookedModel:
+    """Return the planted model's architecture with random weights."""
+    return concept_model(1.0, seed).random_twin(seed)
+
+
+def relabelled_model(seed: int) -> HookedModel:
+    """Return the planted model with classes drawn at random among the words: it answers by another concept."""
+    return concept_model(1.0, seed, relabelled=True)
+
+
+@analysis(
+    question="Does a steering vector move the model's answer, and at what cost?",
+    paper="Rimsky et al. 2024, arXiv:2312.06681",
+    applies=reads_text,
+    planted=planted,
+    twins={"random weights": random_model, "scrambled": relabelled_model},
+    core=read_classes,
+)
+def steering_effect(
+    model: HookedModel,
+    *,
+    concept: str = "sentiment",
+    multipliers: tuple[float, ...] = (-1.0, 0.5, 1.0, 2.0),
+    draws: int = 999,
+    edit_draws: int = 39,
+    seed: int = 0,
+) -> SteeringEffect:
+    """Make a steering vector of each layer from half of the words and add it in sentences about the other half.
+
+    Args:
+        model: a transformer with a tokenizer.
+        concept: a concept of `concepts.WORD_CONCEPTS`.
+        multipliers: strengths; 1, which the verdict is about, is added where it is missing.
+        draws: shuffles of the labels behind the accuracy's null.
+        edit_draws: vectors of shuffled labels behind the null of the change.
+        seed: of everything drawn.
+
+    Raises:
+        NotApplicable: too few words of the concept are tokens of this model.
+        ToolkitError: the concept is not known, or a multiplier is 0.
+    """
+    asked = word_prompts(model, concept)
+    names = tuple(f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers))
+    read = activations(model, asked.prompts.tokens, names, mask=asked.prompts.mask, position=asked.at_word)
+    accuracy = read_layers(read, asked.word, asked.label, reader="nearest_mean", draws=draws, seed=seed)
+    best, half = names[int(accuracy.value.argmax())], asked.halves(seed)
+    made, held_out = (
+        [Contrast(name, *(read[name][rows] for rows in asked.pairs(chosen))) for name in names]
+        for chosen in (half, ~half)
+    )
+    vectors = {one.hook_point: mean_difference(one) for one in made}
+    steered = _Steered(*[None] * 6)
+    if p_of_largest(accuracy) <= 0.05:
+        strengths = tuple(dict.fromkeys((*multipliers, 1.0)))
+        steered = _steered(model, asked, half, vectors, read[best], best, strengths, edit_draws, seed)
+    return SteeringEffect(
+        concept=concept,
+        classes=asked.names,
+        accuracy=accuracy,
+        separation=along(
+            [separation(one, vectors[one.hook_point], seed=seed) for one in held_out], "hook point", names
+        ),
+        agreement=along([pair_agreement(one, seed=seed) for one in made], "hook point", names),
+        **steered._asdict(),
+        notes=tuple(f"{d.word!r} left out: {d.reason}" for d in asked.dropped[:5]),
+        prompts_hash=asked.prompts.hash,
+    )
+
+
+class _Steered(NamedTuple):
+    change: Estimate | None
+    by_strength: Estimate | None
+    wrong_way: Estimate | None
+    kl: Estimate | None
+    guidance: Estimate | None
+    guidance_kl: Estimate | None
+
+
+def _steered(
+    model: HookedModel,
+    asked: WordPrompts,
+    half: Bool[Tensor, " batch"],
+    vectors: dict[str, Float[Tensor, " d"]],
+    x: Float[Tensor, "batch d"],
+    best: str,
+    multipliers: tuple[float, ...],
+    draws: int,
+    seed: int,
+) -> _Steered:
+    """Add the vectors in sentences about the other half of the words."""
+    others = asked.select(~half)
+    prompts, metric = left_padded(others.prompts), logit_difference(*others.positive_minus_negative)
+    ready = [SteeringVector.of(name, vector.float(), method="mean difference") for name, vector in vectors.items()]
+    ours, theirs = (left_padded(asked.prompts.select(rows)) for rows in asked.pairs(half))
+    neutral = prompts if asked.neutral is None else left_padded(asked.neutral)
+    swept = steering_sweep(
+        model, ready, multipliers, prompts, neutral, metric, guidance=logit_contrast(model, ours, theirs), seed=seed
+    )
+    at = ready[list(vectors).index(best)]
+    before = measure(model, prompts.tokens, metric, mask=prompts.mask)
+    shuffled = shuffled_differences(x[half], asked.word[half], asked.label[half], draws=draws, seed=seed + 1)
+    null = [_added(model, best, one * (at.norm / one.norm()), prompts, metric, before).mean() for one in shuffled]
+    change = bootstrap(
+        _added(model, best, at.vector, prompts, metric, before),
+        unit=others.word, unit_name="words", measured="logits", seed=seed,
+        control=torch.stack(null), control_name="vectors of shuffled labels, as long",
+    )  # fmt: skip
+    quiet = asked.neutral is not None
+    return _Steered(
+        change,
+        swept.effect,
+        swept.wrong_way,
+        swept.kl if quiet else None,
+        swept.guidance_effect,
+        swept.guidance_kl if quiet else None,
+    )
+
+
+def _added(
+    model: HookedModel, name: str, vector: Float[Tensor, " d"], prompts: Prompts, metric: Metric, before: Tensor
+) -> Float[Tensor, " batch"]:
+    """Change of the metric with the vector added once to every token."""
+    edit = SteeringVector.of(name, vector.float()).add(1.0)
+    return measure(model, prompts.tokens, metric, {name: edit}, mask=prompts.mask) - before

@@ -1,0 +1,174 @@
+"""Can the class of a thing be read from its activation, when the reader has never seen the thing?
+
+Each unit (a word, say) is left out in turn, a linear reader is fitted to the others, and the left-out unit is classified.
+*Represented*: the balanced accuracy beats the same with the labels of whole units shuffled. Two readers: ridge regression on
+the classes (a filter: it may lean on directions that only cancel noise) and the nearest class mean (a pattern: what the
+classes differ by). Both are closed forms over all units left out and all shuffles at once.
+
+What would fool it: rows of one unit on both sides, hence one row per unit; classes that differ in something else than
+the concept (frequency, length), which no shuffle of labels can see.
+
+Source: leave-one-out of linear smoothers as in Allen 1974 (PRESS); control tasks as in Hewitt & Liang 2019,
+arXiv:1909.03368; filters and patterns as in Haufe et al. 2014.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.results import Estimate, Verdict
+from mechinterp_toolkit.stats import bootstrap, p_value, permutations
+
+Reader = Literal["ridge", "nearest_mean"]
+
+_AT_ONCE = 2**24  # numbers held together: 128 MB of float64
+
+
+@dataclass(frozen=True)
+class ClassReadout:
+    """What `read_classes` found."""
+
+    accuracy: Estimate
+    """Balanced accuracy on left-out units, in [0, 1]; control: labels shuffled over units."""
+
+    majority: float
+    """Share of the largest class, in (0, 1]: what a constant guess would get without balancing."""
+
+    @property
+    def p(self) -> float:
+        """p-value of the accuracy against shuffled labels."""
+        assert self.accuracy.control is not None
+        return float(p_value(self.accuracy.value, self.accuracy.control))
+
+    @property
+    def represented(self) -> Verdict:
+        """Whether left-out units are classified better than with shuffled labels."""
+        said = f"left-out units are classified with balanced accuracy {self.accuracy.text()}"
+        if self.p <= 0.05:
+            return Verdict("found", f"{said}, better than with shuffled labels.", p=self.p)
+        return Verdict("not_found", f"{said}, no better than with shuffled labels.", p=self.p)
+
+
+def unit_means(
+    acts: Float[Tensor, "n d"], unit: Int[Tensor, "..."], label: Int[Tensor, "..."]
+) -> tuple[Float[Tensor, "unit d"], Int[Tensor, " unit"]]:
+    """Return the mean activation of each unit, and its label: the most frequent one (the smallest where two tie).
+
+    Raises:
+        ToolkitError: another number of rows.
+    """
+    if not len(acts) == len(unit) == len(label):
+        raise ToolkitError(f"got {len(acts)} activations, {len(unit)} units and {len(label)} labels; give one each.")
+    which = unit.unique(return_inverse=True)[1]
+    n, rows = int(which.max()) + 1, acts.detach().cpu().double()
+    count = which.bincount(minlength=n).double()
+    means = torch.zeros(n, rows.shape[1], dtype=torch.float64).index_add_(0, which, rows) / count[:, None]
+    table = torch.zeros(n, int(label.max()) + 1).index_put_((which, label), torch.ones(len(label)), accumulate=True)
+    return means, table.argmax(1)
+
+
+def read_classes(
+    acts: Float[Tensor, "unit d"],
+    label: Int[Tensor, " unit"],
+    *,
+    reader: Reader = "ridge",
+    draws: int = 999,
+    seed: int = 0,
+) -> ClassReadout:
+    """Classify each unit by a linear reader of the others, and compare with shuffled labels.
+
+    Args:
+        acts: one row per unit, see `unit_means`.
+        label: class of each unit.
+        reader: "ridge" (penalty: the mean eigenvalue of the rows' Gram matrix) or "nearest_mean".
+        draws: shuffles of the labels.
+        seed: of shuffles and interval.
+
+    Raises:
+        ToolkitError: fewer than two classes with two units, or activations that are not finite.
+    """
+    label = label.cpu().unique(return_inverse=True)[1]
+    count = label.bincount()
+    if len(count) < 2 or int(count.min()) < 2:
+        raise ToolkitError(
+            f"classes have {count.tolist()} units; expected two classes or more with two units each, so that one can be left out."
+        )
+    rows = acts.detach().cpu().double()
+    if not rows.isfinite().all():
+        raise ToolkitError(f"{int((~rows.isfinite()).sum())} numbers of the activations are NaN or infinite.")
+    predict = _Ridge(rows).predict if reader == "ridge" else _NearestMean(rows).predict
+    observed = (predict(label[None])[0] == label).double()
+    shuffles = permutations(len(label), draws=draws, seed=seed).index
+    batch = max(1, _AT_ONCE // (len(label) * len(count)))
+    control = torch.cat([_balanced(predict(label[part]), label[part], len(count)) for part in shuffles.split(batch)])
+    estimate = bootstrap(
+        torch.cat([observed[:, None], torch.nn.functional.one_hot(label).double()], 1),
+        unit_name="units",
+        measured="balanced accuracy in [0, 1]",
+        seed=seed,
+        statistic=_weighted_balance,
+        control=control,
+        control_name="labels shuffled over units",
+    )
+    return ClassReadout(estimate, float(count.max() / count.sum()))
+
+
+class _Ridge:
+    """Left-out predictions of ridge regression on class indicators, intercept free."""
+
+    def __init__(self, rows: Tensor) -> None:
+        n = len(rows)
+        centred = rows - rows.mean(0)
+        gram = centred @ centred.T
+        eye = torch.eye(n, dtype=torch.float64)
+        penalty = (gram.diagonal().mean()).clamp_min(torch.finfo(torch.float64).tiny)
+        self.hat = gram @ torch.linalg.inv(gram + penalty * eye) + 1 / n
+        self.n = n
+
+    def predict(self, labels: Int[Tensor, "draw unit"]) -> Int[Tensor, "draw unit"]:
+        """The class whose indicator is predicted furthest above its share of the others."""
+        one_hot = torch.nn.functional.one_hot(labels).double()
+        fitted = torch.einsum("ij,djk->dik", self.hat, one_hot)
+        keep = 1 - self.hat.diagonal()[:, None]
+        left_out = one_hot - (one_hot - fitted) / keep
+        share = (one_hot.sum(1, keepdim=True) - one_hot) / (self.n - 1)
+        return (left_out - share).argmax(-1)
+
+
+class _NearestMean:
+    """Left-out predictions by the nearest mean of the other units of each class."""
+
+    def __init__(self, rows: Tensor) -> None:
+        centred = rows - rows.mean(0)
+        self.gram = centred @ centred.T
+
+    def predict(self, labels: Int[Tensor, "draw unit"]) -> Int[Tensor, "draw unit"]:
+        own = torch.nn.functional.one_hot(labels).double()
+        size = self.gram.diagonal()[:, None]
+        towards = torch.einsum("ij,djk->dik", self.gram, own)  # sum over the class of <x_i, x_j>
+        within = (own * towards).sum(1, keepdim=True)  # sum over pairs of the class
+        count = (own.sum(1, keepdim=True) - own).clamp_min(1)
+        inner = (towards - own * size) / count
+        square = (within - own * (2 * towards - size)) / count.square()
+        return (inner - square / 2).argmax(-1)
+
+
+def _balanced(predicted: Tensor, labels: Tensor, n_classes: int) -> Float[Tensor, " draw"]:
+    """Mean over classes of the share of their units that are classified right."""
+    own = torch.nn.functional.one_hot(labels, n_classes).double()
+    right = (predicted == labels).double()
+    return (torch.einsum("du,duk->dk", right, own) / own.sum(1)).mean(1)
+
+
+def _weighted_balance(values: Float[Tensor, "unit columns"], weights: Float[Tensor, "draw unit"]) -> Tensor:
+    """The same of resampled units; a class that a resample leaves out does not count."""
+    right, own = values[:, :1], values[:, 1:]
+    total = weights @ own
+    recall = (weights @ (right * own)) / total.clamp_min(1e-12)
+    return recall.sum(1) / (total > 0).sum(1)

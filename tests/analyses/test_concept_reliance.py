@@ -1,0 +1,129 @@
+"""Concept reliance: planted, unused, relabelled, a treebank, and the sentences a reader gets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mechinterp_toolkit.analyses.concept_reliance import ERASURES, ConceptReliance, concept_reliance
+from mechinterp_toolkit.concepts import WORD_CONCEPTS
+from mechinterp_toolkit.model import load_model
+from mechinterp_toolkit.toys import concept_model
+
+QUICK = {"draws": 199, "edit_draws": 19}
+
+
+@pytest.fixture(scope="module")
+def on_planted() -> ConceptReliance:
+    return concept_reliance(concept_model(1.0, 0), **QUICK)
+
+
+def test_the_planted_concept_is_represented_and_used(on_planted):
+    assert on_planted.represented.outcome == on_planted.used.outcome == "found"
+    assert on_planted.rise.value[0] > 1  # nats; the model is nearly always right as it is
+    assert on_planted.right.value > 0.9
+    risen = dict(zip(ERASURES, on_planted.by_erasure.value[0].tolist(), strict=True))
+    assert abs(risen["random directions"]) < 0.1
+    assert risen["LEACE"] > 3 * on_planted.rise.control[:, 0].mean()
+
+
+def test_at_the_tokens_it_was_fitted_to_nothing_is_left(on_planted):
+    assert on_planted.cross_covariance_left.max() < 1e-10
+
+
+def test_the_planted_suppressor_parts_filter_and_pattern(on_planted):
+    assert on_planted.cosine.max() < 0.9
+
+
+def test_represented_but_not_used_is_said_so():
+    found = concept_reliance(concept_model(1.0, 1, used=False), **QUICK)
+    assert found.represented.outcome == "found"
+    assert found.used.outcome == "not_found"
+
+
+def test_once_brought_to_the_comma_erasure_at_the_word_comes_too_late():
+    found = concept_reliance(concept_model(1.0, 1, summary=True), **QUICK)
+    assert found.rise.value[0] > 1
+    assert abs(found.rise.value[1]) < 0.05
+
+
+def test_another_concept_of_the_same_words_is_not_this_one():
+    found = concept_reliance(concept_model(1.0, 0, relabelled=True), **QUICK)
+    assert found.represented.outcome == "not_found"
+    assert found.used.outcome == "not_applicable"
+    assert "is not represented linearly" in found.answer()
+    assert "nothing was erased" in found.causal_check()
+
+
+def test_verdicts_read_again_from_other_numbers_change(on_planted):
+    tiny = replace(on_planted.rise, value=on_planted.rise.value / 1e4, low=on_planted.rise.low / 1e4,
+                   high=on_planted.rise.high / 1e4, control=on_planted.rise.control / 1e4)  # fmt: skip
+    assert replace(on_planted, rise=tiny).used.outcome == "not_found"
+    assert "less than anything of interest" in replace(on_planted, rise=tiny).used.reason
+    wide = replace(on_planted.rise, low=on_planted.rise.low * 0)
+    assert replace(on_planted, rise=wide).used.outcome == "undecided"
+
+
+def treebank_model(folder):
+    """A two-layer GPT-2 shape trained on the treebank's sentences, word by word; rare words are unknown."""
+    from collections import Counter
+
+    import transformers
+
+    from mechinterp_toolkit.concepts import _sentences
+    from mechinterp_toolkit.toys.ordinal import word_level_tokenizer
+
+    (file,) = folder.glob("*.conllu")
+    sentences = [[word.strip() for word, _ in words][:24] for words in _sentences(file)][:1200]
+    common = [word for word, _ in Counter(word for s in sentences for word in s).most_common(500)]
+    tokenizer = word_level_tokenizer(("<pad>", "<bos>", "<unk>", *common))
+    config = transformers.GPT2Config(
+        n_layer=2, n_head=4, n_embd=64, vocab_size=len(tokenizer), n_positions=40, resid_pdrop=0.0, embd_pdrop=0.0,
+        attn_pdrop=0.0, bos_token_id=1, eos_token_id=1,
+    )  # fmt: skip
+    batch = tokenizer([" ".join(["<bos>", *s]) for s in sentences], padding=True, return_tensors="pt", max_length=32,
+                      truncation=True)  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.GPT2LMHeadModel(config)
+    optimiser, generator = torch.optim.AdamW(model.parameters(), lr=3e-3), torch.Generator().manual_seed(0)
+    for _ in range(400):
+        rows = torch.randint(len(sentences), (48,), generator=generator)
+        tokens, mask = batch["input_ids"][rows], batch["attention_mask"][rows].bool()
+        optimiser.zero_grad()
+        model(tokens, labels=tokens.masked_fill(~mask, -100)).loss.backward()
+        optimiser.step()
+    return load_model(model.eval(), tokenizer=tokenizer)
+
+
+@pytest.mark.slow
+def test_part_of_speech_is_read_in_a_model_of_the_treebank_and_its_erasure_costs(shared_data):
+    model = treebank_model(shared_data / "ud_ewt")
+    found = concept_reliance(model, concept=str(shared_data / "ud_ewt"), **QUICK)
+    print(found.answer(), found.causal_check())
+    assert found.represented.outcome == found.used.outcome == "found"
+    assert found.unit_name == "words"
+    assert len(found.classes) >= 10
+    # A random network mixes a word with its neighbours, and these tell parts of speech: but less, and it relies on nothing.
+    twin = concept_reliance(model.random_twin(0), concept=str(shared_data / "ud_ewt"), **QUICK)
+    print(twin.answer(), twin.causal_check())
+    assert twin.accuracy.value[0] < twin.accuracy.control[:, 0].max()
+    assert twin.accuracy.high.max() < found.accuracy.low.max()
+    assert twin.used.outcome != "found"
+
+
+def test_a_corpus_of_labelled_texts_is_judged_by_its_next_tokens(tmp_path):
+    import json
+
+    model = concept_model(1.0, 0)
+    positive, negative = (words[:12] for words in WORD_CONCEPTS["sentiment"].words.values())
+    rows = [{"text": f"the movie was {word}", "label": side} for side, words in (("good", positive), ("bad", negative))
+            for word in words]  # fmt: skip
+    path = tmp_path / "reviews.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = concept_reliance(model, concept=str(path), **QUICK)
+    assert found.unit_name == "texts"
+    assert found.units == (12, 12)
+    assert found.represented.outcome == "found"

@@ -1,0 +1,59 @@
+"""Alignment improves on where it starts, on pairs it was not trained on, and touches no weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mechinterp_toolkit.concepts import word_prompts
+from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.hooks.align import align_direction
+from mechinterp_toolkit.hooks.measure import logit_difference
+from mechinterp_toolkit.hooks.patch import Place, patch_effects
+from mechinterp_toolkit.model import load_model
+from mechinterp_toolkit.toys import planted_concept
+
+AT = "blocks.0.hook_resid_pre"
+
+
+def pairs(asked, half):
+    ours, theirs = asked.pairs(half)
+    answers = [ids[ours] for ids in asked.positive_minus_negative]
+    source, base = asked.prompts.select(ours), asked.prompts.select(theirs)
+    return (
+        source.tokens,
+        base.tokens,
+        logit_difference(*answers, position=source.position),
+        asked.at_word[ours][:, None],
+    )
+
+
+def test_it_gets_closer_to_the_planted_direction_than_its_start():
+    made = planted_concept(1.0, 0)
+    model = load_model(made.model, tokenizer=made.tokenizer)
+    asked = word_prompts(model, "sentiment")
+    half = asked.halves(0)
+    noise = torch.randn(len(made.direction), generator=torch.Generator().manual_seed(0))
+    start = made.direction + noise / noise.norm()
+    source, base, metric, at = pairs(asked, half)
+    before = {name: weight.clone() for name, weight in model.model.state_dict().items()}
+    with torch.no_grad():  # as analyses run
+        found = align_direction(
+            model, source, base, AT, metric, positions=at, start=start, steps=20, learning_rate=0.01
+        )
+    assert found.norm() == pytest.approx(1)
+    assert all(p.grad is None for p in model.model.parameters())
+    assert all(torch.equal(before[name], weight) for name, weight in model.model.state_dict().items())
+    source, base, metric, at = pairs(asked, ~half)
+    places = [Place(AT, positions=at, direction=v, name=n) for n, v in (("start", start), ("found", found))]
+    closed = patch_effects(model, source, base, places, metric).normalised
+    assert closed.value[1] > closed.value[0] + 0.1
+    assert abs(float(found @ made.direction.double())) > float(start @ made.direction / start.norm())
+
+
+def test_no_step_finds_nothing():
+    made = planted_concept(1.0, 0)
+    model = load_model(made.model, tokenizer=made.tokenizer)
+    source, base, metric, at = pairs(word_prompts(model, "sentiment"), None)
+    with pytest.raises(ToolkitError, match="one step or more"):
+        align_direction(model, source, base, AT, metric, positions=at, steps=0)
