@@ -29,7 +29,7 @@ from mechinterp_toolkit.errors import TokenisationError
 from mechinterp_toolkit.hooks.ablate import ablate_heads, head_means
 from mechinterp_toolkit.intervention import applied
 from mechinterp_toolkit.model import HookedModel, load_model
-from mechinterp_toolkit.ov_circuit import Candidates, Convention, Representation, best_candidates, final_writes
+from mechinterp_toolkit.ov_circuit import Candidates, Convention, Representation, best_candidates
 from mechinterp_toolkit.prompts import (
     STANDARD_CLASSES,
     OrdinalClass,
@@ -313,9 +313,8 @@ def successor_heads(
     found = ordinal_classes(model.require_tokenizer(), classes)
     usable, notes = found.classes, list(found.caveats)
     convention = Convention(representation, layer_norm, biases, candidates)
-    final = final_writes(model, usable, convention)
-    best = best_candidates(model, final, usable, candidates)
-    scores = _scores(best, usable, draws, seed)
+    read = best_candidates(model, usable, convention)
+    scores = _scores(read.best, usable, draws, seed)
     heads = _heads_above(scores.score.value, scores.p)
     prompts, causal = None, _Causal(*[None] * len(_Causal._fields))
     try:
@@ -329,7 +328,7 @@ def successor_heads(
         classes=tuple(usable),
         n_pairs=tuple(len(c.pairs(1)) for c in usable.values()),
         **scores._asdict(),
-        writes=(final != 0).any(-1).any(-1).cpu(),
+        writes=read.writes,
         **causal._asdict(),
         convention=f"{convention}; macro-average over classes",
         notes=tuple(notes),

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.model import HookedModel
@@ -54,72 +54,128 @@ class Convention:
         )
 
 
-def final_writes(
-    model: HookedModel,
-    classes: Mapping[str, OrdinalClass],
-    convention: Convention,
-) -> Float[Tensor, "layer head item d_model"]:
-    """Return what each head writes for each item of all classes, class by class, in front of the unembedding."""
-    tokens = _all_tokens(model, classes)
-    shown = _representations(model, tokens, convention.representation)
-    rows = []
-    for layer in range(model.cfg.n_layers):
-        written = _written(model, layer, shown.in_block_0 if layer == 0 else shown.later, convention)
-        rows.append(_final(model, written, convention).float())
-    return torch.stack(rows)
+class BestCandidates(NamedTuple):
+    """Result of `best_candidates`."""
+
+    best: dict[str, Int[Tensor, "layer head of_class"]]
+    """Which item of its class gets the highest logit, per class; -1 where none does."""
+
+    writes: Bool[Tensor, "layer head"]
+    """Whether the head writes anything, for any item."""
 
 
-def _all_tokens(model: HookedModel, classes: Mapping[str, OrdinalClass]) -> Int[Tensor, " item"]:
-    return torch.cat([c.tokens for c in classes.values()]).to(model.device)
+@torch.no_grad()
+def best_candidates(model: HookedModel, classes: Mapping[str, OrdinalClass], convention: Convention) -> BestCandidates:
+    """Return which candidate each head gives the highest logit, for every item of every class.
 
-
-def best_candidates(
-    model: HookedModel,
-    final: Float[Tensor, "layer head item d_model"],
-    classes: Mapping[str, OrdinalClass],
-    candidates: Candidates,
-) -> dict[str, Int[Tensor, "layer head of_class"]]:
-    """Return which item of its class gets the highest logit, per class; -1 where none does.
+    Without biases the final LayerNorm is a linear map up to a positive scale, which changes no order: it is folded into
+    the unembedding, and no head's write is ever made. Logits are of one head and one contest at a time.
 
     Args:
-        model: whose unembedding reads.
-        final: from `final_writes`.
-        classes: the same, in the same order.
-        candidates: whose logits compete; a winner outside the class, or a tie, is -1.
+        model: whose heads and unembedding are read.
+        classes: whose items are shown.
+        convention: how they are read; a winner outside the item's class, or a tie, is -1, and so is a lone candidate.
     """
-    tokens, unembed = _all_tokens(model, classes), model.model.W_U.float()
-    start, result = 0, {}
-    for name, ordinal in classes.items():
-        own = ordinal.tokens.to(model.device)
-        part = final[:, :, start : start + len(own)]
-        result[name] = _winner(part, unembed, own, _pool(own, ordinal, tokens, unembed, candidates))
-        start += len(own)
-    return result
+    tokens = torch.cat([c.tokens for c in classes.values()]).to(model.device)
+    shown = _representations(model, tokens, convention.representation)
+    weights = _Weights(model.model.W_V, model.model.W_O)
+    contests = _contests(model, classes, tokens, convention)
+    won, writes = [], []
+    for layer in range(model.cfg.n_layers):
+        seen = shown.in_block_0 if layer == 0 else shown.later
+        factors = _factors(model, layer, seen, weights, convention)
+        won.append(torch.cat([_winning_tokens(factors, contest) for contest in contests], dim=1))
+        writes.append(_are_nonzero(factors))
+    sizes = [len(c) for c in classes.values()]
+    parts = torch.stack(won).cpu().split(sizes, dim=-1)
+    best = {}
+    for (name, ordinal), part in zip(classes.items(), parts, strict=True):
+        place = torch.full((model.model.W_U.shape[1] + 1,), -1)  # the last one is where the token -1 looks
+        place[ordinal.tokens.cpu()] = torch.arange(len(ordinal))
+        best[name] = place[part]
+    return BestCandidates(best, torch.stack(writes).cpu())
 
 
-def _pool(own: Tensor, ordinal: OrdinalClass, every: Tensor, unembed: Tensor, candidates: Candidates) -> Tensor:
-    """Token ids that compete."""
-    if candidates == "targets":
-        return own[ordinal.pairs(1)[:, 1].unique().to(own.device)]
-    pools = {"class": own, "ordinal": every.unique(), "vocab": torch.arange(unembed.shape[1], device=own.device)}
-    return pools[candidates]
+class _Weights(NamedTuple):
+    """Of all layers: TransformerLens stacks them anew each time it is asked."""
+
+    value: Float[Tensor, "layer head d_model d_head"]
+    output: Float[Tensor, "layer head d_head d_model"]
 
 
-def _winner(
-    final: Float[Tensor, "layer head item d_model"],
-    unembed: Tensor,
-    own: Int[Tensor, " item"],
-    pool: Int[Tensor, " pool"],
-) -> Int[Tensor, "layer head item"]:
-    columns = unembed[:, pool]
-    place = {int(token): i for i, token in enumerate(own)}
-    to_item = torch.tensor([place.get(int(token), -1) for token in pool], device=own.device)
-    winners = []
-    for layer in final:  # one layer at a time: with candidates="vocab" the logits are large
-        top = (layer @ columns).topk(min(2, len(pool)), dim=-1)
-        tied = top.values[..., 0] == top.values[..., -1]
-        winners.append(to_item[top.indices[..., 0]].masked_fill(tied, -1))
-    return torch.stack(winners).cpu()
+class _Contest(NamedTuple):
+    """Candidates that compete for the same items."""
+
+    items: slice
+    pool: Int[Tensor, " candidate"]
+    """Token ids."""
+
+    columns: Float[Tensor, "d_model candidate"]
+    """Turns what a head writes into logits, up to a positive factor per item."""
+
+    logits: Float[Tensor, "item candidate"]
+    """Where those of one head after another are made: fresh memory for each would cost as much as the product."""
+
+
+def _contests(
+    model: HookedModel, classes: Mapping[str, OrdinalClass], tokens: Int[Tensor, " item"], convention: Convention
+) -> list[_Contest]:
+    """One contest per class, or one of all items where the candidates are the same for all."""
+    unembed = model.model.W_U
+    start, pools = 0, []
+    if convention.candidates in ("ordinal", "vocab"):
+        every = torch.arange(unembed.shape[1], device=tokens.device)
+        pools.append((slice(None), tokens.unique() if convention.candidates == "ordinal" else every))
+    else:
+        for ordinal in classes.values():
+            own = tokens[start : start + len(ordinal)]
+            targets = ordinal.pairs(1)[:, 1].unique().to(own.device)
+            pools.append((slice(start, start + len(own)), own if convention.candidates == "class" else own[targets]))
+            start += len(own)
+    columns = [unembed[:, pool].float() for _, pool in pools]
+    if convention.layer_norm and not convention.biases:
+        # All unit vectors have one mean and one scale: what the LayerNorm makes of them is its linear part.
+        units = torch.eye(len(unembed), dtype=unembed.dtype, device=unembed.device)
+        norm = _final(model, units[None], convention)[0].float()
+        columns = [norm @ c for c in columns]
+    return [
+        _Contest(items, pool, c, c.new_empty(len(tokens[items]), len(pool)))
+        for (items, pool), c in zip(pools, columns, strict=True)
+    ]
+
+
+def _factors(
+    model: HookedModel, layer: int, shown: Float[Tensor, "item d_model"], weights: _Weights, convention: Convention
+) -> tuple[Float[Tensor, "head _ _"], ...]:
+    """Matrices whose product is what each head writes for each item, up to what is folded into the columns."""
+    read = model.layer_norm(layer, shown) if convention.layer_norm else shown
+    value = torch.einsum("id,hdk->hik", read, weights.value[layer])
+    if not convention.biases:
+        return value.float(), weights.output[layer].float()
+    net = model.model
+    value = value + net.b_V[layer][:, None]
+    written = torch.einsum("hik,hkd->hid", value, weights.output[layer]) + net.b_O[layer]
+    return (_final(model, written, convention).float(),)
+
+
+def _winning_tokens(factors: tuple[Tensor, ...], contest: _Contest) -> Int[Tensor, "head item"]:
+    """Token with the highest logit; -1 where none has it alone."""
+    rows, logits, won = factors[0][:, contest.items], contest.logits, []
+    for head in zip(rows, *factors[1:], strict=True):
+        torch.linalg.multi_dot((*head, contest.columns), out=logits)  # in whichever order costs less
+        top = logits.max(dim=-1)
+        rest = logits.scatter_(-1, top.indices[:, None], -torch.inf).amax(-1)
+        alone = (rest < top.values) & (len(contest.pool) > 1)
+        won.append(torch.where(alone, contest.pool[top.indices], -1))
+    return torch.stack(won)
+
+
+def _are_nonzero(factors: tuple[Float[Tensor, "head _ _"], ...]) -> Bool[Tensor, " head"]:
+    """Whether each head's product is other than zero, without making it; terms that happen to cancel aside."""
+    reached = factors[0].abs().amax(1)
+    for factor in factors[1:]:
+        reached = (factor * (reached != 0)[..., None]).abs().amax(1)
+    return (reached != 0).any(-1)
 
 
 class _Shown(NamedTuple):
@@ -147,23 +203,10 @@ def _representations(model: HookedModel, tokens: Int[Tensor, " item"], represent
     return _Shown(*(read[name][:, -1].to(tokens.device) for name in names))
 
 
-def _written(
-    model: HookedModel, layer: int, shown: Float[Tensor, "item d_model"], convention: Convention
-) -> Float[Tensor, "head item d_model"]:
-    """What each head of the layer writes when it attends to the item alone."""
-    net = model.model
-    read = model.layer_norm(layer, shown) if convention.layer_norm else shown
-    value = torch.einsum("id,hdk->hik", read, net.W_V[layer])
-    if convention.biases:
-        value = value + net.b_V[layer][:, None]
-    written = torch.einsum("hik,hkd->hid", value, net.W_O[layer])
-    return written + net.b_O[layer] if convention.biases else written
-
-
 def _final(
     model: HookedModel, written: Float[Tensor, "head item d_model"], convention: Convention
 ) -> Float[Tensor, "head item d_model"]:
-    """The final LayerNorm; its positive scale changes no order, its bias would add the same row to every item."""
+    """The final LayerNorm; without biases, less what it makes of nothing."""
     if not convention.layer_norm:
         return written
     normal = model.layer_norm("final", written)
