@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import GPT2TokenizerFast, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from mechinterp_toolkit import _tokenise
+from mechinterp_toolkit import ordinal_classes as classes_module
 from mechinterp_toolkit import prompts as prompts_module
 from mechinterp_toolkit.errors import TokenisationError
 from mechinterp_toolkit.prompts import (
@@ -30,7 +32,6 @@ from mechinterp_toolkit.prompts import (
     succession_prompts,
 )
 
-TOKENIZERS = Path(__file__).resolve().parents[2] / "shared" / "data" / "tokenizers"
 DAYS = ORDINAL_CLASSES["days"].words
 
 # One token with a leading space, of each class: (GPT-2, Pythia).
@@ -44,29 +45,36 @@ SINGLE_TOKENS = {
     "roman": (17, 15),
 }
 
-
-def load(name: str) -> PreTrainedTokenizerBase:
-    folder = TOKENIZERS / name
-    if not folder.is_dir():
-        pytest.skip(f"the {name} tokenizer is not at {folder}")
-    if name == "gpt2":
-        return GPT2TokenizerFast.from_pretrained(folder)
-    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+# The same with the case of the first letter inverted, after a space and at the start of a text: (GPT-2, Pythia).
+SINGLE_INVERTED = {
+    ("days", True): (0, 0),
+    ("days", False): (0, 0),
+    ("months", True): (2, 2),
+    ("months", False): (1, 1),
+    ("number_words", True): (13, 13),
+    ("number_words", False): (11, 10),
+    ("ordinals", True): (10, 10),
+    ("ordinals", False): (4, 4),
+    ("day_prefixes", True): (5, 5),
+    ("day_prefixes", False): (4, 4),
+    ("month_prefixes", True): (9, 10),
+    ("month_prefixes", False): (8, 10),
+}
 
 
 @pytest.fixture(scope="module")
-def gpt2() -> PreTrainedTokenizerBase:
-    return load("gpt2")
+def gpt2(shared_data: Path) -> PreTrainedTokenizerBase:
+    return GPT2TokenizerFast.from_pretrained(shared_data / "tokenizers" / "gpt2")
 
 
 @pytest.fixture(scope="module")
-def pythia() -> PreTrainedTokenizerBase:
-    return load("pythia")
+def pythia(shared_data: Path) -> PreTrainedTokenizerBase:
+    return PreTrainedTokenizerFast(tokenizer_file=str(shared_data / "tokenizers" / "pythia" / "tokenizer.json"))
 
 
 @pytest.fixture(scope="module", params=["gpt2", "pythia"])
 def real(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
-    return load(request.param)
+    return request.getfixturevalue(request.param)
 
 
 def word_level(words: list[str], *, lower: bool = False, unknown: bool = True) -> PreTrainedTokenizerFast:
@@ -168,6 +176,99 @@ def test_a_whole_class_can_be_made_to_wrap_or_not(real):
     assert (len(wrapping.pairs()), len(open_ended.pairs())) == (12, 11)
 
 
+# --- the words with the case of their first letter inverted
+
+
+def variants(tokenizer: PreTrainedTokenizerBase, names: tuple[str, ...] = tuple(ORDINAL_CLASSES)) -> list[OrdinalClass]:
+    """All usable classes in all four variants, as a sweep over them takes them."""
+    return [
+        ordinal
+        for leading_space in (True, False)
+        for case in ("as written", "inverted")
+        for ordinal in ordinal_classes(tokenizer, names, leading_space=leading_space, case=case).classes.values()
+    ]
+
+
+@pytest.mark.parametrize(("name", "leading_space"), SINGLE_INVERTED)
+def test_gpt2_and_pythia_keep_the_known_number_of_inverted_items(gpt2, pythia, name, leading_space):
+    words, cyclic = ORDINAL_CLASSES[name]
+    kept = tuple(
+        len(ordinal_class(t, name, words, cyclic=cyclic, leading_space=leading_space, case="inverted"))
+        for t in (gpt2, pythia)
+    )
+    assert kept == SINGLE_INVERTED[name, leading_space]
+
+
+@pytest.mark.parametrize(
+    ("leading_space", "variant"), [(True, "leading space, case inverted"), (False, "as is, case inverted")]
+)
+def test_every_inverted_token_is_the_word_with_its_first_letter_in_the_other_case(real, leading_space, variant):
+    found = ordinal_classes(real, tuple(ORDINAL_CLASSES), leading_space=leading_space, case="inverted")
+    assert {"number_words", "ordinals"} <= set(found.classes)
+    for name, ordinal in found.classes.items():
+        lead = " " if leading_space else ""
+        assert [real.decode([token]) for token in ordinal.tokens.tolist()] == [lead + word for word in ordinal.words]
+        whole = ORDINAL_CLASSES[name].words
+        title = name in ("number_words", "ordinals")
+        assert list(ordinal.words) == [
+            whole[place].capitalize() if title else whole[place].lower() for place in ordinal.index.tolist()
+        ]
+        assert (ordinal.variant, ordinal.leading_space, ordinal.order) == (variant, leading_space, len(whole))
+
+
+def test_what_has_no_inverted_form_is_skipped_with_its_reason(real):
+    found = ordinal_classes(real, tuple(ORDINAL_CLASSES), case="inverted")
+    assert found.skipped["numbers"] == "no case to invert: the words would be those as written, counted twice"
+    assert found.skipped["letters"].startswith("never inverted: a small letter is another sign")
+    assert found.skipped["roman"].startswith("never inverted")
+    assert found.skipped["days"].startswith("0 usable items, fewer than 3; 7 of 7 items dropped ('monday': 2 tokens")
+    assert any(caveat.startswith("numbers left out: no case to invert") for caveat in found.caveats)
+
+
+def test_inverted_numbers_alone_are_refused(real):
+    with pytest.raises(TokenisationError, match=r"none of the ordinal classes .*numbers: no case"):
+        ordinal_classes(real, "numbers", case="inverted")
+
+
+def test_no_token_of_a_class_is_counted_twice_over_the_variants(real):
+    tokens = {}
+    for ordinal in variants(real):
+        tokens.setdefault(ordinal.name, []).extend(ordinal.tokens.tolist())
+    assert {name for name, ids in tokens.items() if len(set(ids)) < len(ids)} == set()
+
+
+def test_a_vocabulary_of_all_words_gives_the_pairs_of_the_published_sweep_with_numbers_counted_once():
+    # published: 1148 pairs over four variants, letters and numerals in two of them, and the 199 of the numbers in all
+    every = [word for words, _ in ORDINAL_CLASSES.values() for word in words]
+    tokenizer = word_level(list(dict.fromkeys([*every, *(word[0].swapcase() + word[1:] for word in every)])))
+    found = variants(tokenizer)
+    assert sum(len(ordinal.pairs()) for ordinal in found) == 1148 - 2 * 199
+    assert [ordinal.name for ordinal in found].count("numbers") == 2
+
+
+def test_a_tokenizer_that_ignores_case_has_no_inverted_items():
+    tokenizer = word_level(["mon", "tue", "wed", "thu"], lower=True)
+    ordinal = ordinal_class(tokenizer, "days", ("Mon", "Tue", "Wed"), cyclic=True, case="inverted")
+    assert (ordinal.words, ordinal.dropped[0]) == ((), Dropped("mon", "same token as 'Mon' as written"))
+    with pytest.raises(TokenisationError, match="day_prefixes: 0 usable items"):
+        ordinal_classes(tokenizer, "day_prefixes", case="inverted")
+
+
+def test_words_of_a_class_that_have_no_case_are_dropped_from_its_inverted_variant():
+    tokenizer = word_level(["one", "One", "two", "Two", "3"])
+    ordinal = ordinal_class(tokenizer, "mixed", ("one", "two", "3"), cyclic=False, case="inverted")
+    assert (ordinal.words, ordinal.index.tolist()) == (("One", "Two"), [0, 1])
+    assert ordinal.dropped == (Dropped("3", "same token as '3' as written"),)
+
+
+def test_inverted_classes_become_prompts_of_their_own_words(real):
+    classes = ordinal_classes(real, "number_words", case="inverted").classes
+    found = succession_prompts(real, classes, prepend_bos=False)
+    assert (found.texts[0], real.decode(found.answer[:1])) == (" One, Two, Three,", " Four")
+    bare = ordinal_classes(real, "number_words", leading_space=False, case="inverted").classes
+    assert succession_prompts(real, bare, prepend_bos=False).texts[0] == "One,Two,Three,"
+
+
 # --- ordinal classes with toy tokenizers
 
 
@@ -205,7 +306,7 @@ def test_a_tokenizer_that_adds_its_own_leading_space_still_has_single_tokens():
     inner.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]")
     assert tokenizer(" Monday")["input_ids"] == [1, 2]
-    assert prompts_module._word_ids(tokenizer, ["Monday", "Tuesday"], leading_space=True) == [[2], [3]]
+    assert _tokenise.word_ids(tokenizer, ["Monday", "Tuesday"], leading_space=True) == [[2], [3]]
 
 
 def test_a_class_with_too_few_items_is_skipped_with_its_reason(toy):
@@ -462,6 +563,122 @@ def test_a_malformed_request_is_refused(toy, changes, message):
         build_prompts(toy, **request, prepend_bos=False)
 
 
+# --- answers of several tokens
+
+
+TEXTS = ["After XVI comes", "The capital is", "After II comes", "After XVI we have"]
+ANSWERS = [" XVII", " Ljubljana", " III", " XVII"]
+
+
+def test_the_first_tokens_of_long_answers_are_taken_and_listed(real):
+    found = build_prompts(real, TEXTS, ANSWERS, prepend_bos=False, answers_of="first token")
+    assert [real.decode([token]) for token in found.answer.tolist()] == [" XV", " L", " III", " XV"]
+    word, city = found.shortened  # once each, in the order of the answers; the answer of one token is not among them
+    assert word == Dropped(" XVII", "2 tokens: ' XV','II'")
+    assert city.word == " Ljubljana"
+    assert city.reason.startswith("6 tokens: ' L','j','ub" if len(real) == 50257 else "5 tokens: ' L','j','ubl'")
+    assert found.dropped == ()
+    with pytest.raises(TokenisationError, match=r"must be exactly one token: 2 tokens: ' XV','II'.*\(2 more"):
+        build_prompts(real, TEXTS, ANSWERS, prepend_bos=False)
+
+
+def test_answers_of_one_token_are_the_same_either_way(real):
+    texts, answers = ["If today is Monday, tomorrow is", "one"], [" Tuesday", " two"]
+    one, first = (
+        build_prompts(real, texts, answers, prepend_bos=False, answers_of=of) for of in ("one token", "first token")
+    )
+    assert torch.equal(one.answer, first.answer)
+    assert (one.hash, one.shortened) == (first.hash, first.shortened) == (one.hash, ())
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (" XVII", " XVIII"),  # both of several tokens
+        (" XVII", " XV"),  # one of them is the shared token
+        (" XV", " XVII"),
+    ],
+)
+def test_two_answers_with_the_same_first_token_are_refused_by_name(real, first, second):
+    request = {"prepend_bos": False, "answers_of": "first token"}
+    with pytest.raises(TokenisationError, match=rf"'{first}' \(.*and '{second}' \(.*begin with the same token"):
+        build_prompts(real, ["a", "b", "c"], [first, " II", second], **request)
+    alone = build_prompts(real, ["a", "b"], [first, " II"], **request)
+    assert real.decode(alone.answer[:1]) == " XV"
+
+
+def test_the_toy_s_long_answers_are_shortened_and_refused_alike(toy):
+    ids = toy.convert_tokens_to_ids
+    request = {"prepend_bos": True, "answers_of": "first token"}
+    found = build_prompts(toy, ["today is", "tomorrow is"], [" Monday, Tuesday", " Sunday"], **request)
+    assert found.answer.tolist() == ids(["Monday", "Sunday"])
+    assert found.shortened == (Dropped(" Monday, Tuesday", "3 tokens: 'Monday',',','Tuesday'"),)
+    with pytest.raises(TokenisationError, match=r"' Monday, Tuesday' .*and ' Monday' .*begin with the same token"):
+        build_prompts(toy, ["today is", "tomorrow is"], [" Monday, Tuesday", " Monday"], **request)
+    with pytest.raises(TokenisationError, match=r"' Monday cat' .*unknown to the tokenizer"):
+        build_prompts(toy, ["today is"], [" Monday cat"], **request)
+
+
+def test_two_spellings_of_the_same_tokens_are_one_answer():
+    tokenizer = word_level(["today", "new", "york"], lower=True)
+    answers = [" New York", " new york"]
+    found = build_prompts(tokenizer, ["today"] * 2, answers, prepend_bos=False, answers_of="first token")
+    assert found.answer.tolist() == [tokenizer.convert_tokens_to_ids("new")] * 2
+
+
+def test_an_answer_whose_first_token_says_nothing_is_refused(gpt2):
+    request = {"prepend_bos": False, "answers_of": "first token"}
+    for answer, message in (("", "no token at all"), (" \u66dc", "of which the first spells no beginning of it")):
+        with pytest.raises(TokenisationError, match=f"has no first token that stands for it: .*{message}"):
+            build_prompts(gpt2, ["Today"], [answer], **request)
+    with pytest.raises(TokenisationError, match="across the boundary"):
+        build_prompts(gpt2, ["Mon"], ["days"], **request)
+    # as in a vocabulary with a lone space in front of digits
+    lone = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0, " ": 1, "7": 2}, [])))
+    with pytest.raises(TokenisationError, match="2 tokens: ' ','7', of which the first spells no beginning"):
+        build_prompts(lone, ["a"], [" 7"], **request)
+
+
+def test_a_long_answer_of_which_a_part_is_left_out_is_refused():
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0, "b": 1, "c": 2}, [])))
+    with pytest.raises(TokenisationError, match="its tokens spell 'b c'"):
+        build_prompts(tokenizer, ["a"], ["bzc"], prepend_bos=False, answers_of="first token")
+
+
+def test_shortened_answers_stay_with_a_selection(gpt2):
+    found = build_prompts(gpt2, TEXTS, ANSWERS, prepend_bos=False, answers_of="first token")
+    assert found.select(torch.tensor([2])).shortened == found.shortened != ()
+
+
+UNKNOWN_OPTIONS = """
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+from mechinterp_toolkit.errors import TokenisationError
+from mechinterp_toolkit.prompts import build_prompts, ordinal_class, ordinal_classes
+
+tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0, "b": 1}, [])))
+for ask in (
+    lambda: ordinal_classes(tokenizer, case="invert"),
+    lambda: ordinal_class(tokenizer, "letters", ("a", "b"), cyclic=False, case="invert"),
+    lambda: build_prompts(tokenizer, ["a"], ["b"], prepend_bos=False, answers_of="first"),
+):
+    try:
+        ask()
+    except TokenisationError as error:
+        print(error)
+"""
+
+
+def test_misspelt_options_are_refused_without_shape_checking_too():
+    # in a process of its own: the shape checking of the test run would refuse them at the door, that of a user would not
+    run = subprocess.run([sys.executable, "-c", UNKNOWN_OPTIONS], capture_output=True, text=True, check=True)
+    case, answers_of = (
+        "case='invert': expected 'as written' or 'inverted'.",
+        "answers_of='first': expected 'one token' or 'first token'.",
+    )
+    assert run.stdout.splitlines() == [case, case, answers_of]
+
+
 # --- PromptSet
 
 
@@ -696,6 +913,12 @@ def test_importing_prompts_does_not_import_transformers():
 
 
 def test_the_examples_in_the_docstrings_hold():
-    outcome = doctest.testmod(prompts_module)
-    assert outcome.attempted >= 2
+    outcome = doctest.testmod(classes_module)
     assert outcome.failed == 0
+    assert outcome.attempted >= 2
+
+
+def test_the_names_of_ordinal_classes_can_be_imported_from_prompts():
+    assert all(hasattr(prompts_module, name) for name in prompts_module.__all__)
+    for name in ("ORDINAL_CLASSES", "OrdinalTokens", "OrdinalWords", "Shared", "ordinal_classes"):
+        assert getattr(prompts_module, name) is getattr(classes_module, name)
