@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechinterp_toolkit.concept_finding import ConceptFinding, judge_effect, p_of_largest
+from mechinterp_toolkit.concept_finding import ConceptFinding, p_of_largest
 from mechinterp_toolkit.concepts import LabelledTokens, labelled_tokens, reads_text
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry.classes import ClassReadout, read_classes, unit_means
@@ -42,7 +42,7 @@ from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.registry import Planted, analysis
 from mechinterp_toolkit.results import Estimate, Verdict, along
-from mechinterp_toolkit.stats import bootstrap
+from mechinterp_toolkit.stats import bootstrap, judge_effect
 from mechinterp_toolkit.toys import concept_model
 
 ERASURES = ("LEACE", "orthogonal", "random directions")

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mechinterp_toolkit.concept_finding import ConceptFinding, judge_effect, p_of_largest, read_layers
+from mechinterp_toolkit.concept_finding import ConceptFinding, p_of_largest, read_layers
 from mechinterp_toolkit.concepts import WordPrompts, reads_text, word_prompts
 from mechinterp_toolkit.geometry.classes import read_classes
 from mechinterp_toolkit.hooks.measure import Metric, logit_difference, measure
@@ -39,7 +39,7 @@ from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.registry import Planted, analysis
 from mechinterp_toolkit.results import Estimate, Verdict, along
-from mechinterp_toolkit.stats import bootstrap
+from mechinterp_toolkit.stats import bootstrap, judge_effect
 from mechinterp_toolkit.toys import concept_model
 
 SMALLEST_CHANGE = 0.1

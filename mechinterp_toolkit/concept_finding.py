@@ -6,7 +6,6 @@ Source: this project.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -73,27 +72,6 @@ def read_layers(
 def p_of_largest(estimate: Estimate) -> float:
     """Return the p-value of the largest value against the largest of each draw."""
     return float(p_value(estimate.value.amax(), _largest(estimate)))
-
-
-def judge_effect(effect: Estimate, said: str, control: str, smallest: float) -> Verdict:
-    """Return the verdict on a scalar effect: beyond its control, and surely no less than the smallest of interest.
-
-    Args:
-        effect: with its control, a one-sided test: larger is more.
-        said: what was done and measured, a sentence without its full stop.
-        control: what the control is, behind "than".
-        smallest: the smallest effect of interest, in the unit of the effect.
-    """
-    assert effect.control is not None
-    p = float(p_value(effect.value, effect.control))
-    sure: dict[str, Any] = {"p": p, "smallest_effect": smallest}
-    if p > 0.05:
-        return Verdict("not_found", f"{said}, no more than {control}.", **sure)
-    if float(effect.high) < smallest:
-        return Verdict("not_found", f"{said}, less than anything of interest ({smallest}).", **sure)
-    if float(effect.low) < smallest:
-        return Verdict("undecided", f"{said}, beyond {control}, but perhaps below {smallest}.", **sure)
-    return Verdict("found", f"{said}, more than {control}.", **sure)
 
 
 def _largest(estimate: Estimate) -> Tensor:

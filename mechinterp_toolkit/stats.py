@@ -17,14 +17,14 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.results import Estimate
+from mechinterp_toolkit.results import Estimate, Verdict
 
 Procedure = Literal["max_statistic", "benjamini_hochberg"]
 """How several tests made together are corrected: `max_statistic_p` or `benjamini_hochberg`."""
@@ -198,6 +198,27 @@ def _tail(value: Tensor, null: Tensor, rounding: float, exact: bool) -> Tensor:
             "observed arrangement. Compute observed and draws with the same function, or use exact=False."
         )
     return exceedances.double() / len(null)
+
+
+def judge_effect(effect: Estimate, said: str, control: str, smallest: float) -> Verdict:
+    """Return the verdict on a scalar effect: beyond its control, and surely no less than the smallest of interest.
+
+    Args:
+        effect: with its control, a one-sided test: larger is more.
+        said: what was done and measured, a sentence without its full stop.
+        control: what the control is, behind "than".
+        smallest: the smallest effect of interest, in the unit of the effect.
+    """
+    assert effect.control is not None
+    p = float(p_value(effect.value, effect.control))
+    sure: dict[str, Any] = {"p": p, "smallest_effect": smallest}
+    if p > 0.05:
+        return Verdict("not_found", f"{said}, no more than {control}.", **sure)
+    if float(effect.high) < smallest:
+        return Verdict("not_found", f"{said}, less than anything of interest ({smallest}).", **sure)
+    if float(effect.low) < smallest:
+        return Verdict("undecided", f"{said}, beyond {control}, but perhaps below {smallest}.", **sure)
+    return Verdict("found", f"{said}, more than {control}.", **sure)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ RIDGE = 0.1
 
 MODELS = ("helix", "largest circle", "polynomial", "principal components", "helix of shuffled numbers")
 
+_FEW_DRAWS = 199  # permutations whose residues are read at every period; the others where a share was found
+
 _FEWEST = 20  # numbers: below, a cubic and one period leave too little
 
 
@@ -54,14 +56,24 @@ class PeriodScan:
     p: Float[Tensor, " period"]
     """p-value of each share, corrected for all periods."""
 
-    accuracy: Float[Tensor, " period"]
-    """Share of numbers whose residue mod T is classified right when the number is held out, in [0, 1]."""
+    right: Bool[Tensor, "number period"]
+    """Whether the residue mod T of each number is classified right when the number is held out."""
 
-    chance: Float[Tensor, " period"]
-    """The same for permuted numbers, on average."""
+    by_chance: Float[Tensor, "draw period"]
+    """Share of numbers classified right, for permuted numbers."""
 
     p_separable: Float[Tensor, " period"]
-    """p-value of the accuracy."""
+    """p-value of the accuracy: of all draws where the share is beyond its null, of the first 199 elsewhere."""
+
+    @property
+    def accuracy(self) -> Float[Tensor, " period"]:
+        """Share of numbers whose residue is classified right, in [0, 1]."""
+        return self.right.double().mean(0)
+
+    @property
+    def chance(self) -> Float[Tensor, " period"]:
+        """The same for permuted numbers, on average."""
+        return self.by_chance.mean(0)
 
     @property
     def found(self) -> tuple[int, ...]:
@@ -81,14 +93,22 @@ class HelixFit:
     rank: int
     """Columns of the helix that are not zero or dependent, without the constant."""
 
-    r2: Float[Tensor, " model"]
-    """R2 of `MODELS` on held-out numbers, at most 1; "principal components" project instead of predicting: a ceiling."""
+    missed: Float[Tensor, "number model"]
+    """Squared error of `MODELS` at each number when it is held out; "principal components" project instead of predicting."""
+
+    whole: Float[Tensor, "number model"]
+    """Squared distance of each number from the mean of the numbers not held out with it."""
 
     scan: PeriodScan
     """Evidence for periods."""
 
     weights: Float[Tensor, "column d"]
     """Least-squares coefficients on all numbers: constant, line, then cos and sin of each period that has them."""
+
+    @property
+    def r2(self) -> Float[Tensor, " model"]:
+        """R2 of `MODELS` on held-out numbers, at most 1; that of "principal components" is a ceiling."""
+        return 1 - self.missed.sum(0) / self.whole.sum(0)
 
     @property
     def represented(self) -> Verdict:
@@ -119,6 +139,14 @@ def helix_basis(numbers: Tensor, periods: Sequence[int], *, linear: bool = True)
         angle = 2 * math.pi * n / period
         columns += [angle.cos()] + [angle.sin()] * (period != 2)
     return torch.stack(columns, 1)
+
+
+def polynomial_basis(numbers: Tensor, degree: int) -> Float[Tensor, "n column"]:
+    """Return an orthonormal basis of polynomials up to a degree, on numbers scaled to [-1, 1]."""
+    n = numbers.double()
+    scaled = 2 * (n - n.min()) / (n.max() - n.min()) - 1
+    columns = [torch.special.legendre_polynomial_p(scaled, k) for k in range(degree + 1)]
+    return torch.linalg.qr(torch.stack(columns, 1)).Q
 
 
 def period_scan(
@@ -154,8 +182,14 @@ def period_scan(
     share = _shares(left, axes, owner, len(planes))
     # What is permuted gets a cubic part again, which the observed residual cannot have: it is removed again.
     null = torch.stack([_shares(_without(left[order], design), axes, owner, len(planes)) for order in orders])
-    accuracy, chance, p_separable = _residues(left, unique, looked_at, orders[: min(draws, 199)])
-    return PeriodScan(looked_at, share, null, max_statistic_p(share, null), accuracy, chance, p_separable)
+    p = max_statistic_p(share, null)
+    right, by_chance = _residues(left, unique, looked_at, orders[:_FEW_DRAWS])
+    accuracy = right.double().mean(0)
+    p_separable = p_value(accuracy, by_chance)
+    for i in (p <= ALPHA).nonzero().flatten().tolist():  # all draws where it can matter
+        _, all_draws = _residues(left, unique, looked_at[i : i + 1], orders)
+        p_separable[i] = p_value(accuracy[i], all_draws[:, 0])
+    return PeriodScan(looked_at, share, null, p, right, by_chance, p_separable)
 
 
 def fit_helix(
@@ -190,13 +224,14 @@ def fit_helix(
     alternatives = [
         basis,
         helix_basis(unique, (max(periods),), linear=False),
-        _powers(unique, rank),
+        polynomial_basis(unique, rank),
         None,
         basis[shuffled],
     ]
     fold = torch.randperm(len(unique), generator=torch.Generator().manual_seed(seed)) % FOLDS
-    r2 = torch.stack([_held_out(rows, one, fold, rank) for one in alternatives])
-    return HelixFit(tuple(periods), rank, r2, scan, torch.linalg.pinv(basis) @ rows)
+    missed, whole = zip(*(_held_out(rows, one, fold, rank) for one in alternatives), strict=True)
+    weights = torch.linalg.pinv(basis) @ rows
+    return HelixFit(tuple(periods), rank, torch.stack(missed, 1), torch.stack(whole, 1), scan, weights)
 
 
 def _by_number(acts: Tensor, numbers: Tensor, covariates: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -229,15 +264,7 @@ def _checked_periods(unique: Tensor, periods: Sequence[int] | None) -> tuple[int
 
 
 def _cubic(unique: Tensor) -> Float[Tensor, "n 4"]:
-    return _powers(unique, 3)
-
-
-def _powers(unique: Tensor, degree: int) -> Float[Tensor, "n column"]:
-    """An orthonormal basis of polynomials up to a degree, on numbers scaled to [-1, 1]."""
-    n = unique.double()
-    scaled = 2 * (n - n.min()) / (n.max() - n.min()) - 1
-    columns = [torch.special.legendre_polynomial_p(scaled, k) for k in range(degree + 1)]
-    return torch.linalg.qr(torch.stack(columns, 1)).Q
+    return polynomial_basis(unique, 3)
 
 
 def _without(rows: Float[Tensor, "n d"], design: Float[Tensor, "n k"]) -> Float[Tensor, "n d"]:
@@ -263,34 +290,34 @@ def _shares(
 
 def _residues(
     left: Float[Tensor, "n d"], unique: Tensor, periods: Sequence[int], orders: Int[Tensor, "draw n"]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Held-out accuracy of reading n mod T by ridge regression on one-hot residues; the formula leaves one number out."""
+) -> tuple[Bool[Tensor, "n period"], Float[Tensor, "draw period"]]:
+    """Held-out readings of n mod T by ridge regression on one-hot residues; the formula leaves one number out."""
     gram = left @ left.T
     penalty = RIDGE * gram.diagonal().mean().clamp_min(1e-300)
     hat = gram @ torch.linalg.inv(gram + penalty * torch.eye(len(gram), dtype=torch.float64))
     inner = hat.diagonal()
 
-    def accuracy(residue: Int[Tensor, " n"], classes: int) -> Tensor:
+    def right(residue: Int[Tensor, " n"], classes: int) -> Bool[Tensor, " n"]:
         target = torch.nn.functional.one_hot(residue, classes).double()
         target = target - target.mean(0)
         score = (hat @ target - inner[:, None] * target) / (1 - inner)[:, None]
-        return (score.argmax(1) == residue).double().mean()
+        return score.argmax(1) == residue
 
-    rows = []
-    for period in periods:
-        residue = unique % period
-        observed = accuracy(residue, period)
-        null = torch.stack([accuracy(residue[order], period) for order in orders])
-        rows.append((observed, null.mean(), p_value(observed, null)))
-    first, second, third = zip(*rows, strict=True)
-    return torch.stack(first), torch.stack(second), torch.stack(third)
+    residues = [unique % period for period in periods]
+    observed = [right(residue, period) for residue, period in zip(residues, periods, strict=True)]
+    null = [
+        torch.stack([right(residue[order], period).double().mean() for order in orders])
+        for residue, period in zip(residues, periods, strict=True)
+    ]
+    return torch.stack(observed, 1), torch.stack(null, 1)
 
 
 def _held_out(
     rows: Float[Tensor, "n d"], design: Float[Tensor, "n k"] | None, fold: Int[Tensor, " n"], rank: int
-) -> Float[Tensor, ""]:
-    """R2 on numbers of one fold from the others; without a design, of the others' principal components."""
-    missed, whole = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Squared error at each number of a fold predicted from the others (without a design, of their principal components),
+    and its squared distance from their mean."""
+    missed, whole = (torch.zeros(len(rows), dtype=torch.float64) for _ in range(2))
     for k in range(FOLDS):
         out: Bool[Tensor, " n"] = fold == k
         centre = rows[~out].mean(0)
@@ -299,6 +326,6 @@ def _held_out(
             predicted = centre + (rows[out] - centre) @ axes.T @ axes
         else:
             predicted = design[out] @ (torch.linalg.pinv(design[~out]) @ rows[~out])
-        missed += (rows[out] - predicted).square().sum()
-        whole += (rows[out] - centre).square().sum()
-    return 1 - missed / whole
+        missed[out] = (rows[out] - predicted).square().sum(1)
+        whole[out] = (rows[out] - centre).square().sum(1)
+    return missed, whole

@@ -24,7 +24,7 @@ from mechinterp_toolkit.concepts import WORD_CONCEPTS
 from mechinterp_toolkit.model import HookedModel, load_model
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.toys.planted_groups import check_strength
-from mechinterp_toolkit.toys.random_models import random_gpt2
+from mechinterp_toolkit.toys.random_models import random_gpt2, write_head
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -169,12 +169,12 @@ def _bring_to(
     bos = torch.tensor([tokenizer.bos_token_id])
     root = (D_MODEL // N_HEADS) ** 0.25
     look = 2 * _ATTENTION
-    _write_head(
-        hf_model, 0,
+    write_head(
+        hf_model, 0, 0,
         query=torch.stack([_indicator(shown, comma) * look * root, torch.zeros(D_MODEL, dtype=torch.float64)], 1),
         query_bias=torch.tensor([0.0, _ATTENTION * root]),
         key=torch.stack([_indicator(shown, words) * root, _indicator(shown, bos) * root], 1),
-        read=direction, wrote=direction.double() * _BROUGHT * _gain(hf_model, shown[words], direction),
+        value=direction[:, None], output=(direction * _BROUGHT * _gain(hf_model, shown[words], direction))[None],
     )  # fmt: skip
 
 
@@ -188,12 +188,12 @@ def _answer_from(
     good, bad = (embedding[tokenizer.convert_tokens_to_ids(list(words))].mean(0) for words in answers.values())
     towards = (good - bad) / (good - bad).norm()
     root = (D_MODEL // N_HEADS) ** 0.25
-    _write_head(
-        hf_model, 1,
+    write_head(
+        hf_model, 1, 0,
         query=torch.zeros(D_MODEL, 2, dtype=torch.float64),
         query_bias=torch.tensor([_ATTENTION * root, 0.0]),
         key=torch.stack([_indicator(shown, tokens) * root, torch.zeros(D_MODEL, dtype=torch.float64)], 1),
-        read=direction, wrote=towards * _ANSWERED * _gain(hf_model, shown[words], direction),
+        value=direction[:, None], output=(towards * _ANSWERED * _gain(hf_model, shown[words], direction))[None],
     )  # fmt: skip
 
 
@@ -201,28 +201,3 @@ def _gain(hf_model: GPT2LMHeadModel, read: Float[Tensor, "word d"], direction: T
     """What turns the typical reading along the direction into the norm of an embedding."""
     typical = (read @ direction.double()).square().mean().sqrt()
     return float(hf_model.transformer.wte.weight.norm(dim=1).median() / typical)
-
-
-def _write_head(
-    hf_model: GPT2LMHeadModel,
-    layer: int,
-    *,
-    query: Float[Tensor, "d_model 2"],
-    query_bias: Float[Tensor, " 2"],
-    key: Float[Tensor, "d_model 2"],
-    read: Float[Tensor, " d_model"],
-    wrote: Float[Tensor, " d_model"],
-) -> None:
-    """Head 0 of a block: two dimensions of query and key, one of value; the rest of it is zero."""
-    attention, d_head = hf_model.transformer.h[layer].attn, D_MODEL // N_HEADS
-    for part, (weight, bias) in enumerate(
-        ((query, query_bias), (key, torch.zeros(2)), (read[:, None], torch.zeros(1)))
-    ):
-        columns = slice(part * D_MODEL, part * D_MODEL + d_head)
-        used = slice(part * D_MODEL, part * D_MODEL + weight.shape[1])
-        attention.c_attn.weight[:, columns] = 0
-        attention.c_attn.bias[columns] = 0
-        attention.c_attn.weight[:, used] = weight.to(attention.c_attn.weight)
-        attention.c_attn.bias[used] = bias.to(attention.c_attn.bias)
-    attention.c_proj.weight[:d_head] = 0
-    attention.c_proj.weight[0] = wrote.to(attention.c_proj.weight)
