@@ -4,7 +4,9 @@ At the item of prompts that ask for what comes next, class means of the residual
 *Represented, order*: the angle of an item is predicted from the other items better than when whole items are permuted, the
 search over layers, classes and candidate orders repeated. *Represented, ring*: the order also closes (`fit_circle`).
 *Used*: at the best layer, the plane of an item is set to the point of another one; the answer moves to the other item's
-successor more than under maps from items to points that are permuted as a whole.
+successor more than under maps from items to points that are permuted as a whole. The task "b from a" asks for "b days from a"
+instead of the next day: b takes the place of the template, and explanation via regression says block by block what the
+last token holds of a and b.
 
 What would fool it: prompts are no units, items are, and seven items carry little evidence; an order without closure is
 any smooth curve; a circle at the embedding need not be what an answer is computed from (base-10 adders have circles too),
@@ -18,16 +20,26 @@ edit are this toolkit's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from mechinterp_toolkit.errors import TokenisationError
+from mechinterp_toolkit.class_edits import (
+    EDITS,
+    KEPT_DRAWS,
+    Asked,
+    PlaneEdits,
+    class_logits,
+    edit_plane,
+    regression_gains,
+    share_right,
+    sum_features,
+)
+from mechinterp_toolkit.errors import NotApplicable, TokenisationError
 from mechinterp_toolkit.geometry.circle import CircleFit, Order, fit_circle, harmonics, power, transfer
-from mechinterp_toolkit.intervention import Edit, Site, applied
 from mechinterp_toolkit.model import HookedModel, load_model
 from mechinterp_toolkit.prompts import (
     ORDINAL_CLASSES,
@@ -39,16 +51,14 @@ from mechinterp_toolkit.prompts import (
 )
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.registry import Planted, analysis
-from mechinterp_toolkit.results import Estimate, Finding, Verdict
-from mechinterp_toolkit.stats import bootstrap, p_value, permutations
+from mechinterp_toolkit.results import Estimate, Finding, Verdict, along
+from mechinterp_toolkit.stats import p_value
 
 ALL_ORDERS: tuple[Order, ...] = ("natural", "harmonics", "discrete_log")
 CYCLIC = ("days", "months")
 
-EDITS = ("set the circle", "keep only the circle", "remove the circle", "set two components", "set the whole stream")
-
-KEPT_DRAWS = 999
-"""Draws of a null that a result keeps, at even distances; p-values rest on all of them."""
+Task = Literal["next", "b from a"]
+"""What is asked: the next item, or the item b steps from a given one."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,13 @@ class ClassCircle:
     edits: Float[Tensor, " edit"]
     """Accuracy under each of `EDITS`: of the new answer where something is set, of the old one where not."""
 
+    accuracies: Float[Tensor, " template"] | None = None
+    """The same as `accuracy` by template; in the task "b from a" by b, from 1."""
+
+    regression: Estimate | None = None
+    """Held-out R2 that features of a and b gain at the last token, [feature group, hook point], in [0, 1]; of the task
+    "b from a" alone; control: prompts permuted."""
+
     @property
     def is_ring(self) -> bool | None:
         """Whether the order closes: True and False where the interval of closure says so, else None."""
@@ -129,6 +146,9 @@ class CircularFeatures(Finding):
 
     notes: tuple[str, ...]
     """Items dropped, classes left out."""
+
+    task: str = "next"
+    """What was asked."""
 
     @property
     def found(self) -> tuple[ClassCircle, ...]:
@@ -180,7 +200,8 @@ class CircularFeatures(Finding):
     @property
     def estimates(self) -> dict[str, Estimate]:
         moved = {f"moved {one.name}": one.moved for one in self.circles if one.moved is not None}
-        return super().estimates | moved | {f"transfer {one.name}": one.transfer for one in self.circles}
+        gained = {f"regression {one.name}": one.regression for one in self.circles if one.regression is not None}
+        return super().estimates | moved | gained | {f"transfer {one.name}": one.transfer for one in self.circles}
 
     @property
     def locations(self) -> tuple[str, ...]:
@@ -193,15 +214,17 @@ class CircularFeatures(Finding):
             f"{best.hook_point} ({best.order} order; {r2.control_text()}), closure [{best.closure_low:.2f}, "
             f"{best.closure_high:.2f}]; fitted to other templates, its angles are off by a mean cosine of {best.transfer.text()}."
         )
+        if self.task == "b from a":
+            text = " ".join([text, *(_regression_text(one) for one in self.circles)])
+        first = "" if self.task == "next" else f"{self._accuracy_text()} "
         if not self.found:
             chance = power(len(best.items), 0.3, searched=True)
             known = "" if chance is None else f" A circle of share .3 would be found in {chance:.2f} of cases."
-            return f"No class is held in its order. {text}{known}"
-        return f"{self.represented.reason} {text}"
+            return f"{first}No class is held in its order. {text}{known}"
+        return f"{first}{self.represented.reason} {text}"
 
     def causal_check(self) -> str:
-        asked = ", ".join(f"{one.accuracy:.2f} of {one.name}" for one in self.circles)
-        said = f"Of prompts that ask for what comes next the model answers {asked} right within the class."
+        said = self._accuracy_text()
         for one in self.found:
             if one.moved is not None:
                 acc = dict(zip(EDITS, one.edits.tolist(), strict=True))
@@ -214,13 +237,26 @@ class CircularFeatures(Finding):
                 )
         return said
 
+    def _accuracy_text(self) -> str:
+        asked = {one.name: f"{one.accuracy:.2f} of {one.name}" for one in self.circles}
+        if self.task == "next":
+            return f"Of prompts that ask for what comes next the model answers {', '.join(asked.values())} right within the class."
+        for one in self.circles:
+            by_b = [] if one.accuracies is None else one.accuracies.tolist()
+            asked[one.name] += (
+                f" (chance {1 / len(one.items):.2f}; for b = 1, 2, ...: {' '.join(f'{x:.2f}' for x in by_b)})"
+            )
+        return f"Of prompts that ask for b from a the model answers {', '.join(asked.values())} right within the class."
+
     @property
     def caveats(self) -> tuple[str, ...]:
         few = [one.name for one in self.circles if len(one.items) < 9]
         power_note = (f"{', '.join(few)}: with so few items, closure is often undecided.",) if few else ()
         lines = tuple(f"{one.name}: a line explains {one.linear:.2f} of the index as well." for one in self.found
                       if one.linear > 0.5)  # fmt: skip
-        return (*power_note, *lines, *self.notes)
+        lost = tuple(f"{one.name}: answers are hardly better than chance, so an edit has few right ones to move."
+                     for one in self.circles if one.accuracy < 2 / len(one.items))  # fmt: skip
+        return (*power_note, *lines, *lost, *self.notes)
 
     def figures(self) -> dict[str, Any]:
         from mechinterp_toolkit import plots
@@ -234,23 +270,30 @@ class CircularFeatures(Finding):
                 shown[f"Setting the circle of {one.name}"] = plots.strip(
                     one.moved, title="Share of the whole stream's effect"
                 )
+            if one.regression is not None:
+                shown[f"What the last token holds of {one.name}"] = plots.curve(
+                    one.regression, title=f"What features of {one.name} add, group by group"
+                )
         shown["Order and its null"] = plots.strip(self._best_order(), title="Held-out R2 over permuted items")
         return shown
 
     def _best_order(self) -> Estimate:
         names, points = self.order.labels["class"], self.order.labels["hook point"]
-        at = (names.index(self.circles[0].name), points.index(self.circles[0].hook_point))
-        assert self.order.control is not None
-        return Estimate(
-            value=self.order.value[at],
-            low=self.order.low[at],
-            high=self.order.high[at],
-            n=len(self.circles[0].items),
-            unit=self.order.unit,
-            method=self.order.method,
-            control=self.order.control.flatten(1).amax(1),
-            control_name="items permuted, best of all layers",
-        )
+        best = self.circles[0]
+        order = self.order.at(names.index(best.name), points.index(best.hook_point), largest=True)
+        return replace(order, n=len(best.items))
+
+
+def _regression_text(one: ClassCircle) -> str:
+    """What each group of features gains behind the last block."""
+    if one.regression is None:
+        return ""
+    groups, points = one.regression.labels["feature group"], one.regression.labels["hook point"]
+    gained = [one.regression.at(i, len(points) - 1) for i in range(len(groups))]
+    said = ", ".join(f"{name} {gain.text()}" for name, gain in zip(groups, gained, strict=True))
+    most = max(float(gain.control.double().quantile(0.95)) for gain in gained if gain.control is not None)
+    bound = f"with prompts permuted by {most:.2g} at most (95 %)"
+    return f"At the last token's {points[-1]}, R2 of {one.name} grows by {said}; {bound}."
 
 
 def needs_cyclic_tokens(model: HookedModel) -> str | None:
@@ -293,6 +336,7 @@ def scrambled_model(seed: int) -> HookedModel:
 def circular_features(
     model: HookedModel,
     *,
+    task: Task = "next",
     classes: tuple[str, ...] = CYCLIC,
     orders: tuple[Order, ...] = ALL_ORDERS,
     templates: int = 7,
@@ -303,14 +347,16 @@ def circular_features(
 
     Args:
         model: a transformer with a tokenizer that knows the words.
+        task: "next" asks for the item after the one shown, "b from a" for "Two days from Monday": every a and b.
         classes: cyclic classes of `prompts.ORDINAL_CLASSES`.
         orders: candidate orders of `fit_circle`; the null searches the same ones.
-        templates: contexts in which every item is asked.
+        templates: contexts in which every item is asked; in the task "b from a" these are the b, as many as items.
         draws: permutations of the items behind the null, and of the points behind the null of the edit.
         seed: of everything drawn.
 
     Raises:
         TokenisationError: no class is usable with this tokenizer.
+        NotApplicable: the tokenizer cannot read the sentences of the task, or answer them in one token.
     """
     found = ordinal_classes(model.require_tokenizer(), classes)
     cyclic = {name: c for name, c in found.classes.items() if c.cyclic and _is_whole(c)}
@@ -319,18 +365,21 @@ def circular_features(
             f"none of {', '.join(found.classes)} is cyclic and whole; circles need classes such as {', '.join(CYCLIC)}."
         )
     names = _stream(model)
-    asked = {name: _prompts(model, c, templates, seed) for name, c in cyclic.items()}
-    fits = {name: _fits(model, asked[name], c, names, orders, draws, seed) for name, c in cyclic.items()}
+    asked = {name: _asked(model, c, task, templates, seed) for name, c in cyclic.items()}
+    fits = {name: _fits(model, one, names, orders, draws, seed) for name, one in asked.items()}
     circles = [
-        _circle(model, c, asked[name], fits[name], names, _p_of(fits[name], len(cyclic)), draws, seed)
+        _circle(model, c, asked[name], dict(zip(names, fits[name], strict=True)), len(cyclic), draws, seed)
         for name, c in cyclic.items()
     ]
+    if task == "b from a":
+        circles = [replace(one, regression=_regression(model, asked[one.name], seed)) for one in circles]
     return CircularFeatures(
         circles=tuple(sorted(circles, key=lambda one: one.p)),
-        order=_together(fits, names, "r2"),
-        closure=_together(fits, names, "closure"),
-        explained=_explained(model, asked, cyclic, seed),
+        order=_by_class({name: [fit.circle.r2 for fit in row] for name, row in fits.items()}, names),
+        closure=_by_class({name: [fit.circle.closure for fit in row] for name, row in fits.items()}, names),
+        explained=_explained(model, asked, seed),
         notes=tuple(found.caveats),
+        task=task,
         prompts_hash=next(iter(asked.values())).prompts.hash,
     )
 
@@ -351,15 +400,17 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
 # fmt: on
 """What is asked of a model that reads English; the blank is the item, behind a space."""
 
+SUMS: Mapping[str, tuple[str, str]] = {
+    "days": ("Let's do some days of the week math. {} from {} is", "day"),
+    "months": ("Let's do some calendar math. {} from {} is", "month"),
+}
+"""The published sentences of "b from a", and what b counts. The answer is read as the token behind a space; published code
+took the token without one, which several tokenizers keep apart."""
+
 
 def _is_whole(ordinal: OrdinalClass) -> bool:
     """Whether no item was dropped: a circle with a gap has other angles."""
     return ordinal.index.tolist() == list(range(len(ORDINAL_CLASSES[ordinal.name].words)))
-
-
-class _Asked(NamedTuple):
-    prompts: PromptSet
-    unit: Int[Tensor, " batch"]  # which template
 
 
 class _Fit(NamedTuple):
@@ -372,27 +423,52 @@ def _stream(model: HookedModel) -> tuple[str, ...]:
     return tuple(f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers))
 
 
-def _prompts(model: HookedModel, ordinal: OrdinalClass, templates: int, seed: int) -> _Asked:
+def _asked(model: HookedModel, ordinal: OrdinalClass, task: Task, templates: int, seed: int) -> Asked:
     """Every item in every template; contexts of noise words for the toy, sentences for models that read English."""
     from mechinterp_toolkit.toys import asks_by_query, successor_queries
 
     tokenizer, n = model.require_tokenizer(), len(ordinal)
-    unit = torch.arange(templates).repeat_interleave(n)
+    if task == "b from a":
+        try:
+            prompts = _prompts(model, ordinal, _sums(ordinal), range(1, n + 1))
+        except TokenisationError as error:
+            raise NotApplicable(
+                f"circular_features cannot ask {model.provenance.checkpoint} for b from a: {error}"
+            ) from error
+        unit = torch.arange(n).repeat_interleave(n)
+        return Asked(prompts, ordinal.tokens, unit, unit + 1)
     if asks_by_query(tokenizer):
         parts = [successor_queries(tokenizer, {ordinal.name: ordinal}, seed=1000 * seed + t) for t in range(templates)]
-        return _Asked(_joined(parts), unit)
-    sentences = TEMPLATES.get(ordinal.name, ("After {} comes", "What follows {} is"))[:templates]
-    following = [*ordinal.words[1:], ordinal.words[0]]
-    prompts = build_prompts(
-        tokenizer,
-        [sentence.format(word) for sentence in sentences for word in ordinal.words],
-        [f" {word}" for _ in sentences for word in following],
+        prompts = _joined(parts)
+    else:
+        sentences = TEMPLATES.get(ordinal.name, ("After {} comes", "What follows {} is"))[:templates]
+        prompts = _prompts(model, ordinal, sentences, [1] * len(sentences))
+    unit = torch.arange(len(prompts) // n).repeat_interleave(n)
+    return Asked(prompts, ordinal.tokens, unit, torch.ones_like(unit))
+
+
+def _sums(ordinal: OrdinalClass) -> list[str]:
+    """The sentences of "b from a", b = 1 first."""
+    if ordinal.name not in SUMS:
+        raise NotApplicable(f"no sentence asks for b from a of {ordinal.name}; name classes of {', '.join(SUMS)}.")
+    sentence, noun = SUMS[ordinal.name]
+    numbers = ORDINAL_CLASSES["number_words"].words[: len(ordinal)]
+    spans = [f"{word.capitalize()} {noun}{'s' * (b > 0)}" for b, word in enumerate(numbers)]
+    return [sentence.format(span, "{}") for span in spans]
+
+
+def _prompts(model: HookedModel, ordinal: OrdinalClass, sentences: Sequence[str], steps: Sequence[int]) -> PromptSet:
+    """Every item in every sentence; the answer lies the sentence's number of steps behind it."""
+    n, words = len(ordinal), ordinal.words
+    return build_prompts(
+        model.require_tokenizer(),
+        [sentence.format(word) for sentence in sentences for word in words],
+        [f" {words[(place + step) % n]}" for step in steps for place in range(n)],
         prepend_bos=bool(model.provenance.prepend_bos),
         items=list(range(n)) * len(sentences),
         classes=[ordinal.name] * (n * len(sentences)),
-        item_words=list(ordinal.words) * len(sentences),
+        item_words=list(words) * len(sentences),
     )
-    return _Asked(prompts, torch.arange(len(sentences)).repeat_interleave(n))
 
 
 def _joined(parts: Sequence[PromptSet]) -> PromptSet:
@@ -414,83 +490,51 @@ def _joined(parts: Sequence[PromptSet]) -> PromptSet:
 
 
 def _fits(
-    model: HookedModel,
-    asked: _Asked,
-    ordinal: OrdinalClass,
-    names: Sequence[str],
-    orders: Sequence[Order],
-    draws: int,
-    seed: int,
+    model: HookedModel, asked: Asked, names: Sequence[str], orders: Sequence[Order], draws: int, seed: int
 ) -> list[_Fit]:
     """One fit per hook point, all against the same permutations of the items."""
-    prompts = asked.prompts
-    assert prompts.item is not None
+    prompts, n = asked.prompts, len(asked.tokens)
     found = activations(model, prompts.tokens, tuple(names), mask=prompts.mask, position=prompts.item_position)
-    return [
-        _Fit(
-            fit_circle(found[n], prompts.item, len(ordinal), unit=asked.unit, orders=orders, draws=draws, seed=seed),
-            found[n].double(),
-        )
-        for n in names
-    ]
+    options: dict[str, Any] = {"unit": asked.unit, "orders": orders, "draws": draws, "seed": seed}
+    return [_Fit(fit_circle(found[name], asked.item, n, **options), found[name].double()) for name in names]
 
 
-def _together(fits: Mapping[str, list[_Fit]], names: Sequence[str], what: str) -> Estimate:
-    """The estimates of all classes and hook points as one, [class, hook point]; of the control, as many draws for all."""
-    rows = [[getattr(fit.circle, what) for fit in of_class] for of_class in fits.values()]
-    one = rows[0][0]
-    control = None
-    if one.control is not None:
-        fewest = min(len(row[0].control) for row in rows)
-        kept = min(fewest, KEPT_DRAWS)
-        control = torch.stack(
-            [torch.stack([e.control for e in row], 1)[_evenly(len(row[0].control), kept)] for row in rows], 1
-        )
-    stacked = {
-        k: torch.stack([torch.stack([getattr(e, k) for e in row]) for row in rows]) for k in ("value", "low", "high")
-    }
-    return Estimate(
-        **stacked,
-        n=min(row[0].n for row in rows),
-        unit=one.unit,
-        method=one.method,
-        control=control,
-        control_name=one.control_name,
-        axes=("class", "hook point"),
-        labels={"class": tuple(fits), "hook point": tuple(names)},
-    )
+def _by_class(rows: Mapping[str, Sequence[Estimate]], names: Sequence[str]) -> Estimate:
+    """Estimates of all classes and hook points as one, [class, hook point, ...]."""
+    drawn = [len(one.control) for row in rows.values() for one in row if one.control is not None]
+    kept = min([KEPT_DRAWS, *drawn])
+    return along([along([_thinned(one, kept) for one in row], "hook point", names) for row in rows.values()],
+                 "class", tuple(rows))  # fmt: skip
 
 
-def _explained(
-    model: HookedModel, asked: Mapping[str, _Asked], classes: Mapping[str, OrdinalClass], seed: int
-) -> Estimate:
+def _thinned(estimate: Estimate, kept: int) -> Estimate:
+    """The estimate with draws at even distances: the first ones of an enumeration leave most items where they are."""
+    if estimate.control is None:
+        return estimate
+    drawn = estimate.control[torch.linspace(0, len(estimate.control) - 1, kept).round().long()]
+    return replace(estimate, control=drawn, control_name="items permuted")
+
+
+def _at_answer(model: HookedModel, asked: Asked, names: tuple[str, ...]) -> dict[str, Tensor]:
+    prompts = asked.prompts
+    return activations(model, prompts.tokens, names, mask=prompts.mask, position=prompts.position)
+
+
+def _explained(model: HookedModel, asked: Mapping[str, Asked], seed: int) -> Estimate:
     """Harmonics of the item at the position that answers, in front of each block and behind the last."""
     names = (*_stream(model), f"blocks.{model.cfg.n_layers - 1}.hook_resid_post")
-    rows = []
-    for name, ordinal in classes.items():
-        prompts, unit = asked[name]
-        assert prompts.item is not None
-        read = activations(model, prompts.tokens, names, mask=prompts.mask, position=prompts.position)
-        rows.append([harmonics(read[n], prompts.item, len(ordinal), unit=unit, seed=seed) for n in names])
-    stacked = {
-        k: torch.stack([torch.stack([getattr(e, k) for e in row]) for row in rows]) for k in ("value", "low", "high")
-    }
-    control = torch.stack([torch.stack([e.control for e in row if e.control is not None], 1) for row in rows], 1)
-    one = rows[0][0]
-    return Estimate(
-        **stacked,
-        n=min(row[0].n for row in rows),
-        unit=one.unit,
-        method=one.method,
-        control=control,
-        control_name="items permuted",
-        axes=("class", "hook point", "harmonic"),
-        labels={"class": tuple(classes), "hook point": names},
-    )
+    rows = {}
+    for name, one in asked.items():
+        read = _at_answer(model, one, names)
+        rows[name] = [harmonics(read[at], one.item, len(one.tokens), unit=one.unit, seed=seed) for at in names]
+    return _by_class(rows, names)
 
 
-def _evenly(n: int, kept: int) -> Int[Tensor, " kept"]:
-    return torch.linspace(0, n - 1, kept).round().long()
+def _regression(model: HookedModel, asked: Asked, seed: int) -> Estimate:
+    """What features of a and b explain at the position that answers, behind each block."""
+    names = tuple(f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers))
+    features = sum_features(asked.item, asked.step, len(asked.tokens))
+    return regression_gains(_at_answer(model, asked, names), features, seed=seed)
 
 
 def _p_of(fits: Sequence[_Fit], n_classes: int) -> float:
@@ -503,140 +547,33 @@ def _p_of(fits: Sequence[_Fit], n_classes: int) -> float:
 def _circle(
     model: HookedModel,
     ordinal: OrdinalClass,
-    asked: _Asked,
-    fits: Sequence[_Fit],
-    names: Sequence[str],
-    p: float,
+    asked: Asked,
+    fits: Mapping[str, _Fit],
+    n_classes: int,
     draws: int,
     seed: int,
 ) -> ClassCircle:
-    best = max(range(len(fits)), key=lambda i: float(fits[i].circle.r2.value))
-    fit = fits[best]
-    base = _class_logits(model, asked.prompts, ordinal)
-    moved, edits = None, torch.zeros(0, dtype=torch.float64)
+    best = max(fits, key=lambda name: float(fits[name].circle.r2.value))
+    circle, acts = fits[best]
+    p = _p_of(list(fits.values()), n_classes)
+    base, units = class_logits(model, asked), range(int(asked.unit.max()) + 1)
+    right = [share_right(base[asked.unit == t], asked.answer[asked.unit == t]) for t in units]
+    edits = PlaneEdits(None, torch.zeros(0, dtype=torch.float64))
     if p <= 0.05:
-        moved, edits = _edited(model, asked.prompts, ordinal, fit, names[best], base, draws, seed)
-    assert asked.prompts.item is not None
+        edits = edit_plane(model, asked, best, acts, circle.plane, draws=draws, seed=seed)
     return ClassCircle(
         name=ordinal.name,
         items=ordinal.words,
-        accuracy=_share_right(base, _next(asked.prompts.item, len(ordinal))),
-        hook_point=names[best],
+        accuracy=share_right(base, asked.answer),
+        hook_point=best,
         p=p,
-        order=fit.circle.order,
-        closure_low=float(fit.circle.closure.low),
-        closure_high=float(fit.circle.closure.high),
-        linear=fit.circle.linear,
-        transfer=transfer(fit.acts, asked.prompts.item, len(ordinal), asked.unit, seed=seed),
-        points=fit.circle.points,
-        moved=moved,
-        edits=edits,
-    )
-
-
-def _next(item: Tensor, n: int) -> Tensor:
-    return (item + 1) % n
-
-
-def _class_logits(
-    model: HookedModel, prompts: PromptSet, ordinal: OrdinalClass, edits: Mapping[str, Edit] | None = None
-) -> Float[Tensor, "batch item"]:
-    """Logits of the class' items where the answer is asked, centred over them."""
-    if edits:
-        with applied(model, edits, mask=prompts.mask):
-            return _class_logits(model, prompts, ordinal)
-    logits = model.logits(prompts.tokens, prompts.mask)[torch.arange(len(prompts)), prompts.position]
-    of_class = logits.detach().double().cpu()[:, ordinal.tokens]
-    return of_class - of_class.mean(1, keepdim=True)
-
-
-def _share_right(logits: Float[Tensor, "batch item"], answer: Int[Tensor, " batch"]) -> float:
-    top = logits.amax(1, keepdim=True)
-    alone = (logits == top).sum(1) == 1
-    return float(((logits.argmax(1) == answer) & alone).double().mean())
-
-
-def _edited(
-    model: HookedModel,
-    prompts: PromptSet,
-    ordinal: OrdinalClass,
-    fit: _Fit,
-    name: str,
-    base: Float[Tensor, "batch item"],
-    draws: int,
-    seed: int,
-) -> tuple[Estimate | None, Float[Tensor, " edit"]]:
-    """Set, keep and remove the circle at the item; set two principal components and the whole stream beside it."""
-    assert prompts.item is not None
-    item, n, mean = prompts.item, len(ordinal), fit.circle.means.mean(0)
-    components = torch.linalg.svd(fit.circle.means - mean, full_matrices=False)[2][:2]
-
-    def run(change: Change) -> Float[Tensor, "batch item"]:
-        return _class_logits(model, prompts, ordinal, {name: _at_items(prompts.item_position, change)})
-
-    def setting(plane: Float[Tensor, "2 d"]) -> Float[Tensor, "set batch item"]:
-        points = (fit.circle.means - mean) @ plane.T
-        return torch.stack([run(lambda x, j=j: x + (points[j] - (x - mean) @ plane.T) @ plane) for j in range(n)])
-
-    others = fit.acts.reshape(-1, n, fit.acts.shape[1]).repeat_interleave(n, 0)  # of the same template, every item
-    circle, pca = setting(fit.circle.plane), setting(components)
-    stream = torch.stack([run(lambda x, j=j: others[:, j]) for j in range(n)])
-    kept = run(lambda x: mean + (x - mean) @ fit.circle.plane.T @ fit.circle.plane)
-    removed = run(lambda x: x - (x - mean) @ fit.circle.plane.T @ fit.circle.plane)
-    answer = _next(item, n)
-    accuracies = torch.tensor([_share_set(circle, item), _share_right(kept, answer), _share_right(removed, answer),
-                               _share_set(pca, item), _share_set(stream, item)], dtype=torch.float64)  # fmt: skip
-    whole = _moves(stream, base, item)
-    scale = whole.diagonal(dim1=1, dim2=2).sum() / (n * (n - 1))
-    if not scale > 0:
-        return None, accuracies
-    return _estimate(_moves(circle, base, item) / scale, draws, seed), accuracies
-
-
-Change = Any
-"""`change(activations at the items [batch d], float64) -> the same shape`."""
-
-
-def _at_items(position: Int[Tensor, " batch"] | None, change: Change) -> Edit:
-    assert position is not None
-
-    def edit(activation: Float[Tensor, "batch pos d"], hook: Site) -> Float[Tensor, "batch pos d"]:
-        rows, at = torch.arange(len(activation), device=activation.device), position.to(activation.device)
-        changed = activation.clone()
-        changed[rows, at] = change(activation[rows, at].double().cpu()).to(activation)
-        return changed
-
-    return edit
-
-
-def _share_set(logits: Float[Tensor, "set batch item"], item: Int[Tensor, " batch"]) -> float:
-    """Share of edits to another item after which that item's successor is the answer."""
-    n = len(logits)
-    right = [_share_right(logits[j][item != j], torch.full((int((item != j).sum()),), (j + 1) % n)) for j in range(n)]
-    return sum(right) / n
-
-
-def _moves(
-    edited: Float[Tensor, "set batch item"], base: Float[Tensor, "batch item"], item: Int[Tensor, " batch"]
-) -> Float[Tensor, "item set judged"]:
-    """From item i, set to k, judged as j: rise of the logit of j's successor over that of i's, mean over templates."""
-    n = len(edited)
-    following = _next(torch.arange(n), n)
-    rise = (edited - base)[..., following]  # set batch judged
-    own = rise.gather(2, item[None, :, None].expand(n, -1, 1))
-    by_item = torch.nn.functional.one_hot(item, n).double()
-    return torch.einsum("kbj,bi->ikj", rise - own, by_item / by_item.sum(0))
-
-
-def _estimate(way: Float[Tensor, "item set judged"], draws: int, seed: int) -> Estimate:
-    n = len(way)
-    other, place = ~torch.eye(n, dtype=torch.bool), torch.arange(n)
-    shuffles = permutations(n, draws=min(draws, KEPT_DRAWS), seed=seed).index
-    return bootstrap(
-        (way.diagonal(dim1=1, dim2=2) * other).sum(1) / (n - 1),
-        unit_name="items",
-        measured="share of the whole stream's effect",
-        seed=seed,
-        control=torch.stack([way[:, order, place][other].mean() for order in shuffles]),
-        control_name="points permuted among the items",
+        order=circle.order,
+        closure_low=float(circle.closure.low),
+        closure_high=float(circle.closure.high),
+        linear=circle.linear,
+        transfer=transfer(acts, asked.item, len(ordinal), asked.unit, seed=seed),
+        points=circle.points,
+        moved=edits.moved,
+        edits=edits.accuracy,
+        accuracies=torch.tensor(right, dtype=torch.float64),
     )

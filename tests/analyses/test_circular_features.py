@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,17 +12,74 @@ import torch
 
 from mechinterp_toolkit.analyses.circular_features import (
     EDITS,
+    SUMS,
     TEMPLATES,
     CircularFeatures,
-    _moves,
+    _prompts,
+    _sums,
+    _thinned,
     circular_features,
     planted_circles,
     scrambled_model,
 )
 from mechinterp_toolkit.errors import NotApplicable
-from mechinterp_toolkit.model import load_model
+from mechinterp_toolkit.model import HookedModel, load_model
+from mechinterp_toolkit.prompts import ORDINAL_CLASSES, build_prompts, ordinal_classes
+from mechinterp_toolkit.results import Estimate, load_result, save_result
+from mechinterp_toolkit.stats import permutations
+from mechinterp_toolkit.toys.ordinal import word_level_tokenizer
+from mechinterp_toolkit.toys.random_models import random_gpt2
 
 QUICK = {"draws": 499}
+SUM = {"task": "b from a", "classes": ("days",), **QUICK}
+WIDTH = 96
+
+
+def sums_model(steps: int, seed: int = 0) -> HookedModel:
+    """A transformer trained on the 49 prompts "b days from a", its days and numbers kept around circles."""
+    numbers = [word.capitalize() for word in ORDINAL_CLASSES["number_words"].words[:7]]
+    text = " ".join([SUMS["days"][0], "day days", *numbers, *ORDINAL_CLASSES["days"].words])
+    pieces = re.findall(r"\w+|[^\w\s]+", text.replace("{}", " "))
+    tokenizer = word_level_tokenizer(("<pad>", "<bos>", "<unk>", *dict.fromkeys(pieces)))
+    days = ordinal_classes(tokenizer, ("days",)).classes["days"]
+    made = random_gpt2(len(tokenizer), d_model=WIDTH, n_layers=2, n_heads=3, seed=seed)
+    generator, angle = torch.Generator().manual_seed(seed), 2 * math.pi * torch.arange(7) / 7
+    circle = torch.stack([angle.cos(), angle.sin()], 1)
+    with torch.no_grad():
+        for name, weight in made.named_parameters():  # larger than usual: these few steps learn nothing otherwise
+            weight.mul_(10 if "wte" in name or "wpe" in name else 5 if weight.dim() == 2 else 1)
+        embedding = made.transformer.wte.weight
+        for ids in (days.tokens, torch.tensor(tokenizer.convert_tokens_to_ids(numbers))):
+            plane = torch.linalg.qr(torch.randn(WIDTH, 2, generator=generator)).Q.T
+            embedding[ids] = circle @ plane * embedding.norm(dim=1).mean()
+    embedding.requires_grad_(False)
+    asked = _prompts(load_model(made, tokenizer=tokenizer), days, _sums(days), range(1, 8))
+    optimiser = torch.optim.Adam([p for p in made.parameters() if p.requires_grad], lr=3e-3)
+    for _ in range(steps):
+        logits = made(asked.tokens).logits[torch.arange(len(asked)), asked.position]
+        loss = torch.nn.functional.cross_entropy(logits, asked.answer)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if loss < 0.05:
+            break
+    return load_model(made.eval(), tokenizer=tokenizer)
+
+
+@pytest.fixture(scope="module")
+def on_sums() -> CircularFeatures:
+    return circular_features(sums_model(300), **SUM)
+
+
+@pytest.fixture(scope="module")
+def on_untrained_sums() -> CircularFeatures:
+    return circular_features(sums_model(0), **SUM)
+
+
+def gained(finding: CircularFeatures, group: str) -> Estimate:
+    """What a group gains behind the last block."""
+    gains = finding.circles[0].regression
+    return gains.at(gains.labels["feature group"].index(group), -1)
 
 
 @pytest.fixture(scope="module")
@@ -94,17 +154,6 @@ def test_only_layers_from_which_the_item_reaches_the_answer_are_looked_at(on_toy
     assert on_toy.order.labels["hook point"] == ("blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre")
 
 
-def test_moves_are_differences_against_the_item_s_own_answer_worked_by_hand():
-    base = torch.zeros(3, 3)
-    edited = torch.zeros(3, 3, 3)
-    edited[1, 0] = torch.tensor(
-        [0.0, 1.0, 5.0]
-    )  # item 0, set to item 1: its successor 2 rises by 5, the own answer 1 by 1
-    moved = _moves(edited.double(), base.double(), torch.arange(3))
-    assert moved[0, 1].tolist() == [0, 4, -1]
-    assert moved[1:].abs().sum() == 0
-
-
 def test_verdicts_read_again_from_other_numbers_change(on_toy):
     open_ = tuple(replace(one, closure_low=0.1, closure_high=0.3) for one in on_toy.circles)
     assert replace(on_toy, circles=open_).ring.outcome == "not_found"
@@ -116,19 +165,18 @@ def test_verdicts_read_again_from_other_numbers_change(on_toy):
     assert replace(on_toy, circles=weak).used.outcome == "not_applicable"
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "pythia"])
-def test_every_sentence_and_answer_fits_real_tokenizers(shared_data, kind):
+@pytest.fixture(params=["gpt2", "pythia"])
+def real_tokenizer(shared_data, request):
     from transformers import GPT2TokenizerFast, PreTrainedTokenizerFast
 
-    from mechinterp_toolkit.prompts import build_prompts, ordinal_classes
+    folder = shared_data / "tokenizers" / request.param
+    if (folder / "tokenizer.json").is_file():
+        return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    return GPT2TokenizerFast.from_pretrained(folder)
 
-    folder = shared_data / "tokenizers" / kind
-    is_file = (folder / "tokenizer.json").is_file()
-    tokenizer = (
-        PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-        if is_file
-        else GPT2TokenizerFast.from_pretrained(folder)
-    )
+
+def test_every_sentence_and_answer_fits_real_tokenizers(real_tokenizer):
+    tokenizer = real_tokenizer
     classes = ordinal_classes(tokenizer, ("days", "months")).classes
     for name, sentences in TEMPLATES.items():
         words = classes[name].words
@@ -144,6 +192,105 @@ def test_every_sentence_and_answer_fits_real_tokenizers(shared_data, kind):
         )
         at = prompts.tokens[torch.arange(len(sentences)), prompts.item_position]
         assert (at == classes[name].tokens[2]).all()
+
+
+def test_every_sum_fits_real_tokenizers_however_many_tokens_its_number_has(real_tokenizer):
+    for name, n in (("days", 7), ("months", 12)):
+        ordinal = ordinal_classes(real_tokenizer, (name,)).classes[name]
+        sentences = _sums(ordinal)
+        assert len(sentences) == n
+        prompts = build_prompts(
+            real_tokenizer,
+            [sentence.format(ordinal.words[4]) for sentence in sentences],
+            [f" {ordinal.words[(4 + b) % n]}" for b in range(1, n + 1)],
+            prepend_bos=False,
+            item_words=[ordinal.words[4]] * n,
+        )
+        assert (prompts.tokens[torch.arange(n), prompts.item_position] == ordinal.tokens[4]).all()
+        assert prompts.answer.tolist() == ordinal.tokens[(4 + torch.arange(1, n + 1)) % n].tolist()
+
+
+def test_sums_are_worded_as_published():
+    days, months = (replace(sums_days(), name=name) for name in ("days", "months"))
+    assert _sums(days)[0] == "Let's do some days of the week math. One day from {} is"
+    assert _sums(days)[1] == "Let's do some days of the week math. Two days from {} is"
+    assert _sums(months)[6] == "Let's do some calendar math. Seven months from {} is"
+    with pytest.raises(NotApplicable, match="no sentence asks for b from a of day_prefixes"):
+        _sums(replace(days, name="day_prefixes"))
+
+
+def sums_days():
+    return ordinal_classes(
+        word_level_tokenizer(("<pad>", "<bos>", "<unk>", *ORDINAL_CLASSES["days"].words)), "days"
+    ).classes["days"]
+
+
+def test_a_model_that_adds_is_moved_to_the_sum_with_the_other_day(on_sums):
+    (days,) = on_sums.circles
+    assert days.accuracy > 0.95
+    assert len(days.accuracies) == 7
+    assert days.accuracies.mean() == pytest.approx(days.accuracy)
+    assert on_sums.represented.outcome == on_sums.ring.outcome == on_sums.used.outcome == "found"
+    assert days.moved.value > 0.8
+    assert days.p_used <= 0.01
+    assert named(days)["set the circle"] > 0.9
+    assert named(days)["keep only the circle"] > 0.9
+    assert named(days)["remove the circle"] < 0.4
+
+
+def test_the_accuracy_is_said_first_with_chance_and_for_each_b(on_sums, on_untrained_sums):
+    for finding in (on_sums, on_untrained_sums):
+        (days,) = finding.circles
+        said = f"Of prompts that ask for b from a the model answers {days.accuracy:.2f} of days (chance 0.14; for b = 1, 2, ...: "
+        assert finding.answer().startswith(said)
+        assert finding.causal_check().startswith(said)
+    assert on_untrained_sums.circles[0].accuracy < 2 / 7
+    assert any("hardly better than chance" in line for line in on_untrained_sums.caveats)
+    assert not any("hardly better than chance" in line for line in on_sums.caveats)
+
+
+def test_the_last_token_holds_the_sum_as_a_circle_once_the_model_adds(on_sums, on_untrained_sums):
+    gains = on_sums.circles[0].regression
+    assert gains.axes == ("feature group", "hook point")
+    assert gains.labels["hook point"] == ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
+    circle = gained(on_sums, "circle in c")
+    assert circle.value > 0.7
+    assert circle.value > 3 * circle.control.max()
+    assert gained(on_sums, "parity of c").value < 0.05
+    # untrained, it holds a and b side by side, and nothing that needs both
+    assert gained(on_untrained_sums, "one-hot a and b").value > 0.9
+    assert gained(on_untrained_sums, "circle in c").value < 0.1
+    assert "circle in c" in on_sums.answer()
+
+
+def test_results_of_sums_come_back_and_draw_and_older_ones_still_load(on_sums, on_toy, tmp_path):
+    back = load_result(save_result(on_sums, tmp_path / "sums"))
+    assert back.task == "b from a"
+    assert torch.equal(back.circles[0].regression.value, on_sums.circles[0].regression.value)
+    assert back.answer() == on_sums.answer()
+    assert {"regression days", "moved days"} <= set(back.estimates)
+    assert back.figures()["What the last token holds of days"].to_plotly_json()["data"]
+    path = save_result(on_toy, tmp_path / "toy") / "result.json"
+    document = json.loads(path.read_text())
+    del document["fields"]["task"]
+    for circle in document["fields"]["circles"]:
+        del circle["fields"]["accuracies"], circle["fields"]["regression"]
+    path.write_text(json.dumps(document))
+    assert load_result(path.parent).answer() == on_toy.answer()
+
+
+def test_models_that_cannot_read_the_sums_are_refused_with_the_words_they_miss():
+    with pytest.raises(NotApplicable, match=r"cannot ask toy/ordinal for b from a: .* unknown to the tokenizer: 'Let'"):
+        circular_features("toy/ordinal", task="b from a", **QUICK)
+
+
+def test_draws_of_an_enumeration_are_kept_at_even_distances():
+    """The first draws of an enumeration leave the first items in place."""
+    orders = permutations(7, draws=5040, seed=0).index
+    zero = torch.tensor(0.0, dtype=torch.float64)
+    one = Estimate(zero, zero, zero, n=7, unit="", method="", control=orders[:, 0].double(), control_name="order")
+    assert _thinned(one, 999).control.mean() == pytest.approx(3, abs=0.05)
+    assert one.control[:720].max() == 0
 
 
 def test_models_without_the_words_are_refused():
