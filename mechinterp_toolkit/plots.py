@@ -529,6 +529,7 @@ def template() -> Any:
     import plotly.graph_objects as go
 
     axis = {"gridcolor": GRID, "zerolinecolor": GRID, "linecolor": GRID, "automargin": True, "ticks": ""}
+    axis |= {"ticklabeloverflow": "allow"}  # or the last of long slanting labels would be hidden
     axis |= {"title": {"font": {"size": 13}, "standoff": 8}}
     return go.layout.Template(
         layout={
@@ -538,8 +539,18 @@ def template() -> Any:
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "font": {"color": INK, "size": 13, "family": FONT},
-            "title": {"x": 0, "xref": "paper", "xanchor": "left", "y": 0.98, "yanchor": "top", "font": {"size": 15}},
-            "margin": {"l": 56, "r": 16, "t": 56, "b": 48},
+            # right above the picture: plotly's buttons are at the top
+            "title": {
+                "x": 0,
+                "xref": "paper",
+                "xanchor": "left",
+                "y": 1,
+                "yref": "paper",
+                "yanchor": "bottom",
+                "pad": {"b": 10},
+                "font": {"size": 15},
+            },
+            "margin": {"l": 56, "r": 16, "t": 72, "b": 48},
             # below the picture, away from the buttons plotly puts above it
             "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"},
             "hoverlabel": {"align": "left"},
