@@ -439,7 +439,7 @@ def _asked(model: HookedModel, ordinal: OrdinalClass, task: Task, templates: int
         return Asked(prompts, ordinal.tokens, unit, unit + 1)
     if asks_by_query(tokenizer):
         parts = [successor_queries(tokenizer, {ordinal.name: ordinal}, seed=1000 * seed + t) for t in range(templates)]
-        prompts = _joined(parts)
+        prompts = PromptSet.joined(parts)
     else:
         sentences = TEMPLATES.get(ordinal.name, ("After {} comes", "What follows {} is"))[:templates]
         prompts = _prompts(model, ordinal, sentences, [1] * len(sentences))
@@ -468,24 +468,6 @@ def _prompts(model: HookedModel, ordinal: OrdinalClass, sentences: Sequence[str]
         items=list(range(n)) * len(sentences),
         classes=[ordinal.name] * (n * len(sentences)),
         item_words=list(words) * len(sentences),
-    )
-
-
-def _joined(parts: Sequence[PromptSet]) -> PromptSet:
-    """Prompt sets of one width, class and form as one."""
-
-    def whole(name: str) -> Tensor:
-        return torch.cat([getattr(part, name) for part in parts])
-
-    return PromptSet(
-        tokens=whole("tokens"),
-        mask=whole("mask"),
-        answer=whole("answer"),
-        position=whole("position"),
-        texts=tuple(text for part in parts for text in part.texts),
-        item=whole("item"),
-        classes=tuple(name for part in parts for name in part.classes or ()),
-        item_position=whole("item_position"),
     )
 
 

@@ -28,7 +28,15 @@ from torch import Tensor
 
 from mechinterp_toolkit.clock import FITS, Clock, read_clock
 from mechinterp_toolkit.concepts import reads_text
-from mechinterp_toolkit.geometry.helix import MODELS, PeriodScan, fit_helix, helix_basis, period_scan, polynomial_basis
+from mechinterp_toolkit.geometry.helix import (
+    MODELS,
+    Period,
+    PeriodScan,
+    fit_helix,
+    helix_basis,
+    period_scan,
+    polynomial_basis,
+)
 from mechinterp_toolkit.intervention import Edit, Site, applied
 from mechinterp_toolkit.model import HookedModel, load_model
 from mechinterp_toolkit.number_tasks import NumberTask, addition_task, number_tokens, succession_task
@@ -57,13 +65,13 @@ class NumberHelix(Finding):
     n_numbers: int
     """Numbers that are one token each."""
 
-    periods: tuple[int, ...]
+    periods: tuple[Period, ...]
     """Periods of the helix."""
 
     rank: int
     """Columns of the helix that are not zero or dependent, the constant left out."""
 
-    found_periods: tuple[tuple[int, ...], ...]
+    found_periods: tuple[tuple[Period, ...], ...]
     """Hook point by hook point, the periods found, largest share first."""
 
     draws: int
@@ -128,7 +136,7 @@ class NumberHelix(Finding):
             )
             return Verdict("undecided", reason, p=self.p)
         if self.p <= 0.05 and periods:
-            said = ", ".join(map(str, periods[:6]))
+            said = ", ".join(f"{t:.3g}" for t in periods[:6])
             return Verdict(
                 "found", f"Numbers have periods {said} at {at}, with residues that can be read off.", p=self.p
             )
@@ -264,7 +272,7 @@ def scrambled_model(seed: int) -> HookedModel:
 def number_helix(
     model: HookedModel,
     *,
-    periods: tuple[int, ...] = (2, 5, 10, 100),
+    periods: tuple[Period, ...] | None = None,
     largest: int = 199,
     modulus: int | None = None,
     targets: int = 12,
@@ -275,7 +283,8 @@ def number_helix(
 
     Args:
         model: a transformer with a tokenizer.
-        periods: of the helix; every period up to half the range is looked for whatever these are.
+        periods: of the helix; None takes 2, 5, 10 and 100, or, where sums are taken modulo p, the four of largest share. Looked
+            for are all whole numbers up to half the range, or p / k.
         largest: numbers from 0 to this are read.
         modulus: of the addition; None takes a toy's own, and plain sums elsewhere.
         targets: numbers between which the helix is exchanged; the helix is fitted to the others.
@@ -285,14 +294,19 @@ def number_helix(
     Raises:
         NotApplicable: fewer than 20 numbers are one token each.
     """
-    known = number_tokens(model, largest)
     modulus = modulus if modulus is not None else model.provenance.training.get("task", {}).get("modulus")
+    known = number_tokens(model, largest if modulus is None else modulus - 1)
+    looked_for = None if modulus is None else tuple(modulus / k for k in range(3, modulus // 2 + 1))
     names = tuple(f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers))
     tokens, read = _bare(model, known, names)
     surprise = _log_probability(model, known)
-    scans = [period_scan(read[name], known.index, covariates=surprise, draws=draws, seed=seed) for name in names]
+    scans = [
+        period_scan(read[name], known.index, periods=looked_for, covariates=surprise, draws=draws, seed=seed)
+        for name in names
+    ]
     layer_p = torch.stack([torch.maximum(scan.p, scan.p_separable).amin() for scan in scans])
     best = int(layer_p.argmin())
+    periods = periods or ((2, 5, 10, 100) if modulus is None else _largest(scans[best], 4))
     fit = fit_helix(read[names[best]], known.index, periods, covariates=surprise, draws=19, seed=seed)
     task, accuracy = _task(model, known, modulus, seed)
     edited, clock = _Edited(None, None, None), None
@@ -300,7 +314,7 @@ def number_helix(
     if task is not None and able:
         edited = _edited(model, task, names, best, periods, targets, draws, seed)
         if task.second is not None:
-            clock = read_clock(model, task, [t for t in periods if t < len(task.numbers) * 2], seed=seed)
+            clock = read_clock(model, task, [t for t in periods if t <= 2 * len(task.numbers)], seed=seed)
     return NumberHelix(
         n_numbers=len(known),
         periods=periods,
@@ -363,6 +377,11 @@ def _task(
     return max(tried, key=lambda pair: float(pair[1].value), default=(None, None))
 
 
+def _largest(scan: PeriodScan, most: int) -> tuple[Period, ...]:
+    order = scan.share.argsort(descending=True, stable=True)[:most]
+    return tuple(scan.periods[i] for i in order.tolist())
+
+
 def _residues(scan: PeriodScan, seed: int) -> Estimate:
     """Accuracy above what permuted numbers give on average, period by period."""
     return bootstrap(
@@ -371,7 +390,7 @@ def _residues(scan: PeriodScan, seed: int) -> Estimate:
         measured="accuracy above chance",
         seed=seed,
         axes=("period",),
-        labels={"period": tuple(map(str, scan.periods))},
+        labels={"period": tuple(f"{t:.4g}" for t in scan.periods)},
         control=scan.by_chance[:KEPT_DRAWS] - scan.chance,
         control_name="numbers permuted",
     )
@@ -395,7 +414,7 @@ def _edited(
     task: NumberTask,
     names: tuple[str, ...],
     best: int,
-    periods: Sequence[int],
+    periods: Sequence[Period],
     targets: int,
     draws: int,
     seed: int,
@@ -432,7 +451,7 @@ def _edited(
 
 
 def _points(
-    x: Float[Tensor, "batch d"], task: NumberTask, chosen: Int[Tensor, " target"], periods: Sequence[int]
+    x: Float[Tensor, "batch d"], task: NumberTask, chosen: Int[Tensor, " target"], periods: Sequence[Period]
 ) -> list[Float[Tensor, "target d"]]:
     """Where each edit puts the targets: predicted from the other numbers' means, or the means themselves."""
     one_hot = torch.nn.functional.one_hot(task.which, len(task.numbers)).double()

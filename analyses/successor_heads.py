@@ -6,9 +6,14 @@ over classes. *Represented*: some head's score, and its score minus the same for
 heads when the order of the items is shuffled, and the score is at least one half. *Used*: on prompts that ask for a
 successor, replacing these heads' outputs by their mean lowers the right answer more than it lowers shuffled answers.
 
+Beside the verdicts: what the best head writes in each class and across classes, whether it favours later items, whether
+tokens split into place and class and the head follows the place, whether numbers hold n mod T and exchanging it steers the
+head, resample ablation, heads that stand in for each other, and what the head does in running text.
+
 What would fool it: a head that suppresses what is near its input scores on successors and predecessors alike (hence the
 difference); a head that copies, or that lifts a whole class, moves answers without mapping anything (hence logits centred
-within the class); a model may compute successors in its MLPs, with heads that only carry items, and is then told so.
+within the class); a model may compute successors in its MLPs, with heads that only carry items, and is then told so. Heads
+that back each other up hide each other's effect (pairs are ablated). With some thirty numbers, few periods can be told apart.
 
 Source: Gould, Ong, Ogden, Conmy 2024, Successor Heads, arXiv:2312.09230 (the score); maximum-statistic null and the
 predecessor condition are this toolkit's.
@@ -17,39 +22,60 @@ predecessor condition are this toolkit's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mechinterp_toolkit.corpora import Windows, text_windows
 from mechinterp_toolkit.direct_attribution import attribute_heads
-from mechinterp_toolkit.errors import TokenisationError
-from mechinterp_toolkit.hooks.ablate import ablate_heads, head_means
-from mechinterp_toolkit.intervention import applied
+from mechinterp_toolkit.errors import NotApplicable, TokenisationError
+from mechinterp_toolkit.head_behaviour import text_study
+from mechinterp_toolkit.hooks.ablate import Redundancy, ablate_heads, head_means, pair_redundancy, resample_heads
+from mechinterp_toolkit.intervention import Edits, applied
 from mechinterp_toolkit.model import HookedModel, load_model
-from mechinterp_toolkit.ov_circuit import Candidates, Convention, Representation, best_candidates
+from mechinterp_toolkit.ov_circuit import Candidates, Convention, OVReader, Representation, best_candidates
 from mechinterp_toolkit.prompts import (
     STANDARD_CLASSES,
     OrdinalClass,
     PromptSet,
     has_ordinal_tokens,
     ordinal_classes,
-    succession_prompts,
 )
-from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.registry import Planted, analysis
 from mechinterp_toolkit.results import Estimate, Finding, Verdict
-from mechinterp_toolkit.stats import bootstrap, max_statistic_p, p_value, permutations, too_few_draws
+from mechinterp_toolkit.stats import p_value, too_few_draws
+from mechinterp_toolkit.succession import (
+    ClassMatrix,  # noqa: F401 (load_result finds the parts of a finding here)
+    HeadWrites,
+    ItemStates,
+    answer_estimate,
+    attention_to_items,
+    centred,
+    chosen,
+    class_logits,
+    item_units,
+    orders,
+    right_answer,
+    score_heads,
+    shuffled_prompts,
+    study_states,
+    study_writes,
+    successor_prompts,
+)
 
 # A successor head succeeds on more than half of the items: the threshold of Gould et al. 2024.
 THRESHOLD = 0.5
 
 OFFSETS = (-1, 0, 1)
 
-SHUFFLES = 19
-"""Shuffled prompt sets behind the lift."""
+MOST_PAIRED = 3
+"""Heads ablated in pairs."""
+
+WINDOWS, LENGTH, TEXT_DRAWS = 128, 64, 99
+"""Pieces of text that are read, as many as in the paper, tokens in each, and draws behind the control of shares."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +124,30 @@ class SuccessorHeads(Finding):
     accuracy_drop: Estimate | None
     """Fall of `behaviour` under the same ablation, in [-1, 1]."""
 
+    resample_logit_drop: Estimate | None
+    """`logit_drop` with the heads' outputs taken from another prompt, instead of their mean."""
+
+    resample_accuracy_drop: Estimate | None
+    """`accuracy_drop` under the same."""
+
+    single_drop: Estimate | None
+    """As `logit_drop`, [head], for each of the found heads and those of the highest lift on its own; intervals over prompts."""
+
+    pair_drop: Estimate | None
+    """By pair of these: what both take together beyond what each takes alone; positive where each covers for the other."""
+
+    written: HeadWrites | None
+    """What the best head writes to whom, and whether any favours later items; None where no head writes anything."""
+
+    states: ItemStates
+    """What the tokens in front of the best head hold of place and class and of n mod T, and what it makes of that."""
+
+    text_winning: Estimate | None
+    """Best head in running text: share of each behaviour where it raises the right token most of all heads, in [0, 1]."""
+
+    text_loss_reducing: Estimate | None
+    """The same where it lowers the loss."""
+
     convention: str
     """Representation, LayerNorm, biases and candidates behind the score, in words."""
 
@@ -112,8 +162,7 @@ class SuccessorHeads(Finding):
     @property
     def best(self) -> tuple[int, int]:
         """`(layer, head)` of the highest score among heads that write."""
-        flat = int(self.score.value.masked_fill(~self.writes, -1).argmax())
-        return divmod(flat, self.score.value.shape[1])
+        return _best(self.score.value, self.writes)
 
     @property
     def represented(self) -> Verdict:
@@ -206,13 +255,43 @@ class SuccessorHeads(Finding):
             f"{asked}. With head{'s' * (len(self.heads) > 1)} {', '.join(self.locations)} replaced by the mean over these "
             f"prompts, accuracy fell by {self.accuracy_drop.text()} and the right answer's logit, centred within its "
             f"class, by {self.logit_drop.text()}; shuffled answers' by {self.logit_drop.control_text()}."
+            f"{self._further_edits()}"
         )
+
+    def _further_edits(self) -> str:
+        said = ""
+        if self.resample_logit_drop is not None and self.resample_accuracy_drop is not None:
+            said += (
+                f" With outputs of other prompts in their place, accuracy fell by {self.resample_accuracy_drop.text()} and "
+                f"the logit by {self.resample_logit_drop.text()}; shuffled answers' by {self.resample_logit_drop.control_text()}."
+            )
+        if self.pair_drop is not None:
+            most = int(self.pair_drop.value.argmax())
+            said += (
+                f" Of {len(self.pair_drop.value)} pairs of heads, {self.pair_drop.label('pair', most)} cover for each other "
+                f"most: together they take {self.pair_drop.at(most).text()} logits beyond what each takes alone."
+            )
+        states = self.states
+        if states.steering is not None and states.steering_permuted is not None:
+            said += (
+                f" Exchanging n mod {states.steering_period} in the numbers, the best head follows "
+                f"{states.steering.text()} of the exchanges; with residues permuted {states.steering_permuted.mean():.2f}, "
+                f"otherwise {states.steering.control_text()}."
+            )
+        return said
 
     @property
     def caveats(self) -> tuple[str, ...]:
         silent = [f"{layer}.{head}" for layer, head in (~self.writes).nonzero().tolist()]
         unscored = (f"Heads {', '.join(silent)} write nothing and have no score.",) if silent else ()
-        return (f"Convention: {self.convention}.", *unscored, *self.notes)
+        written = () if self.written is None else self.written.notes
+        return (f"Convention: {self.convention}.", *unscored, *self.notes, *written, *self.states.notes)
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        parts = [vars(part) for part in (self.written, self.states) if part is not None]
+        nested = {name: value for part in parts for name, value in part.items() if isinstance(value, Estimate)}
+        return super().estimates | nested
 
     def figures(self) -> dict[str, Any]:
         from mechinterp_toolkit import plots
@@ -233,7 +312,12 @@ class SuccessorHeads(Finding):
             shown["Attention to the item"] = plots.heat_map(
                 self.attention, title="Attention from the answer to the item"
             )
-        return shown
+        for where, shares in (("wins", self.text_winning), ("lowers the loss", self.text_loss_reducing)):
+            if shares is not None:
+                title = f"What head {layer}.{head} does"
+                shown[f"In running text, where it {where}"] = plots.spectrum(shares, title=title)
+        written = {} if self.written is None else self.written.figures(layer, head)
+        return shown | written | self.states.figures()
 
     def _at(self, estimate: Estimate) -> str:
         layer, head = self.heads[0] if self.heads else self.best
@@ -289,68 +373,79 @@ def successor_heads(
     layer_norm: bool = True,
     biases: bool = False,
     candidates: Candidates = "class",
+    text: str = "",
     draws: int = 999,
     seed: int = 0,
 ) -> SuccessorHeads:
-    """Score the OV circuit of every head for succession, and mean-ablate the heads found.
+    """Score the OV circuit of every head for succession, ablate the heads found, and describe the best one.
 
     Args:
         model: a transformer with a tokenizer that knows ordinal words.
         classes: names of `prompts.ORDINAL_CLASSES`.
         representation: what stands for a token: the residual stream after block 0 or what the first MLP writes, both
             from running the model on the token alone ("resid_post_0", "mlp_out_0"; heads of block 0 then read the
-            stream before it); the first MLP called directly on
-            the embedding, without LayerNorm, as in the published sweep ("mlp_0_raw"); or the embedding ("embed").
+            stream before it); the first MLP called directly on the embedding, without LayerNorm, as in the published
+            sweep ("mlp_0_raw"); or the embedding ("embed").
         layer_norm: whether the LayerNorms in front of the head and of the unembedding are applied.
         biases: whether b_V, b_O and the final LayerNorm's bias are added.
         candidates: whose logits compete: the items of the class, its successors only, all items, or the vocabulary.
+        text: a corpus in which to see what the best head does, as `corpora.texts` takes it (a file, a folder or a
+            dataset's name); empty: none. Each head of the model costs one unembedding of `WINDOWS` x `LENGTH` tokens.
         draws: shuffled orders behind the null.
         seed: of all draws.
 
     Raises:
         TokenisationError: no class is usable with this tokenizer.
+        ToolkitError: `text` holds no text, or fewer than two pieces of it.
     """
     found = ordinal_classes(model.require_tokenizer(), classes)
     usable, notes = found.classes, list(found.caveats)
+    windows = _windows(model, text) if text else None
     convention = Convention(representation, layer_norm, biases, candidates)
     read = best_candidates(model, usable, convention)
-    scores = _scores(read.best, usable, draws, seed)
+    scores = score_heads(read.best, usable, draws, seed)
     heads = _heads_above(scores.score.value, scores.p)
-    prompts, causal = None, _Causal(*[None] * len(_Causal._fields))
+    prompts, causal = None, _Causal()
     try:
-        prompts = _successor_prompts(model, usable, seed)
+        prompts = successor_prompts(model, usable, seed)
     except TokenisationError as error:
         notes.append(f"The model was not asked for successors: {error}")
     if prompts is not None:
-        causal = _causal(model, prompts, usable, heads, draws, seed)
+        causal = _causal(model, prompts, usable, heads, draws, seed, notes)
         notes += [f"{d.word}: {d.reason}" for d in prompts.dropped]
+    best = heads[0] if heads else _best(scores.score.value, read.writes)
+    reader = OVReader(model, torch.cat([c.tokens for c in usable.values()]), convention)
     return SuccessorHeads(
         classes=tuple(usable),
         n_pairs=tuple(len(c.pairs(1)) for c in usable.values()),
         **scores._asdict(),
         writes=read.writes,
         **causal._asdict(),
+        written=study_writes(reader, usable, best, seed=seed) if read.writes.any() else None,
+        states=study_states(reader, usable, best, follow=bool(heads), seed=seed),
+        **_in_text(model, windows, best, seed, notes)._asdict(),
         convention=f"{convention}; macro-average over classes",
         notes=tuple(notes),
         prompts_hash=None if prompts is None else prompts.hash,
     )
 
 
-class _Scores(NamedTuple):
-    score: Estimate
-    difference: Estimate
-    p: Tensor
-    class_score: Tensor
-    profile: Tensor
-
-
 class _Causal(NamedTuple):
-    attention: Estimate | None
-    attribution: Estimate | None
-    lift: Estimate | None
-    behaviour: Estimate | None
-    logit_drop: Estimate | None
-    accuracy_drop: Estimate | None
+    attention: Estimate | None = None
+    attribution: Estimate | None = None
+    lift: Estimate | None = None
+    behaviour: Estimate | None = None
+    logit_drop: Estimate | None = None
+    accuracy_drop: Estimate | None = None
+    resample_logit_drop: Estimate | None = None
+    resample_accuracy_drop: Estimate | None = None
+    single_drop: Estimate | None = None
+    pair_drop: Estimate | None = None
+
+
+class _InText(NamedTuple):
+    text_winning: Estimate | None = None
+    text_loss_reducing: Estimate | None = None
 
 
 def _heads_above(score: Float[Tensor, "layer head"], p: Float[Tensor, "layer head"]) -> tuple[tuple[int, int], ...]:
@@ -359,111 +454,8 @@ def _heads_above(score: Float[Tensor, "layer head"], p: Float[Tensor, "layer hea
     return tuple(divmod(int(i), score.shape[1]) for i in order[: int(passing.sum())])
 
 
-def _scores(
-    best: Mapping[str, Int[Tensor, "layer head item"]], classes: Mapping[str, OrdinalClass], draws: int, seed: int
-) -> _Scores:
-    """Scores of all heads, and of all heads under the same shuffled orders."""
-    plus, minus, same = ({n: _hits(best[n], c.pairs(o)) for n, c in classes.items()} for o in (1, -1, 0))
-    null_plus, null_minus = [], []
-    for i, (name, ordinal) in enumerate(classes.items()):
-        order = _orders(len(ordinal), draws, seed + i)
-        null_plus.append(_shuffled(best[name], ordinal.pairs(1), order))
-        null_minus.append(_shuffled(best[name], ordinal.pairs(-1), order))
-    null_score = torch.stack(null_plus).mean(0)
-    null_difference = null_score - torch.stack(null_minus).mean(0)
-    score = _macro(plus, null_score, seed)
-    difference = _macro({n: plus[n] - minus[n] for n in classes}, null_difference, seed)
-    p = torch.maximum(max_statistic_p(score.value, null_score), max_statistic_p(difference.value, null_difference))
-    profile = torch.stack([torch.stack([h.mean(0) for h in part.values()]).mean(0) for part in (minus, same, plus)])
-    return _Scores(score, difference, p, torch.stack([h.mean(0) for h in plus.values()]), profile)
-
-
-def _hits(best: Int[Tensor, "layer head item"], pairs: Int[Tensor, "pair 2"]) -> Float[Tensor, "pair layer head"]:
-    return (best[:, :, pairs[:, 0]] == pairs[:, 1]).double().permute(2, 0, 1)
-
-
-def _shuffled(
-    best: Int[Tensor, "layer head item"], pairs: Int[Tensor, "pair 2"], order: Int[Tensor, "draw item"]
-) -> Float[Tensor, "draw layer head"]:
-    """Scores with the items put in other orders: the pair (i, j) becomes (order[i], order[j])."""
-    given, wanted = order[:, pairs[:, 0]], order[:, pairs[:, 1]]
-    rows = [(best[:, :, g] == w).double().mean(-1) for g, w in zip(given, wanted, strict=True)]
-    return torch.stack(rows)
-
-
-def _macro(hits: Mapping[str, Float[Tensor, "pair layer head"]], null: Tensor, seed: int) -> Estimate:
-    """Mean over classes of the mean over items; a class that no item of a resample is from is left out of that one."""
-    which = torch.cat([torch.full((len(h),), i) for i, h in enumerate(hits.values())])
-    member = torch.nn.functional.one_hot(which, len(hits)).double()
-
-    def over_classes(values: Float[Tensor, "n layer head"], weights: Float[Tensor, "draw n"]) -> Tensor:
-        size = weights @ member
-        scaled = weights * (member @ (1 / size.clamp_min(1e-9)).T).T / (size > 0).sum(1, keepdim=True)
-        return (scaled @ values.flatten(1)).reshape(-1, *values.shape[1:])
-
-    return bootstrap(
-        torch.cat(list(hits.values())),
-        unit_name="items",
-        measured="fraction of items",
-        seed=seed,
-        statistic=over_classes,
-        axes=("layer", "head"),
-        control=null,
-        control_name="item order shuffled within classes",
-    )
-
-
-def _successor_prompts(model: HookedModel, classes: Mapping[str, OrdinalClass], seed: int) -> PromptSet:
-    """Prompts whose answer is the successor of their item, in the form this model knows."""
-    from mechinterp_toolkit.toys import asks_by_query, successor_queries
-
-    tokenizer = model.require_tokenizer()
-    if asks_by_query(tokenizer):
-        return successor_queries(tokenizer, classes, seed=seed)
-    return _succession(model, classes, seed)
-
-
-def _succession(
-    model: HookedModel, classes: Mapping[str, OrdinalClass], seed: int, *, shuffled: bool = False
-) -> PromptSet:
-    """Three items that ask for a fourth, separated by commas where the tokenizer knows them."""
-    tokenizer = model.require_tokenizer()
-    comma = tokenizer.encode(",", add_special_tokens=False)
-    known = bool(comma) and tokenizer.unk_token_id not in comma
-    return succession_prompts(
-        tokenizer,
-        classes,
-        prepend_bos=bool(model.provenance.prepend_bos),
-        per_class=30,
-        seed=seed,
-        shuffled=shuffled,
-        separator="," if known else "",
-    )
-
-
-def _shuffled_prompts(
-    model: HookedModel, prompts: PromptSet, classes: Mapping[str, OrdinalClass], seed: int
-) -> list[PromptSet]:
-    """The same prompts with what they show in another order, and the same answers."""
-    from mechinterp_toolkit.toys import asks_by_query
-
-    tokenizer = model.require_tokenizer()
-    if asks_by_query(tokenizer):
-        return [_other_items(prompts, classes, seed + draw) for draw in range(SHUFFLES)]
-    return [_succession(model, classes, seed + draw, shuffled=True) for draw in range(SHUFFLES)]
-
-
-def _other_items(prompts: PromptSet, classes: Mapping[str, OrdinalClass], seed: int) -> PromptSet:
-    """Prompts that show one item each, with another item of the class in its place."""
-    assert prompts.item_position is not None
-    generator, tokens, rows = torch.Generator().manual_seed(seed), prompts.tokens.clone(), torch.arange(len(prompts))
-    for name, ordinal in classes.items():
-        own = _of_class(prompts, name)
-        shown = tokens[rows[own], prompts.item_position[own]]
-        place = (shown[:, None] == ordinal.tokens).int().argmax(1)
-        step = torch.randint(1, len(ordinal), (len(place),), generator=generator)
-        tokens[rows[own], prompts.item_position[own]] = ordinal.tokens[(place + step) % len(ordinal)]
-    return replace(prompts, tokens=tokens)
+def _best(score: Float[Tensor, "layer head"], writes: Bool[Tensor, "layer head"]) -> tuple[int, int]:
+    return divmod(int(score.masked_fill(~writes, -1).argmax()), score.shape[1])
 
 
 def _causal(
@@ -473,129 +465,85 @@ def _causal(
     heads: Sequence[tuple[int, int]],
     draws: int,
     seed: int,
+    notes: list[str],
 ) -> _Causal:
-    """Ask for successors as the model is and with the heads mean-ablated; the null shuffles the answers within class."""
-    unit = _units(prompts, classes)
-    base = _class_logits(model, prompts, classes)
-    shuffles = {n: _orders(len(c), draws, seed + i) for i, (n, c) in enumerate(classes.items())}
+    """Ask for successors as the model is and with the heads ablated; the null shuffles the answers within class."""
+    unit = item_units(prompts, classes)
+    base = class_logits(model, prompts, classes)
+    shuffles = {n: orders(len(c), draws, seed + i) for i, (n, c) in enumerate(classes.items())}
 
     def estimate(value: Mapping[str, Tensor], measured: str) -> Estimate:
-        return _answer_estimate(value, prompts, classes, shuffles, unit, measured, seed)
+        return answer_estimate(value, prompts, classes, shuffles, measured, seed)
 
-    right = {name: _chosen(logits) for name, logits in base.items()}
+    right = {name: chosen(logits) for name, logits in base.items()}
     behaviour = estimate(right, "fraction of prompts in [0, 1]")
-    context = attribute_heads(model, prompts, _shuffled_prompts(model, prompts, classes, seed), unit, seed=seed)
-    seen = (_attention(model, prompts, unit, seed), context.raw, context.lift, behaviour)
+    context = attribute_heads(model, prompts, shuffled_prompts(model, prompts, classes, seed), unit, seed=seed)
+    attention = attention_to_items(model, prompts, unit, seed)
+    seen = _Causal(attention, context.raw, context.lift, behaviour)
     if not heads:
-        return _Causal(*seen, None, None)
-    means = head_means(model, prompts.tokens, sorted({layer for layer, _ in heads}), mask=prompts.mask)
-    with applied(model, ablate_heads(heads, means)):
-        edited = _class_logits(model, prompts, classes)
-    logit = {n: _centred(base[n]) - _centred(edited[n]) for n in base}
-    fewer = {n: right[n] - _chosen(edited[n]) for n in base}
-    return _Causal(*seen, estimate(logit, "logits"), estimate(fewer, "fraction of prompts"))
+        return seen
+
+    def drops(edits: Edits) -> tuple[Estimate, Estimate]:
+        with applied(model, edits):
+            edited = class_logits(model, prompts, classes, batch_size=len(prompts))  # resampling knows its rows
+        logit = {n: centred(base[n]) - centred(edited[n]) for n in base}
+        fewer = {n: right[n] - chosen(edited[n]) for n in base}
+        return estimate(logit, "logits"), estimate(fewer, "fraction of prompts")
+
+    paired = _to_pair(heads, context.lift.value)
+    means = head_means(model, prompts.tokens, sorted({layer for layer, _ in (*heads, *paired)}), mask=prompts.mask)
+    resampled: tuple[Estimate | None, Estimate | None] = (None, None)
+    if prompts.mask.all():
+        resampled = drops(resample_heads(model, heads, prompts.tokens, seed=seed))
+    else:
+        notes.append("Prompts differ in length, so the heads' outputs could not be taken from other prompts.")
+    pairs = _pairs(model, prompts, classes, paired, means, seed, notes)
+    return _Causal(
+        *seen[:4], *drops(ablate_heads(heads, means)), *resampled, *((pairs.single, pairs.interaction) if pairs else ())
+    )
 
 
-def _orders(n: int, draws: int, seed: int) -> Int[Tensor, "draw item"]:
-    """Orders of a class' items; where all of them are fewer than `draws`, they come round again."""
-    index = permutations(n, draws=draws, seed=seed).index
-    return index[torch.arange(draws) % len(index)]
+def _to_pair(heads: Sequence[tuple[int, int]], lift: Float[Tensor, "layer head"]) -> tuple[tuple[int, int], ...]:
+    """The found heads, best first, and after them those of the highest lift."""
+    lifted = [divmod(int(i), lift.shape[1]) for i in lift.flatten().argsort(descending=True, stable=True)]
+    return tuple(dict.fromkeys((*heads, *lifted)))[:MOST_PAIRED]
 
 
-def _units(prompts: PromptSet, classes: Mapping[str, OrdinalClass]) -> Int[Tensor, " batch"]:
-    """The item each prompt is about, numbered over all classes."""
-    assert prompts.item is not None
-    assert prompts.classes is not None
-    first = {name: 1000 * i for i, name in enumerate(classes)}
-    return prompts.item + torch.tensor([first[name] for name in prompts.classes])
-
-
-def _of_class(prompts: PromptSet, name: str) -> Tensor:
-    assert prompts.classes is not None
-    return torch.tensor([c == name for c in prompts.classes])
-
-
-def _class_logits(
-    model: HookedModel, prompts: PromptSet, classes: Mapping[str, OrdinalClass]
-) -> dict[str, Float[Tensor, "prompt item"]]:
-    """Logits of the items of each class at the position that answers, for the prompts of that class."""
-    rows = []
-    for part in prompts.batches(256):
-        logits = model.logits(part.tokens, part.mask)
-        rows.append(logits[torch.arange(len(part)), part.position].detach().double().cpu())
-    last = torch.cat(rows)
-    return {n: last[_of_class(prompts, n)][:, c.tokens] for n, c in classes.items() if n in (prompts.classes or ())}
-
-
-def _chosen(logits: Float[Tensor, "prompt item"]) -> Float[Tensor, "prompt item"]:
-    """1 where an item has the highest logit of its class, alone."""
-    top = logits == logits.amax(1, keepdim=True)
-    return (top & (top.sum(1, keepdim=True) == 1)).double()
-
-
-def _centred(logits: Float[Tensor, "prompt item"]) -> Float[Tensor, "prompt item"]:
-    return logits - logits.mean(1, keepdim=True)
-
-
-def _answer_estimate(
-    value: Mapping[str, Float[Tensor, "prompt item"]],
+def _pairs(
+    model: HookedModel,
     prompts: PromptSet,
     classes: Mapping[str, OrdinalClass],
-    shuffles: Mapping[str, Int[Tensor, "draw item"]],
-    unit: Int[Tensor, " batch"],
-    measured: str,
+    heads: Sequence[tuple[int, int]],
+    means: Mapping[int, Tensor],
     seed: int,
-) -> Estimate:
-    """Mean of `value` at the right answers; the control reads it at answers shuffled as whole items within each class."""
-    observed = torch.zeros(len(prompts), dtype=torch.float64)
-    draws = len(next(iter(shuffles.values())))
-    null = torch.zeros(draws, dtype=torch.float64)
-    for name, part in value.items():
-        rows = _of_class(prompts, name)
-        place = {int(t): i for i, t in enumerate(classes[name].tokens)}
-        answer = torch.tensor([place[int(t)] for t in prompts.answer[rows]])
-        observed[rows] = part[torch.arange(len(part)), answer]
-        null += part[torch.arange(len(part)), shuffles[name][:, answer]].sum(1)
-    return bootstrap(
-        observed,
-        unit=unit,
-        unit_name="items",
-        measured=measured,
-        seed=seed,
-        control=null / len(prompts),
-        control_name="answers shuffled within classes",
-    )
+    notes: list[str],
+) -> Redundancy | None:
+    if len(heads) < 2:
+        notes.append("The model has a single head, so there is none that could stand in for it.")
+        return None
+    metric = right_answer(prompts, classes)
+    return pair_redundancy(model, prompts.tokens, heads, metric, means, mask=prompts.mask, seed=seed)
 
 
-def _attention(model: HookedModel, prompts: PromptSet, unit: Tensor, seed: int) -> Estimate | None:
-    """Attention from the position that answers to the item; the control looks at another position before it."""
-    if prompts.item_position is None:
-        return None
-    names = tuple(f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers))
-    if not all(name in model.hook_points for name in names):
-        return None
-    rows = torch.arange(len(prompts))
-    patterns = activations(model, prompts.tokens, names, mask=prompts.mask)
-    last = torch.stack(
-        [patterns[n].cpu()[rows, :, prompts.position] for n in names], 1
-    ).double()  # batch layer head key
-    to_item = last[rows, :, :, prompts.item_position]
-    generator = torch.Generator().manual_seed(seed)
-    elsewhere = []
-    for _ in range(99):
-        key = (torch.rand(len(prompts), generator=generator) * prompts.position).long()
-        key = key + (key >= prompts.item_position).long()
-        elsewhere.append(last[rows, :, :, key].mean(0))
-    return bootstrap(
-        to_item,
-        unit=unit,
-        unit_name="items",
-        measured="attention in [0, 1]",
-        seed=seed,
-        axes=("layer", "head"),
-        control=torch.stack(elsewhere),
-        control_name="another position",
-    )
+def _windows(model: HookedModel, text: str) -> Windows:
+    bos = bool(model.provenance.prepend_bos)
+    length = min(LENGTH, model.cfg.n_ctx - bos)
+    return text_windows(model.require_tokenizer(), text, WINDOWS, length, prepend_bos=bos)
+
+
+def _in_text(
+    model: HookedModel, windows: Windows | None, best: tuple[int, int], seed: int, notes: list[str]
+) -> _InText:
+    if windows is None:
+        return _InText()
+    try:
+        study = text_study(model, windows.tokens, head=best, text=windows.text, draws=TEXT_DRAWS, seed=seed)
+    except (NotApplicable, TokenisationError) as error:
+        notes.append(f"The head was not watched in running text: {error}")
+        return _InText()
+    if study.winning is None or study.loss_reducing is None:
+        notes.append("The best head wins, or lowers the loss, in fewer than two texts: too few for shares.")
+    return _InText(study.winning, study.loss_reducing)
 
 
 def _p(estimate: Estimate) -> float:

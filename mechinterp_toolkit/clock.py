@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechinterp_toolkit.geometry.helix import helix_basis, period_scan
+from mechinterp_toolkit.geometry.helix import Period, helix_basis, period_scan
 from mechinterp_toolkit.geometry.neurons import fit_neurons
 from mechinterp_toolkit.intervention import Edit, Site, applied
 from mechinterp_toolkit.model import HookedModel
@@ -99,7 +99,7 @@ class Clock:
 
 
 def read_clock(
-    model: HookedModel, task: NumberTask, periods: Sequence[int], *, pairs: int = 64, draws: int = 19, seed: int = 0
+    model: HookedModel, task: NumberTask, periods: Sequence[Period], *, pairs: int = 64, draws: int = 19, seed: int = 0
 ) -> Clock:
     """Take the addition apart at the last token.
 
@@ -159,7 +159,7 @@ class _Effects(NamedTuple):
 class _Run:
     """All prompts of the task read at the last token, and pairs of them between which outputs are exchanged."""
 
-    def __init__(self, model: HookedModel, task: NumberTask, periods: Sequence[int], pairs: int, seed: int) -> None:
+    def __init__(self, model: HookedModel, task: NumberTask, periods: Sequence[Period], pairs: int, seed: int) -> None:
         assert task.second is not None
         self.model, self.task, self.a, self.b = model, task, task.number, task.second
         layers = range(model.cfg.n_layers)
@@ -304,4 +304,4 @@ def _types(
 def _sum_periods(run: _Run, layer: int, seed: int) -> str:
     x = run.read[f"blocks.{layer}.hook_resid_post"]
     found = period_scan(x, run.a + run.b, draws=199, seed=seed).found
-    return ", ".join(str(t) for t in found) or "none"
+    return ", ".join(f"{t:g}" for t in found) or "none"

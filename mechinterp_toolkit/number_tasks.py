@@ -170,7 +170,7 @@ def succession_task(model: HookedModel, known: OrdinalClass, *, repeats: int = 5
             sets = [succession_prompts(tokenizer, {"numbers": known}, prepend_bos=bos, length=3)]
     except TokenisationError:
         return None
-    prompts = _joined(sets)
+    prompts = PromptSet.joined(sets)
     assert prompts.item is not None
     values = prompts.item.unique()
     token_of = dict(zip(known.index.tolist(), known.tokens.tolist(), strict=True))
@@ -182,18 +182,4 @@ def succession_task(model: HookedModel, known: OrdinalClass, *, repeats: int = 5
         numbers=values,
         answers=torch.tensor([token_of[int(v) + 1] for v in values]).expand(len(prompts), -1),
         candidates=known.tokens,
-    )
-
-
-def _joined(parts: list[PromptSet]) -> PromptSet:
-    """Prompt sets of one width and form as one."""
-
-    def whole(name: str) -> Tensor:
-        return torch.cat([getattr(part, name) for part in parts])
-
-    return replace(
-        parts[0],
-        **{name: whole(name) for name in ("tokens", "mask", "answer", "position", "item", "item_position")},
-        texts=tuple(text for part in parts for text in part.texts),
-        classes=tuple(name for part in parts for name in part.classes or ()),
     )

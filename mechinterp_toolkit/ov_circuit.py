@@ -96,6 +96,37 @@ def best_candidates(model: HookedModel, classes: Mapping[str, OrdinalClass], con
     return BestCandidates(best, torch.stack(writes).cpu())
 
 
+class OVReader:
+    """What heads make of states in front of them, in logits: the final LayerNorm is applied to a head's write alone."""
+
+    def __init__(self, model: HookedModel, tokens: Int[Tensor, " item"], convention: Convention) -> None:
+        """Read `tokens` as `convention` says; its candidates play no part, since logits of any tokens can be asked for."""
+        self.model, self.convention = model, convention
+        self._weights = _Weights(model.model.W_V.detach(), model.model.W_O.detach())
+        with torch.no_grad():
+            self._shown = _representations(model, tokens.to(model.device), convention.representation)
+
+    def states(self, layer: int) -> Float[Tensor, "item d_model"]:
+        """Return what stands for each token in front of the heads of `layer`."""
+        return self._shown.in_block_0 if layer == 0 else self._shown.later
+
+    @torch.no_grad()
+    def logits(
+        self,
+        states: Float[Tensor, "state d_model"],
+        layer: int,
+        candidates: Int[Tensor, " candidate"],
+        *,
+        head: int | None = None,
+    ) -> Float[Tensor, "head state candidate"]:
+        """Return the logits that each head of `layer` gives the tokens `candidates`, float32; of `head` alone if named."""
+        heads = slice(None) if head is None else slice(head, head + 1)
+        factors = _factors(self.model, layer, states, self._weights, self.convention, heads)
+        if len(factors) == 2:
+            factors = (_final(self.model, factors[0] @ factors[1], self.convention).float(),)
+        return factors[0] @ self.model.model.W_U[:, candidates.to(states.device)].float()
+
+
 class _Weights(NamedTuple):
     """Of all layers: TransformerLens stacks them anew each time it is asked."""
 
@@ -145,16 +176,22 @@ def _contests(
 
 
 def _factors(
-    model: HookedModel, layer: int, shown: Float[Tensor, "item d_model"], weights: _Weights, convention: Convention
+    model: HookedModel,
+    layer: int,
+    shown: Float[Tensor, "item d_model"],
+    weights: _Weights,
+    convention: Convention,
+    heads: slice = slice(None),
 ) -> tuple[Float[Tensor, "head _ _"], ...]:
     """Matrices whose product is what each head writes for each item, up to what is folded into the columns."""
     read = model.layer_norm(layer, shown) if convention.layer_norm else shown
-    value = torch.einsum("id,hdk->hik", read, weights.value[layer])
+    value = torch.einsum("id,hdk->hik", read, weights.value[layer][heads])
+    output = weights.output[layer][heads]
     if not convention.biases:
-        return value.float(), weights.output[layer].float()
+        return value.float(), output.float()
     net = model.model
-    value = value + net.b_V[layer][:, None]
-    written = torch.einsum("hik,hkd->hid", value, weights.output[layer]) + net.b_O[layer]
+    value = value + net.b_V[layer][heads][:, None]
+    written = torch.einsum("hik,hkd->hid", value, output) + net.b_O[layer]
     return (_final(model, written, convention).float(),)
 
 

@@ -152,6 +152,29 @@ class PromptSet:
         per_prompt = [field.name for field in fields(self) if field.name not in _OF_THE_WHOLE_SET]
         return replace(self, **{name: _rows(getattr(self, name), chosen) for name in per_prompt})
 
+    @classmethod
+    def joined(cls, parts: Sequence[PromptSet]) -> PromptSet:
+        """Return prompt sets of one width, all with items and classes, as one.
+
+        Raises:
+            TokenisationError: different widths, or a set without items.
+        """
+        widths = {part.tokens.shape[1] for part in parts}
+        if len(widths) != 1 or any(part.item is None or part.item_position is None for part in parts):
+            raise TokenisationError(
+                f"sets of widths {sorted(widths)} cannot be joined; give sets of one width, all with items."
+            )
+        whole: dict[str, Any] = {
+            name: torch.cat([getattr(part, name) for part in parts])
+            for name in ("tokens", "mask", "answer", "position", "item", "item_position")
+        }
+        return cls(
+            **whole,
+            texts=tuple(text for part in parts for text in part.texts),
+            classes=tuple(name for part in parts for name in part.classes or ()),
+            dropped=tuple(one for part in parts for one in part.dropped),
+        )
+
     def batches(self, size: int) -> Iterator[PromptSet]:
         """Yield the prompts in order, `size` at a time (the last may be smaller), all of the same width.
 

@@ -108,3 +108,11 @@ def test_what_cannot_be_judged_is_refused():
         fit_helix(rows, NUMBERS, ())
     with pytest.raises(ToolkitError, match="100 of 100 activations are NaN"):
         fit_helix(rows * torch.nan, NUMBERS)
+
+
+def test_periods_that_are_no_whole_numbers_are_found_by_the_part_a_number_falls_in():
+    scan = period_scan(
+        helix(0.3, periods=(59 / 12, 59 / 21)), NUMBERS, periods=[59 / k for k in range(3, 30)], draws=199
+    )
+    assert set(scan.found[:2]) == {59 / 12, 59 / 21}
+    assert period_scan(normal(100, D), NUMBERS, periods=[59 / k for k in range(3, 30)], draws=199).found == ()

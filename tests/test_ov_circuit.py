@@ -1,4 +1,4 @@
-"""best_candidates: the same winners as a plain loop over heads, under every convention; ties and silent heads."""
+"""Winners and logits are those of a plain loop over heads, under every convention; ties and silent heads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mechinterp_toolkit.model import load_model
-from mechinterp_toolkit.ov_circuit import Convention, _representations, best_candidates
+from mechinterp_toolkit.ov_circuit import Convention, OVReader, _representations, best_candidates
 from mechinterp_toolkit.prompts import OrdinalClass
 
 REPRESENTATIONS = ("resid_post_0", "mlp_out_0", "mlp_0_raw", "embed")
@@ -88,6 +88,29 @@ def test_winners_are_those_of_a_plain_loop_over_heads(wrapped, representation, l
                         assert got == (own.tokens.tolist().index(winner) if winner in own.tokens else -1)
                         compared += 1
         assert compared > 0.9 * sum(len(c) for c in CLASSES.values()) * wrapped.cfg.n_layers * wrapped.cfg.n_heads
+
+
+@pytest.mark.parametrize("biases", [False, True])
+@pytest.mark.parametrize("layer_norm", [True, False])
+@pytest.mark.parametrize("representation", REPRESENTATIONS)
+@torch.no_grad()
+def test_logits_are_those_of_a_plain_loop_over_heads(wrapped, representation, layer_norm, biases):
+    if biases and wrapped.model.blocks[0].attn.b_V is None:
+        pytest.skip("this shape has no biases")
+    convention = Convention(representation, layer_norm, biases)
+    tokens, candidates = torch.cat([c.tokens for c in CLASSES.values()]), torch.tensor([3, 58, 20, 7])
+    reader = OVReader(wrapped, tokens, convention)
+    for layer in range(wrapped.cfg.n_layers):
+        states = reader.states(layer)
+        shown = _representations(wrapped, tokens, representation)
+        assert torch.equal(states, shown.in_block_0 if layer == 0 else shown.later)
+        every = reader.logits(states, layer, candidates)
+        assert every.dtype == torch.float32
+        for head in range(wrapped.cfg.n_heads):
+            expected = logits_of_head(wrapped, states, convention, layer, head)[:, candidates]
+            torch.testing.assert_close(every[head], expected, rtol=1e-4, atol=1e-4)  # float32 sums in another order
+            alone = reader.logits(states[:5], layer, candidates, head=head)
+            torch.testing.assert_close(alone[0], expected[:5], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("biases", [False, True])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import hashlib
 import struct
@@ -922,3 +923,18 @@ def test_the_names_of_ordinal_classes_can_be_imported_from_prompts():
     assert all(hasattr(prompts_module, name) for name in prompts_module.__all__)
     for name in ("ORDINAL_CLASSES", "OrdinalTokens", "OrdinalWords", "Shared", "ordinal_classes"):
         assert getattr(prompts_module, name) is getattr(classes_module, name)
+
+
+def test_prompt_sets_of_one_width_are_joined_in_order():
+    from mechinterp_toolkit.model import load_model
+    from mechinterp_toolkit.toys import successor_queries
+
+    tokenizer = load_model("toy/ordinal").tokenizer
+    classes = ordinal_classes(tokenizer, "days").classes
+    parts = [successor_queries(tokenizer, classes, seed=seed) for seed in (0, 1)]
+    whole = PromptSet.joined(parts)
+    assert torch.equal(whole.tokens, torch.cat([part.tokens for part in parts]))
+    assert whole.texts == parts[0].texts + parts[1].texts
+    assert whole.classes == ("days",) * 14
+    with pytest.raises(TokenisationError, match="give sets of one width"):
+        PromptSet.joined([parts[0], dataclasses.replace(parts[1], item=None)])

@@ -28,6 +28,9 @@ from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.results import Verdict
 from mechinterp_toolkit.stats import max_statistic_p, p_value, smallest_p
 
+Period = int | float
+"""A period of numbers; whole ones have residues."""
+
 ALPHA = 0.05
 FOLDS = 5
 RIDGE = 0.1
@@ -44,7 +47,7 @@ _FEWEST = 20  # numbers: below, a cubic and one period leave too little
 class PeriodScan:
     """Result of `period_scan`."""
 
-    periods: tuple[int, ...]
+    periods: tuple[Period, ...]
     """Periods looked at."""
 
     share: Float[Tensor, " period"]
@@ -76,7 +79,7 @@ class PeriodScan:
         return self.by_chance.mean(0)
 
     @property
-    def found(self) -> tuple[int, ...]:
+    def found(self) -> tuple[Period, ...]:
         """Periods with a share and a separable residue, largest share first."""
         passed = (self.p <= ALPHA) & (self.p_separable <= ALPHA)
         order = self.share.argsort(descending=True, stable=True)
@@ -87,7 +90,7 @@ class PeriodScan:
 class HelixFit:
     """Result of `fit_helix`."""
 
-    periods: tuple[int, ...]
+    periods: tuple[Period, ...]
     """Periods of the helix."""
 
     rank: int
@@ -118,17 +121,15 @@ class HelixFit:
         if smallest_p(len(self.scan.null)) > ALPHA:
             return Verdict("undecided", f"{len(self.scan.null)} draws allow no p-value below {ALPHA}.", p=p)
         if self.scan.found:
-            said = ", ".join(str(t) for t in self.scan.found)
+            said = ", ".join(f"{t:g}" for t in self.scan.found)
             return Verdict("found", f"Periods {said}: beyond permuted numbers, with separable residues.", p=p)
         why = "no period's share exceeds permuted numbers'"
         if float(self.scan.p[best]) <= ALPHA:
-            why = (
-                f"period {self.scan.periods[best]} has a share, but n mod {self.scan.periods[best]} cannot be read off"
-            )
-        return Verdict("not_found", f"Of periods {self.scan.periods[0]} to {self.scan.periods[-1]}: {why}.", p=p)
+            why = f"period {self.scan.periods[best]:g} has a share, but n mod {self.scan.periods[best]:g} cannot be read off"
+        return Verdict("not_found", f"Of periods {min(self.scan.periods):g} to {max(self.scan.periods):g}: {why}.", p=p)
 
 
-def helix_basis(numbers: Tensor, periods: Sequence[int], *, linear: bool = True) -> Float[Tensor, "n column"]:
+def helix_basis(numbers: Tensor, periods: Sequence[Period], *, linear: bool = True) -> Float[Tensor, "n column"]:
     """Return constant, line and circles of integers, columns that are zero on every integer left out.
 
     A period of 2 has a cosine and no sine; (2, 5, 10, 100) and a line make 9 columns, constant included.
@@ -153,7 +154,7 @@ def period_scan(
     acts: Float[Tensor, "n d"],
     numbers: Int[Tensor, " n"],
     *,
-    periods: Sequence[int] | None = None,
+    periods: Sequence[Period] | None = None,
     covariates: Float[Tensor, "n k"] | None = None,
     draws: int = 999,
     seed: int = 0,
@@ -163,7 +164,8 @@ def period_scan(
     Args:
         acts: one row per prompt.
         numbers: the number of each row.
-        periods: periods to look at; from 2 to half the range by default. Longer ones are refused.
+        periods: periods to look at; whole numbers from 2 to half the range by default. Longer ones are refused. Where a
+            period is no whole number, what has to be read off is which of up to eight parts of it a number falls in.
         covariates: what else may explain the activations, such as the token's log-frequency; removed with the cubic.
         draws: permutations of the numbers.
         seed: of them.
@@ -195,7 +197,7 @@ def period_scan(
 def fit_helix(
     acts: Float[Tensor, "n d"],
     numbers: Int[Tensor, " n"],
-    periods: Sequence[int] = (2, 5, 10, 100),
+    periods: Sequence[Period] = (2, 5, 10, 100),
     *,
     covariates: Float[Tensor, "n k"] | None = None,
     draws: int = 999,
@@ -251,14 +253,14 @@ def _by_number(acts: Tensor, numbers: Tensor, covariates: Tensor | None) -> tupl
     return unique, sums[0] / count, sums[1] / count
 
 
-def _checked_periods(unique: Tensor, periods: Sequence[int] | None) -> tuple[int, ...]:
+def _checked_periods(unique: Tensor, periods: Sequence[Period] | None) -> tuple[Period, ...]:
     longest = (int(unique[-1]) - int(unique[0]) + 1) // 2
     looked_at = tuple(range(2, longest + 1)) if periods is None else tuple(periods)
     wrong = [t for t in looked_at if not 2 <= t <= longest]
     if wrong or not looked_at:
         raise ToolkitError(
-            f"period {wrong[0] if wrong else 'none'} cannot be judged on numbers from {int(unique[0])} to {int(unique[-1])}: "
-            f"expected 2 to {longest}, half the range."
+            f"period {f'{wrong[0]:g}' if wrong else 'none'} cannot be judged on numbers from {int(unique[0])} to "
+            f"{int(unique[-1])}: expected 2 to {longest}, half the range."
         )
     return looked_at
 
@@ -272,7 +274,7 @@ def _without(rows: Float[Tensor, "n d"], design: Float[Tensor, "n k"]) -> Float[
     return rows - span @ (span.T @ rows)
 
 
-def _plane(unique: Tensor, period: int, extra: Tensor) -> Float[Tensor, "n axis"]:
+def _plane(unique: Tensor, period: Period, extra: Tensor) -> Float[Tensor, "n axis"]:
     """Orthonormal cos and sin of a period on these numbers, with what cubic and covariates explain taken out."""
     waves = helix_basis(unique, (period,), linear=False)[:, 1:]
     left, size, _ = torch.linalg.svd(_without(waves, torch.cat([_cubic(unique), extra], 1)), full_matrices=False)
@@ -289,7 +291,7 @@ def _shares(
 
 
 def _residues(
-    left: Float[Tensor, "n d"], unique: Tensor, periods: Sequence[int], orders: Int[Tensor, "draw n"]
+    left: Float[Tensor, "n d"], unique: Tensor, periods: Sequence[Period], orders: Int[Tensor, "draw n"]
 ) -> tuple[Bool[Tensor, "n period"], Float[Tensor, "draw period"]]:
     """Held-out readings of n mod T by ridge regression on one-hot residues; the formula leaves one number out."""
     gram = left @ left.T
@@ -303,11 +305,12 @@ def _residues(
         score = (hat @ target - inner[:, None] * target) / (1 - inner)[:, None]
         return score.argmax(1) == residue
 
-    residues = [unique % period for period in periods]
-    observed = [right(residue, period) for residue, period in zip(residues, periods, strict=True)]
+    parts = [period if period == int(period) else max(2, min(8, int(period))) for period in periods]
+    residues = [(unique % t * k / t).long() for t, k in zip(periods, parts, strict=True)]
+    observed = [right(residue, int(k)) for residue, k in zip(residues, parts, strict=True)]
     null = [
-        torch.stack([right(residue[order], period).double().mean() for order in orders])
-        for residue, period in zip(residues, periods, strict=True)
+        torch.stack([right(residue[order], int(k)).double().mean() for order in orders])
+        for residue, k in zip(residues, parts, strict=True)
     ]
     return torch.stack(observed, 1), torch.stack(null, 1)
 

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.geometry.helix import Period
 
 FAMILIES = ("a", "b", "a + b")
 FOLDS = 5
@@ -50,7 +51,7 @@ def fit_neurons(
     preacts: Float[Tensor, "pair neuron"],
     a: Int[Tensor, " pair"],
     b: Int[Tensor, " pair"],
-    periods: Sequence[int] = (2, 5, 10, 100),
+    periods: Sequence[Period] = (2, 5, 10, 100),
     *,
     seed: int = 0,
 ) -> NeuronFits:
@@ -93,15 +94,15 @@ def fit_neurons(
     )
 
 
-def _design(a: Tensor, b: Tensor, periods: Sequence[int]) -> tuple[tuple[str, ...], Float[Tensor, "pair column"]]:
+def _design(a: Tensor, b: Tensor, periods: Sequence[Period]) -> tuple[tuple[str, ...], Float[Tensor, "pair column"]]:
     """Constant, lines and waves; the sine of period 2, zero on integers, is left out."""
     named = {"constant": torch.ones(len(a), dtype=torch.float64), "line of a": a.double(), "line of b": b.double()}
     for family, number in zip(FAMILIES, (a, b, a + b), strict=True):
         for period in periods:
             angle = 2 * math.pi * number.double() / period
-            named[f"cos {period} of {family}"] = angle.cos()
+            named[f"cos {period:g} of {family}"] = angle.cos()
             if period != 2:
-                named[f"sin {period} of {family}"] = angle.sin()
+                named[f"sin {period:g} of {family}"] = angle.sin()
     return tuple(named), torch.stack([column.cpu() for column in named.values()], 1)
 
 

@@ -71,6 +71,31 @@ def test_the_toy_s_numbers_have_no_period_and_this_is_said_with_what_edits_do(on
     assert "setting the number's helix" in on_toy.causal_check()
 
 
+def test_the_toy_that_adds_modulo_a_prime_shows_the_whole():
+    """Its periods are 59 / k: found, used beyond principal components of as many dimensions, and there of the sum."""
+    found = number_helix("toy/addition-mod", **QUICK)
+    assert found.represented.outcome == found.used.outcome == "found"
+    assert found.task == "addition mod 59"
+    assert found.accuracy.value > 0.98
+    assert {round(59 / t) for t in found.found_periods[0][:4]} == {12, 21, 19, 28}  # what this network chose
+    assert shares(found)["helix"] > 0.8
+    assert shares(found)["helix"] > shares(found)["principal components"]
+    assert shares(found)["largest circle"] < 0.5
+    total = found.clock.fits.value[1]
+    assert total.max() > 0.6  # a helix of a + b at the last token
+    assert found.clock.readers == (0,)
+
+
+def test_the_toy_that_adds_plainly_is_said_to_do_so_whatever_its_numbers_look_like():
+    found = number_helix("toy/addition", **QUICK)
+    assert found.task == "addition"
+    assert found.accuracy.value > 0.98
+    assert found.clock is not None
+    assert (
+        found.represented.outcome == "not_found"
+    )  # periods of 14.0, 12.6, 17.9: residues of whole numbers are not there
+
+
 def test_renamed_numbers_lie_on_no_helix():
     found = number_helix(scrambled_model(0), **QUICK)
     assert found.represented.outcome == "not_found"

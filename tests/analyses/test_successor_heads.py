@@ -6,25 +6,13 @@ import pytest
 import torch
 
 from mechinterp_toolkit import toys
-from mechinterp_toolkit.analyses.successor_heads import (
-    OFFSETS,
-    _hits,
-    _macro,
-    _shuffled,
-    successor_heads,
-)
+from mechinterp_toolkit.analyses.successor_heads import OFFSETS, _to_pair, successor_heads
+from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.head_behaviour import BEHAVIOURS
 from mechinterp_toolkit.model import load_model
-from mechinterp_toolkit.prompts import OrdinalClass, ordinal_classes
+from mechinterp_toolkit.prompts import ordinal_classes
 
 DRAWS = 199
-
-
-def days(n: int = 7, cyclic: bool = True) -> OrdinalClass:
-    words = tuple("abcdefghijklmnopqrstuvwxyz"[:n])
-    return OrdinalClass(
-        name="days", words=words, tokens=torch.arange(n), index=torch.arange(n), order=n, cyclic=cyclic,
-        variant="as is", dropped=(),
-    )  # fmt: skip
 
 
 def run(hf_model, tokenizer, **options):
@@ -39,37 +27,6 @@ def planted():
 @pytest.fixture(scope="module")
 def finding(planted):
     return run(planted[0], planted[1])
-
-
-def test_hits_of_a_head_worked_by_hand():
-    """One head sends 0 to 1, 1 to 2, 2 to 2 and 3 to 0: three of four successors in a cycle of four."""
-    best = torch.tensor([[[1, 2, 2, 0]]])
-    ring = days(4)
-    assert _hits(best, ring.pairs(1)).flatten().tolist() == [1, 1, 0, 1]
-    assert _hits(best, ring.pairs(-1)).flatten().tolist() == [0, 0, 0, 0]
-    assert _hits(best, ring.pairs(0)).flatten().tolist() == [0, 0, 1, 0]
-    line = days(4, cyclic=False)
-    assert _hits(best, line.pairs(1)).flatten().tolist() == [1, 1, 0]
-
-
-def test_a_tie_is_no_hit():
-    assert _hits(torch.full((1, 1, 4), -1), days(4).pairs(1)).sum() == 0
-
-
-def test_shuffling_with_the_identity_is_the_score_itself():
-    best = torch.randint(0, 7, (2, 3, 7), generator=torch.Generator().manual_seed(0))
-    pairs = days().pairs(1)
-    null = _shuffled(best, pairs, torch.stack([torch.arange(7), torch.arange(7).flip(0)]))
-    assert torch.equal(null[0], _hits(best, pairs).mean(0))
-    assert torch.equal(null[1], _hits(best, days().pairs(-1)).mean(0))  # a cycle read backwards
-
-
-def test_the_macro_average_counts_classes_alike():
-    """A class of 2 all right and one of 8 all wrong average to one half, not to one fifth."""
-    hits = {"small": torch.ones(2, 1, 1), "large": torch.zeros(8, 1, 1)}
-    estimate = _macro({k: v.double() for k, v in hits.items()}, torch.zeros(39, 1, 1), 0)
-    assert estimate.value.item() == pytest.approx(0.5)
-    assert estimate.n == 10
 
 
 def test_the_planted_head_scores_one_and_comes_first(finding, planted):
@@ -233,6 +190,138 @@ def test_attribution_adds_up_to_the_logit_without_layernorm_worked_from_the_mode
     towards = (net.W_U - net.W_U.mean(1, keepdim=True)).detach().double()[:, prompts.answer].T
     expected = torch.einsum("bld,bd->bl", centred, towards)
     assert torch.allclose(head_attribution(model, prompts).sum(-1), expected, atol=1e-4)  # float32 activations
+
+
+# --- beside the verdicts -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return successor_heads("toy/ordinal", draws=DRAWS)
+
+
+def test_the_matrices_of_the_best_head_hold_its_score(trained):
+    for place, (one, ordinal) in enumerate(
+        zip(
+            trained.written.matrices, ordinal_classes(load_model("toy/ordinal").tokenizer).classes.values(), strict=True
+        )
+    ):
+        pairs = ordinal.pairs(1)
+        assert one.name == trained.classes[place]
+        assert one.items == ordinal.words
+        right = one.logits.argmax(1)[pairs[:, 0]] == pairs[:, 1]
+        assert right.double().mean() == pytest.approx(trained.class_score[place, 1, 1].item())
+        assert one.logits.mean(1).abs().max() < 1e-5  # float32 logits of size 10
+
+
+def test_the_toy_was_never_asked_across_classes_and_its_head_keeps_to_them(trained):
+    """The diagonal is the score; elsewhere the head answers no more than shuffled orders do by chance."""
+    cross = trained.written.cross_class
+    assert torch.equal(cross.value.diagonal(), trained.class_score[:, 1, 1])
+    across = cross.value - torch.diag(cross.value.diagonal())
+    assert across.max() < 0.5
+
+
+def test_the_logit_of_the_trained_head_peaks_one_place_on(trained):
+    by_distance = trained.written.by_distance
+    assert by_distance.labels["distance"][int(by_distance.value.argmax())] == "+1"
+    at = by_distance.labels["distance"].index("+1")
+    assert by_distance.low[at] > by_distance.control[:, at].max()
+
+
+def test_every_head_has_an_order_bias_with_its_null(trained):
+    bias = trained.written.order_bias
+    assert bias.axes == ("class", "layer", "head")
+    assert tuple(bias.value.shape) == (5, 2, 4)
+    assert not bias.value[:, 0].any()  # block 0 of the toy writes nothing
+    assert (bias.value[:, 1, 1] > bias.control[:, :, 1, 1].quantile(0.95, dim=0)).all()
+
+
+def test_taking_outputs_from_other_prompts_undoes_the_answers_as_the_mean_does(trained):
+    assert trained.resample_logit_drop.low > trained.resample_logit_drop.control.max()
+    assert trained.resample_accuracy_drop.value > 0.5
+    assert trained.resample_logit_drop.value != trained.logit_drop.value
+
+
+def test_the_found_heads_are_paired_first_and_then_those_of_the_highest_lift():
+    lift = torch.tensor([[0.1, 3.0], [2.0, 1.0]])
+    assert _to_pair(((1, 1),), lift) == ((1, 1), (0, 1), (1, 0))
+    assert _to_pair(((0, 1), (1, 0), (0, 0), (1, 1)), lift) == ((0, 1), (1, 0), (0, 0))
+
+
+def test_pairs_are_of_the_found_head_and_agree_with_its_ablation(trained):
+    assert trained.single_drop.labels["head"][0] == "1.1"
+    assert trained.single_drop.value[0] == pytest.approx(trained.logit_drop.value.item(), abs=1e-4)
+    assert len(trained.pair_drop.labels["pair"]) == 3
+
+
+def test_a_toy_that_memorised_its_facts_holds_neither_place_nor_residues(trained):
+    states = trained.states
+    assert states.factoring.value < 0.2
+    assert states.factored_succession.value < 0.2
+    assert states.residue_p.min() > 0.05
+    assert states.steering_period == 10
+    assert states.steering.value < 0.3
+    assert len(states.steering_permuted) == 39
+
+
+def test_what_rests_on_a_found_head_is_left_out_where_none_was_found():
+    finding = successor_heads("toy/ordinal-mlp", draws=DRAWS)
+    assert finding.heads == ()
+    assert finding.states.factoring is not None
+    assert finding.states.residues is not None
+    assert finding.written is not None
+    for left_out in (finding.states.steering, finding.states.factored_succession, finding.pair_drop,
+                     finding.resample_logit_drop, finding.text_winning):  # fmt: skip
+        assert left_out is None
+
+
+def test_estimates_within_parts_are_rows_of_the_finding(trained):
+    assert {"cross_class", "order_bias", "by_distance", "factoring", "residues", "steering"} <= set(trained.estimates)
+    assert any(row["estimate"] == "cross_class" and row["shown"] == "days" for row in trained.rows())
+
+
+def test_large_classes_are_measured_but_not_drawn(trained, monkeypatch):
+    titles = trained.figures()
+    assert "What head 1.1 writes for numbers" in titles
+    monkeypatch.setattr("mechinterp_toolkit.succession.MOST_DRAWN", 20)
+    assert "What head 1.1 writes for numbers" not in trained.figures()
+    assert "What head 1.1 writes for days" in trained.figures()
+
+
+def test_without_numbers_there_are_no_residues_and_it_says_so(planted):
+    finding = run(planted[0], planted[1], classes=("days", "letters"))
+    assert finding.states.residues is None
+    assert any("no class of numbers" in caveat for caveat in finding.caveats)
+    assert finding.written.cross_class.labels["shown"] == ("days", "letters")
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Sentences the toy was trained on, one text each: an item, and behind the query its successor."""
+    tokenizer = load_model("toy/ordinal").tokenizer
+    lines = [
+        f"river {one.words[i]} stone bread table paper after {one.words[j]}"
+        for one in ordinal_classes(tokenizer).classes.values()
+        for i, j in one.pairs(1).tolist()
+    ]
+    (tmp_path / "corpus.txt").write_text("\n".join(lines))
+    return tmp_path / "corpus.txt"
+
+
+def test_in_text_that_counts_the_head_wins_by_succession(corpus, monkeypatch):
+    monkeypatch.setattr("mechinterp_toolkit.analyses.successor_heads.LENGTH", 8)
+    finding = successor_heads("toy/ordinal", text=str(corpus), draws=DRAWS)
+    at = BEHAVIOURS.index("successorship")
+    assert finding.text_winning.labels["behaviour"] == BEHAVIOURS
+    assert finding.text_winning.low[at] > finding.text_winning.control[:, at].max()
+    assert finding.text_loss_reducing is not None
+    assert "In running text, where it wins" in finding.figures()
+
+
+def test_a_corpus_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ToolkitError, match="nothing"):
+        successor_heads("toy/ordinal", text=str(tmp_path / "nothing.txt"))
 
 
 @pytest.mark.network
