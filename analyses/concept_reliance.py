@@ -42,7 +42,7 @@ from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.registry import Planted, analysis
 from mechinterp_toolkit.results import Estimate, Verdict, along
-from mechinterp_toolkit.stats import bootstrap, judge_effect
+from mechinterp_toolkit.stats import balanced_relabellings, bootstrap, judge_effect
 from mechinterp_toolkit.toys import concept_model
 
 ERASURES = ("LEACE", "orthogonal", "random directions")
@@ -298,11 +298,10 @@ def _rises(
 
 
 def _shuffled(site: _Site, seed: int) -> LeaceEraser:
-    """LEACE of labels shuffled over units, scaled to move the tokens as far as the true one."""
-    unit, which = site.labelled.unit.unique(return_inverse=True)
+    """LEACE of labels shuffled over units, classes spread evenly, scaled to move the tokens as far as the true one."""
+    which = site.labelled.unit.unique(return_inverse=True)[1]
     _, label = unit_means(site.x[:, :1], site.labelled.unit, site.labelled.label)
-    order = torch.randperm(len(unit), generator=torch.Generator().manual_seed(seed))
-    fitter = _fitted(site.x, label[order][which])
+    fitter = _fitted(site.x, balanced_relabellings(label, draws=1, seed=seed)[0][which])
     return fitter.eraser.scaled((site.fitter.report.distance / quality(fitter.eraser, fitter).distance) ** 0.5)
 
 

@@ -396,10 +396,12 @@ def successor_heads(
 
     Raises:
         TokenisationError: no class is usable with this tokenizer.
+        NotApplicable: no class has two items whose successors it has too.
         ToolkitError: `text` holds no text, or fewer than two pieces of it.
     """
     found = ordinal_classes(model.require_tokenizer(), classes)
-    usable, notes = found.classes, list(found.caveats)
+    notes = list(found.caveats)
+    usable = _with_successors(found.classes, model, notes)
     windows = _windows(model, text) if text else None
     convention = Convention(representation, layer_norm, biases, candidates)
     read = best_candidates(model, usable, convention)
@@ -428,6 +430,22 @@ def successor_heads(
         notes=tuple(notes),
         prompts_hash=None if prompts is None else prompts.hash,
     )
+
+
+def _with_successors(
+    classes: Mapping[str, OrdinalClass], model: HookedModel, notes: list[str]
+) -> dict[str, OrdinalClass]:
+    """The classes with two pairs of an item and its successor or more; the others are noted."""
+    kept = {name: one for name, one in classes.items() if len(one.pairs(1)) >= 2}
+    lost = [
+        f"{name}: of {', '.join(one.words)} hardly one follows another"
+        for name, one in classes.items()
+        if name not in kept
+    ]
+    notes += [f"{reason}; left out." for reason in lost]
+    if not kept:
+        raise NotApplicable(f"no ordinal class can be put to {model.provenance.checkpoint}: {'; '.join(lost)}.")
+    return kept
 
 
 class _Causal(NamedTuple):

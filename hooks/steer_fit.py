@@ -27,7 +27,7 @@ from mechinterp_toolkit.hooks.steer import SteeringVector
 from mechinterp_toolkit.model import HookedModel, load_model
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.results import Estimate
-from mechinterp_toolkit.stats import bootstrap
+from mechinterp_toolkit.stats import balanced_relabellings, bootstrap
 
 Method = Literal["mean_difference", "kmeans", "pca", "logistic"]
 
@@ -290,11 +290,11 @@ def shuffled_differences(
 ) -> list[Float[Tensor, " d"]]:
     """Return mean differences of two classes whose labels, 0 and 1, are shuffled over whole units (words, say).
 
-    Where units and not prompts carry the label these are the null of a mean difference: every unit's prompts go together.
+    Where units and not prompts carry the label these are the null of a mean difference: every unit's prompts go together,
+    and either class is spread evenly over the new ones.
     """
     means, own = unit_means(x, unit, label)
-    generator = torch.Generator().manual_seed(seed)
-    drawn = [own[torch.randperm(len(own), generator=generator)] for _ in range(draws)]
+    drawn = balanced_relabellings(own, draws=draws, seed=seed)
     return [means[one == 1].mean(0) - means[one == 0].mean(0) for one in drawn]
 
 

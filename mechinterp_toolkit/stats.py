@@ -260,6 +260,40 @@ def permutations(n: int, *, draws: int, seed: int, kind: Literal["all", "cyclic_
     return Permutations(index, exact=False)
 
 
+def balanced_relabellings(label: Int[Tensor, " n"], *, draws: int, seed: int) -> Int[Tensor, "draw n"]:
+    """Return labels shuffled so that every class is spread evenly over the new ones: nothing of the old labels is left.
+
+    Uniform shuffles of few units leave a little of the true classes in the new ones. Where an edit made from them is brought
+    to a given size, that little can be most of it. For tests of an edit, not of a statistic: the observed labels are none of
+    these, so a p-value for labels themselves needs `permutations`.
+
+    Args:
+        label: class of each unit, from 0.
+        draws: how many.
+        seed: of the draws.
+
+    Returns:
+        As many units of each class as before; units of one class share the new classes in proportion, rounded at random.
+
+    Raises:
+        ToolkitError: fewer than two classes.
+    """
+    count = label.bincount()
+    if int((count > 0).sum()) < 2:
+        raise ToolkitError(f"labels of {int((count > 0).sum())} class cannot be spread; give two classes or more.")
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for _ in range(draws):
+        # Units in random order, class by class; new labels dealt in turn over that order at even distances.
+        order = (label + torch.rand(len(label), generator=generator)).argsort()
+        dealt = torch.cat([torch.arange(int(n)) / n + torch.rand(1, generator=generator) / n for n in count if n])
+        new = torch.repeat_interleave(torch.arange(len(count)), count)[dealt.argsort()]
+        relabelled = torch.empty_like(label)
+        relabelled[order] = new
+        rows.append(relabelled)
+    return torch.stack(rows)
+
+
 class Interval(NamedTuple):
     """The lower and the upper end of an interval."""
 

@@ -629,3 +629,20 @@ def test_answers_and_candidates_are_checked():
         stats.accuracy_among(LOGITS, torch.tensor([1, 1]), torch.tensor([1]))
     with pytest.raises(ToolkitError, match="logit is NaN or infinite"):
         stats.accuracy_among(LOGITS.masked_fill(LOGITS == 3, math.nan), ANSWER, CLASS)
+
+
+def test_balanced_relabellings_leave_nothing_of_the_classes():
+    label = torch.tensor([0] * 12 + [1] * 12)
+    drawn = stats.balanced_relabellings(label, draws=50, seed=0)
+    assert (drawn.sum(1) == 12).all()
+    assert (drawn[:, :12].sum(1) == 6).all()
+    assert len(drawn.unique(dim=0)) == 50
+    uneven = torch.tensor([0] * 5 + [1] * 9 + [2] * 4)
+    drawn = stats.balanced_relabellings(uneven, draws=200, seed=1)
+    for k, n in enumerate((5, 9, 4)):
+        assert ((drawn == k).sum(1) == n).all()
+        for j, m in enumerate((5, 9, 4)):
+            inside = (drawn[:, uneven == j] == k).sum(1)
+            assert (inside - n * m / 18).abs().max() < 2
+    with pytest.raises(ToolkitError, match="1 class cannot be spread"):
+        stats.balanced_relabellings(torch.zeros(4).long(), draws=1, seed=0)

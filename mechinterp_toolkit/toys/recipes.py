@@ -1,12 +1,12 @@
 """What each toy is trained to do, and how: plain data, so that listing the recipes costs no torch.
 
 A recipe plus a seed determines a toy on one machine. `GroupRecipe` is a one-hidden-layer network that learns a group's
-multiplication table, `OrdinalRecipe` a two-layer GPT-2 shape that learns "which item comes after this one", and
-`AdditionRecipe` a one-layer GPT-2 shape that learns to add.
+multiplication table, `OrdinalRecipe` a two-layer GPT-2 shape that learns "which item comes after this one", `AdditionRecipe` a
+one-layer GPT-2 shape that learns to add, and `SentimentRecipe` a two-layer one that ends sentences by their adjective.
 
 Source: the group recipe follows Wu et al. 2024, arXiv:2410.07476 (Adam, learning rate 1e-2, L2 2e-4), which generalises
-hundreds of times sooner than AdamW with weight decay 1 (Chughtai et al. 2023, arXiv:2302.03025). The ordinal and the
-addition recipes are this project's own.
+hundreds of times sooner than AdamW with weight decay 1 (Chughtai et al. 2023, arXiv:2302.03025). The other
+recipes are this project's own.
 """
 
 from __future__ import annotations
@@ -161,9 +161,41 @@ class AdditionRecipe:
     """AdamW's weight decay, of all parameters."""
 
 
+@dataclass(frozen=True)
+class SentimentRecipe:
+    """Training of a two-layer GPT-2 shape as a language model on sentences that end by the sentiment of their adjective."""
+
+    name: str
+    """Name for `mechinterp train`."""
+
+    steps: int = 600
+    """Optimiser steps."""
+
+    d_model: int = 64
+    """Width of the residual stream."""
+
+    n_heads: int = 4
+    """Heads per block."""
+
+    d_mlp: int = 128
+    """Neurons per MLP."""
+
+    batch: int = 64
+    """Sentences per step."""
+
+    learning_rate: float = 2e-3
+    """Adam's learning rate."""
+
+    answer_weight: float = 1.0
+    """Weight of the answers' loss beside that of all tokens."""
+
+    l2: float = 1e-4
+    """L2 penalty coupled to the gradient."""
+
+
 _ATTENTION_0, _MLP_0, _MLP_1 = (f"transformer.h.{layer}.c_proj" for layer in ("0.attn", "0.mlp", "1.mlp"))
 
-Recipe = GroupRecipe | OrdinalRecipe | AdditionRecipe
+Recipe = GroupRecipe | OrdinalRecipe | AdditionRecipe | SentimentRecipe
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -204,6 +236,7 @@ RECIPES: dict[str, Recipe] = {
             decay_share=0.4,
             weight_decay=1.0,
         ),
+        SentimentRecipe("sentiment"),
     )
 }
 """Every toy that can be trained, by name."""

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.toys.recipes import AdditionRecipe, OrdinalRecipe, Recipe, get_recipe
+from mechinterp_toolkit.toys.recipes import AdditionRecipe, OrdinalRecipe, Recipe, SentimentRecipe, get_recipe
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called as `progress(step, steps, metrics)` now and then during training, and after the last step."""
@@ -36,7 +36,7 @@ def train(
 
     Returns:
         The folder: `checkpoint.json` (recipe, seed, metrics), `model.safetensors`, and `history/` with the weights at
-        the steps the recipe keeps. An ordinal or addition toy is a Hugging Face folder with its tokenizer besides.
+        the steps the recipe keeps. A toy that reads text is a Hugging Face folder with its tokenizer besides.
 
     Raises:
         ToolkitError: no such recipe, fewer than one step, or the folder holds something already.
@@ -54,6 +54,10 @@ def train(
         from mechinterp_toolkit.toys.addition import train_addition
 
         return train_addition(recipe, folder, seed=seed, steps=steps, progress=progress)
+    if isinstance(recipe, SentimentRecipe):
+        from mechinterp_toolkit.toys.sentiment import train_sentiment
+
+        return train_sentiment(recipe, folder, seed=seed, steps=steps, progress=progress)
     from mechinterp_toolkit.toys.group_task import train_group
 
     return train_group(recipe, folder, seed=seed, steps=steps, progress=progress)

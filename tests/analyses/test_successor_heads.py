@@ -7,7 +7,7 @@ import torch
 
 from mechinterp_toolkit import toys
 from mechinterp_toolkit.analyses.successor_heads import OFFSETS, _to_pair, successor_heads
-from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.errors import NotApplicable, ToolkitError
 from mechinterp_toolkit.head_behaviour import BEHAVIOURS
 from mechinterp_toolkit.model import load_model
 from mechinterp_toolkit.prompts import ordinal_classes
@@ -336,3 +336,10 @@ def test_gpt2_small_has_its_successor_head():
 def test_pythia_1_4b_has_its_successor_head():
     """L12H0 is the head of Gould et al. 2024."""
     assert successor_heads("EleutherAI/pythia-1.4b").best == (12, 0)
+
+
+def test_a_vocabulary_with_a_few_number_words_by_accident_is_not_judged():
+    from mechinterp_toolkit.toys import concept_model
+
+    with pytest.raises(NotApplicable, match="of one, two, seven hardly one follows another"):
+        successor_heads(concept_model(1.0, 0))
