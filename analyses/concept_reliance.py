@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechinterp_toolkit.concept_finding import ConceptFinding, p_of_largest
+from mechinterp_toolkit.concept_finding import ConceptFinding, concept_twins, p_of_largest, planted_concepts
 from mechinterp_toolkit.concepts import LabelledTokens, labelled_tokens, reads_text
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry.classes import ClassReadout, read_classes, unit_means
@@ -40,10 +40,9 @@ from mechinterp_toolkit.hooks.where import only_at
 from mechinterp_toolkit.intervention import applied
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.record import activations
-from mechinterp_toolkit.registry import Planted, analysis
+from mechinterp_toolkit.registry import analysis
 from mechinterp_toolkit.results import Estimate, Verdict, along
 from mechinterp_toolkit.stats import balanced_relabellings, bootstrap, judge_effect
-from mechinterp_toolkit.toys import concept_model
 
 ERASURES = ("LEACE", "orthogonal", "random directions")
 
@@ -147,27 +146,12 @@ class ConceptReliance(ConceptFinding):
         return shown
 
 
-def planted(strength: float, seed: int) -> Planted:
-    """Return a model that answers by the sentiment of words, planted at `strength`."""
-    return Planted(concept_model(strength, seed), ("blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"), {})
-
-
-def random_model(seed: int) -> HookedModel:
-    """Return the planted model's architecture with random weights."""
-    return concept_model(1.0, seed).random_twin(seed)
-
-
-def relabelled_model(seed: int) -> HookedModel:
-    """Return the planted model with classes drawn at random among the words: it answers by another concept."""
-    return concept_model(1.0, seed, relabelled=True)
-
-
 @analysis(
     question="Is a concept linearly represented, and does the model rely on it?",
     paper="Belrose et al. 2023, arXiv:2306.03819",
     applies=reads_text,
-    planted=planted,
-    twins={"random weights": random_model, "scrambled": relabelled_model},
+    planted=planted_concepts(),
+    twins=concept_twins(),
     core=read_classes,
 )
 def concept_reliance(

@@ -23,7 +23,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mechinterp_toolkit.concept_finding import ConceptFinding, p_of_largest, read_layers
+from mechinterp_toolkit.concept_finding import (
+    ConceptFinding,
+    concept_twins,
+    p_of_largest,
+    planted_concepts,
+    read_layers,
+)
 from mechinterp_toolkit.concepts import WordPrompts, reads_text, word_prompts
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry.classes import read_classes
@@ -35,10 +41,9 @@ from mechinterp_toolkit.hooks.steer_fit import FITS, Contrast, shuffled_differen
 from mechinterp_toolkit.hooks.where import only_at
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.record import activations
-from mechinterp_toolkit.registry import Planted, analysis
+from mechinterp_toolkit.registry import analysis
 from mechinterp_toolkit.results import Estimate, Verdict
 from mechinterp_toolkit.stats import bootstrap, judge_effect
-from mechinterp_toolkit.toys import concept_model
 
 METHODS = ("mean difference", "k-means", "PCA", "logistic", "alignment")
 
@@ -153,29 +158,12 @@ class LinearDirection(ConceptFinding):
         return float(self.agreement[off].mean())
 
 
-def planted(strength: float, seed: int) -> Planted:
-    """Return a model that brings the sentiment of words to commas and reads it there, planted at `strength`."""
-    return Planted(
-        concept_model(strength, seed, summary=True), ("blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"), {}
-    )
-
-
-def random_model(seed: int) -> HookedModel:
-    """Return the planted model's architecture with random weights."""
-    return concept_model(1.0, seed, summary=True).random_twin(seed)
-
-
-def relabelled_model(seed: int) -> HookedModel:
-    """Return the planted model with classes drawn at random among the words: it answers by another concept."""
-    return concept_model(1.0, seed, summary=True, relabelled=True)
-
-
 @analysis(
     question="Does one direction hold a concept, and at which tokens is it read?",
     paper="Tigges et al. 2023, arXiv:2310.15154",
     applies=reads_text,
-    planted=planted,
-    twins={"random weights": random_model, "scrambled": relabelled_model},
+    planted=planted_concepts(summary=True),
+    twins=concept_twins(summary=True),
     core=read_classes,
 )
 def linear_direction(

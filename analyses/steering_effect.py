@@ -22,7 +22,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mechinterp_toolkit.concept_finding import ConceptFinding, p_of_largest, read_layers
+from mechinterp_toolkit.concept_finding import (
+    ConceptFinding,
+    concept_twins,
+    p_of_largest,
+    planted_concepts,
+    read_layers,
+)
 from mechinterp_toolkit.concepts import WordPrompts, reads_text, word_prompts
 from mechinterp_toolkit.geometry.classes import read_classes
 from mechinterp_toolkit.hooks.measure import Metric, logit_difference, measure
@@ -37,10 +43,9 @@ from mechinterp_toolkit.hooks.steer_fit import (
 from mechinterp_toolkit.hooks.steer_sweep import Prompts, left_padded, logit_contrast, steering_sweep
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.record import activations
-from mechinterp_toolkit.registry import Planted, analysis
+from mechinterp_toolkit.registry import analysis
 from mechinterp_toolkit.results import Estimate, Verdict, along
 from mechinterp_toolkit.stats import bootstrap, judge_effect
-from mechinterp_toolkit.toys import concept_model
 
 SMALLEST_CHANGE = 0.1
 """Logits: a change of the answer below this is none of interest, however surely it is one."""
@@ -143,27 +148,12 @@ class SteeringEffect(ConceptFinding):
         return shown
 
 
-def planted(strength: float, seed: int) -> Planted:
-    """Return a model that answers by the sentiment of words, planted at `strength`."""
-    return Planted(concept_model(strength, seed), ("blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"), {})
-
-
-def random_model(seed: int) -> HookedModel:
-    """Return the planted model's architecture with random weights."""
-    return concept_model(1.0, seed).random_twin(seed)
-
-
-def relabelled_model(seed: int) -> HookedModel:
-    """Return the planted model with classes drawn at random among the words: it answers by another concept."""
-    return concept_model(1.0, seed, relabelled=True)
-
-
 @analysis(
     question="Does a steering vector move the model's answer, and at what cost?",
     paper="Rimsky et al. 2024, arXiv:2312.06681",
     applies=reads_text,
-    planted=planted,
-    twins={"random weights": random_model, "scrambled": relabelled_model},
+    planted=planted_concepts(),
+    twins=concept_twins(),
     core=read_classes,
 )
 def steering_effect(

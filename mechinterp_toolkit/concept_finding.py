@@ -5,11 +5,14 @@ Source: this project.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from mechinterp_toolkit.geometry.classes import Reader, read_classes, unit_means
+from mechinterp_toolkit.model import HookedModel
+from mechinterp_toolkit.registry import Planted
 from mechinterp_toolkit.results import Estimate, Finding, Verdict, along
 from mechinterp_toolkit.stats import p_value
 
@@ -77,3 +80,35 @@ def p_of_largest(estimate: Estimate) -> float:
 def _largest(estimate: Estimate) -> Tensor:
     assert estimate.control is not None
     return estimate.control.flatten(1).amax(1)
+
+
+def planted_concepts(**options: bool) -> Callable[[float, int], Planted]:
+    """Return `planted(strength, seed)` of an analysis of concepts: a model that answers by the sentiment of words.
+
+    Args:
+        options: of `toys.planted_concept`.
+    """
+
+    def planted(strength: float, seed: int) -> Planted:
+        from mechinterp_toolkit.toys import concept_model
+
+        model = concept_model(strength, seed, **options)
+        return Planted(model, ("blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"), {})
+
+    return planted
+
+
+def concept_twins(**options: bool) -> dict[str, Callable[[int], HookedModel]]:
+    """Return the null models: the same architecture at random, and the same model with classes drawn among the words."""
+
+    def random_model(seed: int) -> HookedModel:
+        from mechinterp_toolkit.toys import concept_model
+
+        return concept_model(1.0, seed, **options).random_twin(seed)
+
+    def relabelled_model(seed: int) -> HookedModel:
+        from mechinterp_toolkit.toys import concept_model
+
+        return concept_model(1.0, seed, relabelled=True, **options)
+
+    return {"random weights": random_model, "scrambled": relabelled_model}
