@@ -25,7 +25,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.geometry.residues import ResidueSteering, factor, residue_features, residue_scan, steer_residues
+from mechinterp_toolkit.geometry.factoring import factor
+from mechinterp_toolkit.geometry.residues import ResidueSteering, residue_features, residue_scan, steer_residues
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.ov_circuit import OVReader
 from mechinterp_toolkit.prompts import OrdinalClass, PromptSet, succession_prompts
@@ -461,7 +462,7 @@ class ItemStates:
     """Share of items recognised from place and class, as other items tell them, in [0, 1]; control: places permuted."""
 
     factor_shares: Float[Tensor, " factor"] | None = None
-    """Share of the variance that place, class and both explain, in [0, 1] (`geometry.residues.FACTORS`)."""
+    """Share of the variance that place, class and both explain, in [0, 1] (`geometry.factoring.FACTORS`)."""
 
     factored_succession: Estimate | None = None
     """Share of items whose successor the head names, given what other items tell of the item, in [0, 1]."""

@@ -1,20 +1,17 @@
-"""Does a token's vector split into which item it is and which class it belongs to, and can n mod T be read off and swapped?
+"""Can n mod T be read off, and can one residue be swapped for another?
 
-*Factoring*: activations of items in several classes ("third", "March", "3") are fitted as mean + item + class. The fit
-predicts each cell of the table from the others; how often the prediction is nearest to the right cell is compared with
-tables whose items are permuted within each class. *Residue features*: one direction per residue of n mod T, by class
+*Residue features*: one direction per residue of n mod T, by class
 means, a logistic probe or a small sparse autoencoder. *Residue scan*: a linear classifier reads n mod T for held-out
 numbers, for every period; permuted numbers repeat the search. *Steering*: one residue's direction is exchanged for
 another's, and the reader of the state has to answer with the successor of the item with the new residue.
 
-What would fool it: R2 of the factoring rises with the number of items even in noise, so the verdict rests on held-out
-cells. Class means of residues contain any trend in n, because larger residues belong to larger numbers: `detrend`
+What would fool it: class means of residues contain any trend in n, because larger residues belong to larger numbers: `detrend`
 removes a cubic. A period's divisors and multiples can be read off where the period can; `best` names the one that
 stands out most. An oscillation of any origin has a period: digits shared by numbers of several tokens, or how frequent
 tokens are. Random directions rarely steer anything, so the features must also beat themselves with residues exchanged.
 
-Source: Gould et al. 2023, arXiv:2312.09230 (index and domain, mod-10 features, vector arithmetic); Fu et al. 2026,
-arXiv:2604.20817 (separability). The closed form, the held-out cells, the period scan and all nulls are this toolkit's.
+Source: Gould et al. 2023, arXiv:2312.09230 (mod-10 features, vector arithmetic); Fu et al. 2026,
+arXiv:2604.20817 (separability). The period scan and all nulls are this toolkit's.
 """
 
 from __future__ import annotations
@@ -24,15 +21,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.geometry.factoring import ALPHA, control_of, finite, one_hot
 from mechinterp_toolkit.results import Estimate, Verdict
 from mechinterp_toolkit.stats import bootstrap, max_statistic_p, p_value, permutations, too_few_draws
 
-ALPHA = 0.05
-FACTORS = ("index", "domain", "both")
 RIDGE = 0.1
 """Penalty of the scan's classifier, in units of the mean squared norm of a residual."""
 
@@ -42,189 +38,6 @@ DECAY = 1e-3
 Method = Literal["mean", "probe", "sae"]
 
 _FEWEST = 12  # numbers: below, a cubic and the shortest period leave too little
-
-
-# --- index and domain ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Factoring:
-    """Result of `factor`: activation = `mean` + `by_index` + `by_domain`."""
-
-    index: tuple[int, ...]
-    """Labels of the rows of `by_index`."""
-
-    domain: tuple[int, ...]
-    """Labels of the rows of `by_domain`."""
-
-    mean: Float[Tensor, " d"]
-    """The constant."""
-
-    by_index: Float[Tensor, "index d"]
-    """What each index adds; the rows sum to zero."""
-
-    by_domain: Float[Tensor, "domain d"]
-    """What each domain adds; the rows sum to zero."""
-
-    r2: Float[Tensor, " factor"]
-    """Share of the variance that `FACTORS` explain, in [0, 1]; of one factor, what it adds to the other alone."""
-
-    held_out: Estimate
-    """Share of cells whose prediction from the other cells is nearer to them than to any other candidate."""
-
-    cells: Int[Tensor, " candidate"]
-    """Positions of the cells that the others can predict: the candidates, each held out once."""
-
-    right: Bool[Tensor, " candidate"]
-    """Whether each was recognised."""
-
-    left_out: int
-    """Cells that cannot be predicted: the only one of their index or domain, or the only link between parts of the table."""
-
-    @property
-    def represented(self) -> Verdict:
-        """Whether the index adds the same vector in every domain."""
-        control = _control(self.held_out)
-        why = too_few_draws(len(control), n_tests=1, procedure="max_statistic", alpha=ALPHA)
-        p = float(p_value(self.held_out.value, control))
-        share = f"{int(self.right.sum())} of {len(self.right)} held-out cells are predicted nearest to themselves"
-        if why:
-            return Verdict("undecided", f"{share}, but {why}", p=p)
-        against = f"with indices permuted within domains {float(control.mean()) * len(self.right):.1f}"
-        return Verdict("found" if p <= ALPHA else "not_found", f"{share}, {against}.", p=p)
-
-    def predict(self, index: int, domain: int) -> Float[Tensor, " d"]:
-        """Return the activation the fit expects for a cell, whether or not the table had it.
-
-        Raises:
-            ToolkitError: an index or a domain that the table did not have.
-        """
-        if index not in self.index or domain not in self.domain:
-            raise ToolkitError(
-                f"got index {index} and domain {domain}; expected one of {self.index} and {self.domain}."
-            )
-        return self.mean + self.by_index[self.index.index(index)] + self.by_domain[self.domain.index(domain)]
-
-
-def factor(
-    acts: Float[Tensor, "cell d"],
-    index: Int[Tensor, " cell"],
-    domain: Int[Tensor, " cell"],
-    seed: int = 0,
-    *,
-    draws: int = 199,
-) -> Factoring:
-    """Split activations into index and domain, and predict each cell of the table from the others.
-
-    Args:
-        acts: one row per cell of the table; cells may be missing.
-        index: place of the item in its class (3 for "third", "March" and "3").
-        domain: the class.
-        seed: of permutations and bootstrap.
-        draws: permutations of the index within each domain.
-
-    Raises:
-        ToolkitError: a cell comes twice, all cells are alike, or no two cells can be predicted from the others.
-    """
-    rows = _finite(acts, "activations")
-    labels = [part.cpu().unique(return_inverse=True) for part in (index, domain)]
-    (i_names, i), (d_names, j) = labels
-    _check_table(i, j, i_names, d_names)
-    if len(rows) and float((rows - rows[0]).abs().max()) == 0:
-        raise ToolkitError(f"all {len(rows)} activations are the same; there is nothing to split.")
-    ones = torch.ones(len(rows), 1, dtype=torch.float64)
-    design = torch.cat([ones, _one_hot(i, len(i_names)), _one_hot(j, len(d_names))], 1)
-    inverse = torch.linalg.pinv(design)
-    hat = design @ inverse
-    # A cell with leverage 1 is fitted exactly because nothing else says what it is; it cannot be held out.
-    cells = (hat.diagonal() < 1 - 1e-8).nonzero()[:, 0]
-    if len(cells) < 2:
-        raise ToolkitError(
-            f"{len(cells)} of {len(rows)} cells can be predicted from the others ({len(i_names)} indices, {len(d_names)} "
-            "domains); expected at least two: give indices that occur in two domains or more, in domains that share "
-            "two indices or more."
-        )
-    right, held_out = _held_out(rows, hat, cells, j, draws, seed)
-    fit = inverse @ rows
-    by_index, by_domain = fit[1 : 1 + len(i_names)], fit[1 + len(i_names) :]
-    return Factoring(
-        index=tuple(i_names.tolist()),
-        domain=tuple(d_names.tolist()),
-        mean=fit[0] + by_index.mean(0) + by_domain.mean(0),
-        by_index=by_index - by_index.mean(0),
-        by_domain=by_domain - by_domain.mean(0),
-        r2=_explained(rows, design, len(i_names)),
-        held_out=held_out,
-        cells=cells,
-        right=right,
-        left_out=len(rows) - len(cells),
-    )
-
-
-def _check_table(i: Tensor, j: Tensor, i_names: Tensor, d_names: Tensor) -> None:
-    cell, count = (i * len(d_names) + j).unique(return_counts=True)
-    twice = cell[count > 1]
-    if len(twice):
-        first = int(twice[0])
-        raise ToolkitError(
-            f"{len(twice)} cells come more than once, the first with index {int(i_names[first // len(d_names)])} and "
-            f"domain {int(d_names[first % len(d_names)])}; average the rows of a cell before."
-        )
-
-
-def _held_out(
-    rows: Tensor, hat: Tensor, cells: Tensor, domain: Tensor, draws: int, seed: int
-) -> tuple[Bool[Tensor, " candidate"], Estimate]:
-    """Which candidates are recognised, and their share beside that of indices permuted within domains."""
-    right = _recognised(rows, hat, cells)
-    if draws < 1:
-        raise ToolkitError(f"got draws={draws}; expected at least one permutation.")
-    generator = torch.Generator().manual_seed(seed)
-    null = [_recognised(rows[_within(domain, generator)], hat, cells).double().mean() for _ in range(draws)]
-    share = bootstrap(
-        right.double(),
-        unit_name="cells",
-        measured=f"share of held-out cells nearest to their prediction, in [0, 1], of {len(cells)} candidates",
-        seed=seed,
-        control=torch.stack(null),
-        control_name="index permuted within each domain",
-    )
-    return right, share
-
-
-def _recognised(
-    rows: Float[Tensor, "cell d"], hat: Float[Tensor, "cell cell"], cells: Int[Tensor, " candidate"]
-) -> Bool[Tensor, " candidate"]:
-    """Whether each candidate, predicted from all other cells, is nearer to its prediction than any other candidate is."""
-    leverage = hat.diagonal()[cells, None]
-    predicted = rows[cells] - (rows - hat @ rows)[cells] / (1 - leverage)
-    distance = torch.cdist(predicted, rows[cells], compute_mode="donot_use_mm_for_euclid_dist")
-    own = distance.diagonal().clone()
-    return own < distance.fill_diagonal_(torch.inf).amin(1)
-
-
-def _within(group: Int[Tensor, " n"], generator: torch.Generator) -> Int[Tensor, " n"]:
-    """A random order of the rows in which every row takes the place of one of its group."""
-    order = torch.empty_like(group)
-    for one in group.unique():
-        here = (group == one).nonzero()[:, 0]
-        order[here] = here[torch.randperm(len(here), generator=generator)]
-    return order
-
-
-def _explained(rows: Tensor, design: Float[Tensor, "cell column"], n_index: int) -> Float[Tensor, "3"]:
-    """R2 of `FACTORS`; of one factor, what it adds to constant and other factor."""
-
-    def left(columns: Tensor) -> Tensor:
-        return (rows - columns @ (torch.linalg.pinv(columns) @ rows)).square().sum()
-
-    whole = left(design[:, :1]).clamp_min(torch.finfo(torch.float64).tiny)
-    index_alone, domain_alone = (
-        left(design[:, : 1 + n_index]),
-        left(design[:, [0, *range(1 + n_index, design.shape[1])]]),
-    )
-    both = left(design)
-    return torch.stack([domain_alone - both, index_alone - both, left(design[:, :1]) - both]) / whole
 
 
 # --- features of residues --------------------------------------------------------------------------------------------
@@ -291,7 +104,7 @@ def residue_features(
     Raises:
         ToolkitError: a residue has no item or no direction, or an unknown method.
     """
-    rows = _finite(acts, "activations")
+    rows = finite(acts, "activations")
     if period < 2:
         raise ToolkitError(f"got period={period}; expected at least 2 residues.")
     residue = number.cpu() % period
@@ -315,7 +128,7 @@ def residue_features(
 
 
 def _class_means(rows: Tensor, residue: Tensor, period: int) -> Float[Tensor, "residue d"]:
-    members = _one_hot(residue, period)
+    members = one_hot(residue, period)
     return members.T @ rows / members.sum(0)[:, None] - rows.mean(0)
 
 
@@ -372,7 +185,7 @@ def _key_latents(active: Float[Tensor, "item latent"], residue: Tensor, period: 
     above = active - active.mean(0)
     spread = above.norm(dim=0)
     alive = spread > 1e-9 * spread.max().clamp_min(1e-300)
-    members = _one_hot(residue, period)
+    members = one_hot(residue, period)
     inside = members - members.mean(0)
     correlation = (inside.T @ above) / (spread * inside.norm(dim=0)[:, None]).clamp_min(1e-300)
     latent = correlation.masked_fill(~alive, -torch.inf).argmax(1)
@@ -417,7 +230,7 @@ class ResidueScan:
         p, at = float(self.p.amin()), self.periods.index(self.best)
         skipped = f" Skipped as longer than half the range: {_listed(self.skipped)}." if self.skipped else ""
         why = too_few_draws(
-            len(_control(self.excess)), n_tests=len(self.periods), procedure="max_statistic", alpha=ALPHA
+            len(control_of(self.excess)), n_tests=len(self.periods), procedure="max_statistic", alpha=ALPHA
         )
         if why:
             return Verdict("undecided", f"Of {len(self.periods)} periods: {why}{skipped}", p=p)
@@ -489,11 +302,11 @@ def residue_scan(
 
 def _by_number(acts: Tensor, number: Tensor) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
     """Mean activation of each different number, in rising order, and the numbers."""
-    rows = _finite(acts, "activations")
+    rows = finite(acts, "activations")
     unique, which = number.cpu().unique(return_inverse=True)
     if len(unique) < _FEWEST:
         raise ToolkitError(f"got {len(unique)} different numbers; expected at least {_FEWEST} to look for residues.")
-    members = _one_hot(which, len(unique))
+    members = one_hot(which, len(unique))
     return members.T @ rows / members.sum(0)[:, None], unique
 
 
@@ -504,7 +317,7 @@ def _read_off(
     gram = left @ left.T
     penalty = RIDGE * gram.diagonal().mean().clamp_min(1e-300)
     hat = gram @ torch.linalg.inv(gram + penalty * torch.eye(len(gram), dtype=torch.float64))
-    target = torch.cat([_one_hot(residues[:, k], t) for k, t in enumerate(periods)], 1)
+    target = torch.cat([one_hot(residues[:, k], t) for k, t in enumerate(periods)], 1)
     target = target - target.mean(0)
     inner = hat.diagonal()[:, None]
     score = (hat @ target - inner * target) / (1 - inner)
@@ -555,7 +368,7 @@ class ResidueSteering:
     @property
     def used(self) -> Verdict:
         """Whether exchanging features moves the answer as intended, beyond random directions and permuted residues."""
-        control = _control(self.share)
+        control = control_of(self.share)
         p = max(
             float(p_value(self.share.value, control)),
             float(p_value(self.share.value, self.shuffled, exact=self.exact)),
@@ -598,7 +411,7 @@ def steer_residues(
     Raises:
         ToolkitError: a number comes twice, no cell is left, or the logits are not finite or have the wrong shape.
     """
-    rows, directions = _finite(items, "states"), _finite(features, "features")
+    rows, directions = finite(items, "states"), finite(features, "features")
     item, residue, intended, left_out = _cells(number.cpu(), len(directions), cyclic)
 
     own, follows = number.cpu() % len(directions), _successors(number.cpu(), cyclic)
@@ -671,26 +484,12 @@ def _largest(logits: Tensor, n: int, items: int) -> Int[Tensor, " n"]:
     """Position of the largest logit, -1 where several tie: equal logits choose nothing."""
     if tuple(logits.shape) != (n, items):
         raise ToolkitError(f"read gave logits of shape {tuple(logits.shape)}; expected {(n, items)}: one per item.")
-    values = _finite(logits, "logits")
+    values = finite(logits, "logits")
     most = values.amax(1, keepdim=True)
     return values.argmax(1).where((values == most).sum(1) == 1, torch.tensor(-1))
 
 
 # --- shared ----------------------------------------------------------------------------------------------------------
-
-
-def _finite(values: Tensor, what: str) -> Tensor:
-    rows = values.detach().cpu().double()
-    if not rows.isfinite().all():
-        bad = int((~rows.isfinite()).any(1).sum())
-        raise ToolkitError(
-            f"{bad} of {len(rows)} rows of {what} are NaN or infinite; leave them out or check the model."
-        )
-    return rows
-
-
-def _one_hot(label: Int[Tensor, " n"], classes: int) -> Float[Tensor, "n label"]:
-    return torch.nn.functional.one_hot(label.long(), classes).double()
 
 
 def _cubic(number: Int[Tensor, " n"]) -> Float[Tensor, "n column"]:
@@ -719,11 +518,6 @@ def _unit(vectors: Float[Tensor, "residue d"]) -> Float[Tensor, "residue d"]:
             f"residues {none} have no direction: their items are like all others; check the activations."
         )
     return vectors / norm
-
-
-def _control(estimate: Estimate) -> Tensor:
-    assert estimate.control is not None
-    return estimate.control
 
 
 def _listed(periods: Sequence[int]) -> str:
