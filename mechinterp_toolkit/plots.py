@@ -401,6 +401,7 @@ def _add_unit(figure: Figure, unit: str) -> None:
     """Say what the colours measure above the grid; beside its colour bar a long unit would be cut off."""
     place = {"xref": "paper", "yref": "paper", "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom", "yshift": 3}
     figure.add_annotation(text=escape(unit), showarrow=False, font={"size": 12}, **place)
+    figure.update_layout(title_pad_b=26)  # room for it below the title
 
 
 def _beyond_null(estimate: Estimate, colours: Colours) -> tuple[Tensor, str] | None:
