@@ -86,6 +86,15 @@ class NumberHelix(Finding):
     residues: Estimate
     """Accuracy of reading n mod T from numbers left out minus that for permuted numbers, [period], at the best hook point."""
 
+    numbers: Int[Tensor, " number"]
+    """The numbers."""
+
+    points: Float[Tensor, "number 2"]
+    """Their coordinates at the best hook point in the plane of `drawn_period`, in units of the activations."""
+
+    drawn_period: float
+    """The period whose plane is drawn: the found one of largest share, or else the one of largest share."""
+
     r2: Estimate
     """R2 of `MODELS` on held-out numbers at the best hook point, [model], at most 1; the last one is the control."""
 
@@ -204,6 +213,9 @@ class NumberHelix(Finding):
             "Residues that can be read off": plots.spectrum(self.residues, title="Accuracy of n mod T above chance"),
             "Descriptions of held-out numbers": plots.spectrum(self.r2, title="R2 on held-out numbers"),
         }
+        shown[f"Numbers in the plane of period {self.drawn_period:.3g}"] = plots.plane(
+            self.points, [str(n) for n in self.numbers.tolist()], title=f"Numbers at {self.hook_points[self.best]}"
+        )
         if self.curve is not None:
             shown["Setting a number, by layer"] = plots.curve(
                 self.curve, title="Share of the whole stream's effect", x_title="layer"
@@ -308,6 +320,7 @@ def number_helix(
     best = int(layer_p.argmin())
     periods = periods or ((2, 5, 10, 100) if modulus is None else _largest(scans[best], 4))
     fit = fit_helix(read[names[best]], known.index, periods, covariates=surprise, draws=19, seed=seed)
+    drawn = (*scans[best].found, *_largest(scans[best], 1))[0]
     task, accuracy = _task(model, known, modulus, seed)
     edited, clock = _Edited(None, None, None), None
     able = task is not None and accuracy is not None and float(accuracy.value) >= CAN
@@ -324,6 +337,9 @@ def number_helix(
         layer_p=layer_p,
         share=torch.stack([scan.share for scan in scans]),
         residues=_residues(scans[best], seed),
+        numbers=known.index,
+        points=_plane_points(read[names[best]], known.index, drawn),
+        drawn_period=float(drawn),
         r2=_r2(fit.missed, fit.whole, seed),
         task=task.name if task is not None and able else "",
         accuracy=accuracy,
@@ -380,6 +396,20 @@ def _task(
 def _largest(scan: PeriodScan, most: int) -> tuple[Period, ...]:
     order = scan.share.argsort(descending=True, stable=True)[:most]
     return tuple(scan.periods[i] for i in order.tolist())
+
+
+def _plane_points(
+    x: Float[Tensor, "number d"], numbers: Int[Tensor, " number"], period: Period
+) -> Float[Tensor, "number 2"]:
+    """Projections on the plane of a period's fitted cosine and sine (of period 2, on the cosine and the largest rest)."""
+    centred = x.double() - x.double().mean(0)
+    waves = helix_basis(numbers, (period,), linear=False)[:, 1:]
+    fitted = waves @ (torch.linalg.pinv(waves) @ centred)
+    plane = torch.linalg.svd(fitted, full_matrices=False)[2][: waves.shape[1]]
+    if len(plane) == 1:
+        rest = centred - centred @ plane.T @ plane
+        plane = torch.cat([plane, torch.linalg.svd(rest, full_matrices=False)[2][:1]])
+    return centred @ plane.T
 
 
 def _residues(scan: PeriodScan, seed: int) -> Estimate:

@@ -113,3 +113,13 @@ def test_in_three_dimensions_the_mixture_is_a_lower_bound_that_finds_a_plane_of_
 def test_clouds_that_cannot_be_judged_are_refused(points, words):
     with pytest.raises(ToolkitError, match=words):
         irreducibility(points)
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome"),
+    [("circle with noise", "found"), ("7 clusters", "found"), ("gaussian", "not_found"), ("60/40 cross", "not_found")],
+)
+def test_the_verdict_tells_circles_from_clouds_and_mixtures(name, outcome):
+    cloud = irreducibility(KNOWN[name][0][:1000])
+    assert cloud.represented.outcome == outcome
+    assert irreducibility(KNOWN[name][0][:100], draws=9).represented.outcome == "undecided"

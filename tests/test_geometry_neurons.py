@@ -56,3 +56,14 @@ def test_a_neuron_of_single_sums_is_not_predicted_for_others():
 def test_too_few_pairs_are_refused():
     with pytest.raises(ToolkitError, match="got 10 pairs with 10 sums"):
         fit_neurons(torch.zeros(10, 2), A[:10], B[:10])
+
+
+def test_waves_are_represented_and_noise_is_not(fits):
+    noise = torch.randn(900, 80, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    assert fit_neurons(noise, A, B, (2, 5, 10)).represented.outcome == "not_found"
+    assert fits.represented.outcome == "found"
+    waves = torch.stack([wave(A, 10, i / 10) + wave(B, 10, i / 7) for i in range(80)], 1)
+    found = fit_neurons(waves + 0.5 * noise, A, B, (2, 5, 10))
+    assert found.represented.outcome == "found"
+    assert found.judged == 64
+    assert found.observed > 0.7 > found.null.max()

@@ -25,6 +25,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.results import Verdict
+from mechinterp_toolkit.stats import smallest_p
 
 BINS = 10
 """Bins per coordinate, as published."""
@@ -34,6 +36,9 @@ ANGLES = 50
 
 DIRECTIONS = 360
 """Directions of lines in [0, pi)."""
+
+MIXTURE = 0.5
+"""Largest mixture index of an irreducible cloud: circles have .23, the cross of two lines .62."""
 
 EPSILON = 0.1
 """Half width of a line, in standard deviations from it."""
@@ -67,6 +72,20 @@ class Irreducibility:
     def p(self) -> float:
         """p-value of independent coordinates at some rotation."""
         return (1 + int((self.null >= self.separability_raw).sum())) / (1 + len(self.null))
+
+    @property
+    def represented(self) -> Verdict:
+        """Whether the cloud is irreducible: its coordinates depend on each other at every rotation, and it is no mixture."""
+        said = f"S = {self.separability:.2f} bits, M = {self.mixture:.2f}{'' if self.exact else ' at least'}"
+        if smallest_p(len(self.null)) > 0.05:
+            return Verdict("undecided", f"{said}; {len(self.null)} draws allow no p-value below .05, 19 do.", p=self.p)
+        if self.p > 0.05:
+            return Verdict("not_found", f"{said}: at some rotation the coordinates are independent.", p=self.p)
+        if self.mixture > MIXTURE:
+            return Verdict("not_found", f"{said}: most points lie along one line, so it is a mixture.", p=self.p)
+        return Verdict(
+            "found", f"{said}: no rotation separates it, and it is no mixture.", p=self.p, smallest_effect=MIXTURE
+        )
 
     @property
     def score(self) -> float:

@@ -22,9 +22,14 @@ from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry.helix import Period
+from mechinterp_toolkit.results import Verdict
+from mechinterp_toolkit.stats import p_value
 
 FAMILIES = ("a", "b", "a + b")
 FOLDS = 5
+
+JUDGED, DRAWS = 64, 19
+"""Neurons that the verdict is about, and permutations behind it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,25 @@ class NeuronFits:
 
     variance: Float[Tensor, " neuron"]
     """Variance of each neuron over the pairs."""
+
+    judged: int
+    """Neurons that the verdict is about: those of largest variance."""
+
+    observed: float
+    """Mean R2 of these."""
+
+    null: Float[Tensor, " draw"]
+    """The same with pairs permuted among the neurons' values."""
+
+    @property
+    def represented(self) -> Verdict:
+        """Whether the neurons are waves of a, b and a + b, or lines, on pairs held out."""
+        p = float(p_value(torch.tensor(self.observed), self.null))
+        said = f"Of {self.judged} neurons of largest variance, waves explain {self.observed:.2f} of held-out pairs"
+        against = f"permuted pairs {float(self.null.mean()):.2f}"
+        if p <= 0.05 and self.observed > 0:
+            return Verdict("found", f"{said}; {against}.", p=p)
+        return Verdict("not_found", f"{said}, no more than {against}.", p=p)
 
 
 def fit_neurons(
@@ -75,22 +99,33 @@ def fit_neurons(
             f"got {len(y)} pairs with {len(sums)} sums, {int((~y.isfinite()).any(1).sum())} of them not finite, for "
             f"{len(columns)} columns; expected more pairs than columns, {FOLDS} sums or more, and finite numbers."
         )
-    fold = (torch.randperm(len(sums), generator=torch.Generator().manual_seed(seed)) % FOLDS)[which]
+    generator = torch.Generator().manual_seed(seed)
+    fold = (torch.randperm(len(sums), generator=generator) % FOLDS)[which]
     whole = (y - y.mean(0)).square().sum(0)
     tiny = torch.finfo(torch.float64).tiny
-    missed = torch.zeros_like(whole)
-    for k in range(FOLDS):
-        out = fold == k
-        missed += (y[out] - design[out] @ (torch.linalg.pinv(design[~out]) @ y[~out])).square().sum(0)
+    inverses = [torch.linalg.pinv(design[fold != k]) for k in range(FOLDS)]
+
+    def held_out(values: Float[Tensor, "pair some"]) -> Float[Tensor, " some"]:
+        missed = torch.zeros(values.shape[1], dtype=torch.float64)
+        for k, inverse in enumerate(inverses):
+            out = fold == k
+            missed += (values[out] - design[out] @ (inverse @ values[~out])).square().sum(0)
+        return 1 - missed / (values - values.mean(0)).square().sum(0).clamp_min(tiny)
+
+    r2, largest = held_out(y), whole.topk(min(JUDGED, y.shape[1])).indices
+    orders = [torch.randperm(len(y), generator=generator) for _ in range(DRAWS)]
     weights = torch.linalg.pinv(design) @ y
     base = (y - design @ weights).square().sum(0)
     without = torch.stack([_missed_without(design, columns, y, family) for family in FAMILIES])
     return NeuronFits(
         columns=columns,
         weights=weights,
-        r2=1 - missed / whole.clamp_min(tiny),
+        r2=r2,
         family=(without - base) / whole.clamp_min(tiny),
         variance=whole / len(y),
+        judged=len(largest),
+        observed=float(r2[largest].mean()),
+        null=torch.stack([held_out(y[order][:, largest]).mean() for order in orders]),
     )
 
 
