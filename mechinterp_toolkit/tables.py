@@ -70,14 +70,18 @@ def _frame(path: Path) -> Tensor:
     frame: Any = pandas.read_parquet(path) if path.suffix == ".parquet" else _csv(path)
     words = [str(name) for name, kind in frame.dtypes.items() if not pandas.api.types.is_numeric_dtype(kind)]
     if words:
-        raise ToolkitError(f"column {words[0]!r} of {path} is not all numbers; save the activations alone.")
+        raise ToolkitError(
+            f"column {words[0]!r} of {path} is not all numbers; save activations alone, and labels as whole numbers (the place "
+            "in a cycle, the number itself, the class)."
+        )
     return torch.from_numpy(frame.to_numpy().copy())
 
 
 def _csv(path: Path) -> Any:
-    """A first line of numbers is data: pandas would take it for names."""
+    """A first line of numbers is data, though pandas would take it for names; unless it counts the columns: 0, 1, 2, ..."""
     import pandas
 
     frame = pandas.read_csv(path, header=None, nrows=1)
     numbers = all(pandas.api.types.is_numeric_dtype(kind) for kind in frame.dtypes)
-    return pandas.read_csv(path, header=None if numbers else 0)
+    counted = numbers and frame.shape[1] > 1 and frame.to_numpy()[0].tolist() == list(range(frame.shape[1]))
+    return pandas.read_csv(path, header=None if numbers and not counted else 0)

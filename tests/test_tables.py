@@ -17,9 +17,10 @@ def test_every_format_gives_the_same_numbers(tmp_path):
     frame = pandas.DataFrame(ROWS.numpy(), columns=["x", "y"])
     frame.to_csv(tmp_path / "named.csv", index=False)
     frame.to_csv(tmp_path / "bare.csv", index=False, header=False)
+    pandas.DataFrame(ROWS.numpy()).to_csv(tmp_path / "counted.csv", index=False)  # pandas names columns 0, 1, ...
     frame.to_parquet(tmp_path / "a.parquet")
     save_file({"acts": ROWS}, tmp_path / "a.safetensors")
-    for name in ("named.csv", "bare.csv", "a.parquet", "a.safetensors"):
+    for name in ("named.csv", "bare.csv", "counted.csv", "a.parquet", "a.safetensors"):
         assert torch.equal(read_activations(tmp_path / name), ROWS), name
 
 
