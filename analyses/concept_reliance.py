@@ -49,7 +49,7 @@ ERASURES = ("LEACE", "orthogonal", "random directions")
 SMALLEST_RISE = 0.05
 """Nats: a rise of the loss below this is none of interest, however surely it is one."""
 
-BATCH = 128
+BATCH = 32
 
 _FEWEST = 3
 """Units a class needs to be read: one is left out, two make a mean."""
