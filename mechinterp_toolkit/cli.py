@@ -298,6 +298,55 @@ def report(
 
 
 @app.command()
+def sweep(
+    checkpoints: Annotated[list[str], typer.Argument(metavar="CHECKPOINT...", help="What to analyse, in order.")],
+    out: Annotated[Path, typer.Option("--out", "-o", "--output_path", help="Folder; what is done there is kept.")],
+    analysis: Annotated[list[str] | None, typer.Option(help="Run only this one; may be repeated.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Run the slow analyses too.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="ANALYSIS.NAME=VALUE", help="Set an option of an analysis; may be repeated."),
+    ] = None,
+    seed: Seed = None,
+    jobs: Annotated[int, typer.Option(help="Checkpoints at a time; -1 takes every processor.")] = 1,
+    backend: Annotated[str | None, typer.Option(help="A joblib backend; by default processes of this machine.")] = None,
+    as_json: Json = False,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    processing: Processing = "none",
+    wrapper: Wrapper = "auto",
+) -> None:
+    """Run analyses on many checkpoints, resumable, and write one table over all."""
+    from mechinterp_toolkit.sweep import sweep as run_sweep
+
+    loading = _loading(device, dtype, processing, wrapper)
+    with _progress() as progress:
+        summary = run_sweep(
+            checkpoints,
+            out,
+            analyses=analysis,
+            all_costs=all_,
+            options=_options_by_analysis(set_ or ()),
+            seed=seed,
+            load=loading.load,
+            load_words=loading.words,
+            n_jobs=jobs,
+            backend=backend,
+            progress=progress,
+        )
+    if as_json:
+        _print_json({"rows": [dict(row) for row in summary.rows], "failures": list(summary.failures)})
+    else:
+        ran = [row for row in summary.rows if row["status"] == "ran"]
+        _print_table(("checkpoint", "analysis", "represented", "used"), ran)
+        print(f"\n{summary.out / 'sweep.csv'}")
+    for failure in summary.failures:
+        _say(f"failed: {failure}")
+    if summary.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
 def show(
     folder: Annotated[Path, typer.Argument(help="A report, or any folder with results below it.")],
     as_json: Json = False,

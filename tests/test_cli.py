@@ -449,11 +449,11 @@ def test_calibrate_exits_with_what_it_found(
 def contributed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three commands in the entry-point group: one works, one does not import, one bears a built-in's name."""
     module = types.ModuleType("contributed_commands")
-    module.sweep = lambda: print("swept")
+    module.brush = lambda: print("brushed")
     module.nested = typer.Typer()
     module.nested.command()(lambda times: print("nested", times))
     monkeypatch.setitem(sys.modules, "contributed_commands", module)
-    named = {"sweep": "contributed_commands:sweep", "nest": "contributed_commands:nested"}
+    named = {"brush": "contributed_commands:brush", "nest": "contributed_commands:nested"}
     named |= {"gone": "package_that_is_not_there:main", "list": "package_that_is_not_there:main"}
     points = [importlib.metadata.EntryPoint(name, value, cli.COMMANDS) for name, value in named.items()]
     real = importlib.metadata.entry_points
@@ -468,13 +468,13 @@ def contributed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_commands_of_other_packages_are_named_without_being_imported(mechinterp: Callable[..., Outcome]) -> None:
     done = mechinterp("--help")
     assert done.code == 0
-    for name in ("sweep", "nest", "gone"):
+    for name in ("brush", "nest", "gone"):
         assert f" {name} " in done.out
 
 
 @pytest.mark.usefixtures("contributed")
 def test_a_command_of_another_package_is_imported_when_called(mechinterp: Callable[..., Outcome]) -> None:
-    assert mechinterp("sweep").out == "swept\n"
+    assert mechinterp("brush").out == "brushed\n"
     assert mechinterp("nest", "3").out == "nested 3\n"
 
 
