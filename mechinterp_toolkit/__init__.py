@@ -9,6 +9,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+# None of them is the name of a module: importing that would put the module in the name's place.
 _HOME = {
     "Estimate": "results",
     "Finding": "results",
@@ -20,7 +21,6 @@ _HOME = {
     "get_analysis": "registry",
     "load_model": "model",
     "load_result": "results",
-    "record": "record",
     "save_result": "results",
 }
 __all__ = sorted(_HOME)

@@ -131,6 +131,11 @@ class _Running:
         batch, end = len(given), self.start + given.shape[1]
         if self.group is not None and len(self.group) != batch:
             raise HookError(f"group names {len(self.group)} rows but {batch} run; give one group per row of the batch.")
+        if self.mask is not None and len(self.mask) != batch:
+            raise HookError(
+                f"mask has {len(self.mask)} rows but {batch} run; run all of its prompts in one forward pass, or let "
+                "`record` and `activations` place the edits (edits=...), which split the mask with the prompts."
+            )
         positions = torch.arange(self.start, end, device=given.device)
         mask = self._columns(end, told)
         if mask is None:

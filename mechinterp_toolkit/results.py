@@ -12,6 +12,7 @@ import json
 import math
 import os
 import sys
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -208,6 +209,10 @@ class Verdict:
     def __bool__(self) -> bool:
         raise TypeError("a Verdict has four outcomes; compare `.outcome`, e.g. finding.represented.outcome == 'found'.")
 
+    def __str__(self) -> str:
+        p = "" if self.p is None else f" (p = {self.p:.3g})"
+        return f"{self.outcome.replace('_', ' ')}{p}: {self.reason}"
+
     @property
     def found(self) -> bool:
         """Whether the outcome is "found"."""
@@ -321,6 +326,12 @@ class Finding(ABC):
     def caveats(self) -> tuple[str, ...]:
         """What this run cannot say: power, tokens dropped, hooks missing."""
         return ()
+
+    def __str__(self) -> str:
+        """Everything in words, in lines of at most 100 characters: `print(finding)`."""
+        verdicts = (f"represented {self.represented}", f"used {self.used}")
+        parts = (*verdicts, self.answer(), self.causal_check(), *self.caveats)
+        return "\n\n".join(textwrap.fill(part, 100, break_long_words=False, break_on_hyphens=False) for part in parts)
 
     @property
     def estimates(self) -> dict[str, Estimate]:

@@ -352,6 +352,12 @@ def test_the_mask_that_the_model_is_run_with_counts_where_none_was_said(wrapped)
     assert seen == [[[-1, 0, 1], [0, 1, 2]]]
 
 
+def test_a_mask_of_other_prompts_than_those_that_run_is_refused(wrapped, tokens):
+    mask = torch.ones_like(tokens[:3], dtype=torch.bool)
+    with pytest.raises(HookError, match="mask has 3 rows but 4 run"), applied(wrapped, {PRE1: same}, mask=mask):
+        wrapped.logits(tokens)
+
+
 def test_groups_that_do_not_fit_the_batch_are_refused(wrapped, tokens):
     with pytest.raises(HookError, match="group names 3 rows but 4 run"):
         sites_of(wrapped, tokens, group=torch.tensor([0, 0, 1]))

@@ -333,6 +333,11 @@ def test_every_public_name_of_the_package_resolves() -> None:
         _ = package.no_such_name
 
 
+def test_no_public_name_is_hidden_by_a_module_of_that_name() -> None:
+    modules = {path.stem for path in (ROOT / "mechinterp_toolkit").iterdir()} | {"hooks", "analyses"}
+    assert modules & set(importlib.import_module("mechinterp_toolkit").__all__) == set()
+
+
 # --- the settings of this very run -----------------------------------------------------------------------------------
 
 

@@ -116,6 +116,21 @@ def test_a_verdict_needs_a_reason_a_possible_p_and_is_no_boolean():
     assert not Verdict("undecided", "No.").found
 
 
+def test_a_finding_prints_verdicts_answer_check_and_caveats_in_short_lines():
+    said = str(Example(estimate(), ()))
+    assert said.split("\n\n") == [
+        "represented found (p = 0.01): It is there.", "used not applicable: Nothing was edited.", "Yes.", "None."
+    ]  # fmt: skip
+    long = replace(Example(estimate(), ()).represented, reason="word " * 60, p=None)
+    assert str(long).startswith("found: word")
+
+    class Talkative(Example):
+        def answer(self) -> str:
+            return "a number (0.5 [0.4, 0.6]) and words " * 20
+
+    assert max(map(len, str(Talkative(estimate(), ())).splitlines())) <= 100
+
+
 def test_a_saved_result_holds_schema_verdicts_and_provenance(tmp_path):
     run = Run("example", {"seed": 0}, "2026-01-01", 1.0, 2.0)
     made = Provenance(
