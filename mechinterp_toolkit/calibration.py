@@ -1,4 +1,4 @@
-"""Does an analysis find too much where nothing is? Run it on null models and count.
+"""Does an analysis find too much where nothing is, and enough where something is? Run it on such models and count.
 
 The null models of an analysis are its `twins`: random weights, and the same toy trained on a scrambled order (random
 weights alone are too easy). At level alpha a right test rejects alpha of them; the count is judged by a one-sided
@@ -6,20 +6,26 @@ binomial test, because "at most 5 % were observed" fails a perfect test in 42 % 
 
 "Used" is only asked where "represented" was found. On null models these are the ones whose labels happen to agree with
 something the model does, and then using it is true of them: so false findings are counted over all models that ran.
+
+Power is how often it finds what was planted, where it was planted, over the strength of the structure (`planted`; what
+strength means is said there). A "not found" is worth as much as that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mechinterp_toolkit.errors import RegistryError
-from mechinterp_toolkit.registry import get_analysis, model_and_options
-from mechinterp_toolkit.results import Verdict
-from mechinterp_toolkit.stats import calibrated, calibration_limit
+from mechinterp_toolkit.registry import Analysis, get_analysis, model_and_options
+from mechinterp_toolkit.results import Estimate, Verdict
+from mechinterp_toolkit.stats import calibrated, calibration_limit, power_curve
 
 ALPHA = 0.05
+
+STRENGTHS = (0.25, 0.5, 0.75, 1.0)
+"""Strengths at which power is measured."""
 
 Progress = Callable[[int, int, str], None]
 """`progress(done, total, what)`."""
@@ -132,8 +138,7 @@ def calibrate(
     for kind, make in entry.twins.items():
         verdicts: dict[str, list[Verdict]] = {"represented": [], "used": []}
         for i in range(seed, seed + models):
-            model, needed = model_and_options(make(i))
-            finding = entry.function(model, **_seeded(entry.options, i), **{**needed, **(options or {})})
+            finding = _run(entry, make(i), i, options)
             verdicts["represented"].append(finding.represented)
             verdicts["used"].append(finding.used)
             done += 1
@@ -143,8 +148,80 @@ def calibrate(
     return Calibration(name, tuple(counts), dict(options or {}))
 
 
-def _seeded(options: Mapping[str, Any], seed: int) -> dict[str, int]:
-    return {"seed": seed} if "seed" in options else {}
+@dataclass(frozen=True)
+class Power:
+    """Result of `power`."""
+
+    analysis: str
+    """Name of the analysis."""
+
+    represented: Estimate
+    """Fraction of planted models on which the structure was found where it is, [strength]."""
+
+    used: Estimate
+    """Fraction on which it was found to be used as well, [strength]."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row per strength and verdict."""
+        both = [*self.represented.rows("represented"), *self.used.rows("used")]
+        return [{"analysis": self.analysis, "verdict": row.pop("estimate"), **row} for row in both]
+
+    def text(self) -> str:
+        """Return one line per strength, for people."""
+        lines = [f"{self.analysis}: found where it was planted, of {self.represented.n} models per strength"]
+        for i, strength in enumerate(self.represented.labels["strength"]):
+            there, used = self.represented.at(i).text(), self.used.at(i).text()
+            lines.append(f"  strength {strength}: represented {there}, used {used}")
+        return "\n".join(lines)
+
+
+def power(
+    name: str,
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+    models: int = 20,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Power:
+    """Run an analysis on models with its structure planted and count how often it finds it there.
+
+    Args:
+        name: a registered analysis.
+        strengths: of the planted structure; 1 is clear, 0 is a null model.
+        models: planted models per strength, the same seeds at each.
+        seed: decides these seeds.
+        options: options of the analysis, defaults otherwise.
+        progress: called after each model.
+
+    Raises:
+        RegistryError: no such analysis.
+        ToolkitError: no strength, or no model.
+    """
+    entry, total = get_analysis(name), models * len(strengths)
+    seen: dict[tuple[float, int], tuple[bool, bool]] = {}
+
+    def found(strength: float, one: int) -> tuple[bool, bool]:
+        if (strength, one) not in seen:
+            planted = entry.planted(strength, one)
+            finding = _run(entry, planted, one, options)
+            first = finding.locations[: len(planted.locations)]
+            there = finding.represented.found and set(first) == set(planted.locations)
+            seen[strength, one] = there, there and finding.used.found
+            if progress:
+                progress(len(seen), total, f"strength {strength:g}")
+        return seen[strength, one]
+
+    def curve(which: int) -> Estimate:
+        return power_curve(lambda strength, one: found(strength, one)[which], strengths, repeats=models, seed=seed)
+
+    return Power(name, curve(0), curve(1))
+
+
+def _run(entry: Analysis, made: Any, seed: int, options: Mapping[str, Any] | None) -> Any:
+    model, needed = model_and_options(made)
+    seeded = {"seed": seed} if "seed" in entry.options else {}
+    return entry.function(model, **{**seeded, **needed, **(options or {})})
 
 
 def _count(kind: str, which: str, verdicts: list[Verdict]) -> NullCount:

@@ -1,4 +1,4 @@
-"""The command `mechinterp`: list, run, report, show, train, doctor, calibrate, and what other packages add.
+"""The command `mechinterp`: list, run, report, show, train, doctor, calibrate, power, and what other packages add.
 
 `mechinterp --help` needs typer and rich and nothing else; each command imports what it uses inside itself. Results go
 to files and standard output, everything else to standard error. Exit codes: 0 all ran, 1 an analysis failed or could
@@ -10,12 +10,10 @@ command or a plain function. It is listed by name and imported when called; a br
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.metadata
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -23,6 +21,16 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from mechinterp_toolkit.errors import NotApplicable, ToolkitError, nearest
+from mechinterp_toolkit.terminal import (
+    count,
+    duration,
+    print_json,
+    print_table,
+    printable,
+    progress_bar,
+    say,
+    stdout_to_stderr,
+)
 
 if TYPE_CHECKING:
     from mechinterp_toolkit.model import HookedModel
@@ -33,8 +41,6 @@ COMMANDS = "mechinterp_toolkit.commands"
 
 DEFAULT_REPORT = Path("mechinterp-report")
 DEFAULT_RESULTS = Path("mechinterp-results")
-
-_STYLES = {"found": "bold blue", "undecided": "yellow", "failed": "bold red", "not_found": "", "not_applicable": "dim"}
 
 
 class Contributed(TyperCommand):
@@ -49,7 +55,7 @@ class Contributed(TyperCommand):
         try:
             command = _as_command(self.point.load())
         except Exception as error:  # whatever another package raises on import is its reason
-            _say(f"mechinterp: {self.point.name} ({self.point.value}) could not be imported: {_reason(error)}")
+            say(f"mechinterp: {self.point.name} ({self.point.value}) could not be imported: {_reason(error)}")
             raise typer.Exit(1) from error
         return command.make_context(info_name, args, parent=parent, **extra)
 
@@ -69,7 +75,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except ToolkitError as error:
-            _say(f"mechinterp: {error}")
+            say(f"mechinterp: {error}")
             raise typer.Exit(2) from error
 
     def _contribute(self) -> None:
@@ -131,12 +137,12 @@ def list_analyses(as_json: Json = False) -> None:
     rows = [{key: getattr(entry, key) for key in keys} for entry in found.values()]
     if as_json:
         broken_rows = [{"name": b.name, "reason": b.reason} for b in broken]
-        _print_json({"analyses": rows, "broken": broken_rows, "bundled": list(bundled_names())})
+        print_json({"analyses": rows, "broken": broken_rows, "bundled": list(bundled_names())})
         return
-    _print_table(keys[:4] if len({row["source"] for row in rows}) < 2 else keys, rows)
+    print_table(keys[:4] if len({row["source"] for row in rows}) < 2 else keys, rows)
     print(f"\nbundled checkpoints: {', '.join(bundled_names())}")
     for b in broken:
-        _say(f"{b.name} could not be imported: {b.reason}")
+        say(f"{b.name} could not be imported: {b.reason}")
 
 
 @app.command()
@@ -173,22 +179,22 @@ def run(
         raise ToolkitError("name a checkpoint, or give --activations and --labels.")
     options = {name: parse_option(entry, name, text) for name, text in map(_split, set_ or ())}
     loading = _loading(device, dtype, processing, wrapper)
-    with _progress() as progress:
+    with progress_bar() as progress:
         progress(0, 2, f"loading {checkpoint}")
         model = loading.load(checkpoint)
         progress(1, 2, f"{checkpoint} · {analysis}")
         try:
             finding = entry.function(model, **options)
         except NotApplicable as error:
-            _say(f"mechinterp: {error}")
+            say(f"mechinterp: {error}")
             raise typer.Exit(1) from error
         except ToolkitError as error:  # the usage was right, the analysis stopped
-            _say(f"mechinterp: {analysis} failed on {checkpoint}: {error}")
+            say(f"mechinterp: {analysis} failed on {checkpoint}: {error}")
             raise typer.Exit(1) from error
     folder = out or DEFAULT_RESULTS.joinpath(*safe_names([checkpoint]), analysis)
     described = describe_finding(finding, str(folder), save_finding(finding, folder))
     if as_json:
-        _print_json({"analysis": analysis, "checkpoint": checkpoint} | described)
+        print_json({"analysis": analysis, "checkpoint": checkpoint} | described)
     else:
         _print_finding(analysis, checkpoint, described)
 
@@ -218,10 +224,10 @@ def _run_core(
     verdicts = {name: getattr(fit, name) for name in dir(type(fit)) if not name.startswith("_")}
     verdicts = {name: asdict(value) for name, value in verdicts.items() if isinstance(value, Verdict)}
     if as_json:
-        _print_json({"analysis": entry.name, "activations": str(activations), "n": len(rows), **verdicts})
+        print_json({"analysis": entry.name, "activations": str(activations), "n": len(rows), **verdicts})
         return
     table = [{"": name, "verdict": v["outcome"], "reason": v["reason"]} for name, v in verdicts.items()]
-    _print_table(("", "verdict", "reason"), table)
+    print_table(("", "verdict", "reason"), table)
 
 
 def _core_options(entry: Any, options: Sequence[str], classes: Any) -> dict[str, Any]:
@@ -277,11 +283,11 @@ def report(
     loading = _loading(device, dtype, processing, wrapper)
     seconds = estimate_seconds(len(specs), chosen, twin=not no_twin)
     beside = "" if no_twin else ", each also on random weights"
-    _say(
-        f"{_count(len(specs), 'checkpoint')}, {_count(len(chosen), 'analysis', 'analyses')}{beside}: on toys roughly "
-        f"{_duration(seconds)}; larger models take longer in proportion."
+    say(
+        f"{count(len(specs), 'checkpoint')}, {count(len(chosen), 'analysis', 'analyses')}{beside}: on toys roughly "
+        f"{duration(seconds)}; larger models take longer in proportion."
     )
-    with _progress() as progress:
+    with progress_bar() as progress:
         summary = run_report(
             specs,
             out,
@@ -320,7 +326,7 @@ def sweep(
     from mechinterp_toolkit.sweep import sweep as run_sweep
 
     loading = _loading(device, dtype, processing, wrapper)
-    with _progress() as progress:
+    with progress_bar() as progress:
         summary = run_sweep(
             checkpoints,
             out,
@@ -335,13 +341,13 @@ def sweep(
             progress=progress,
         )
     if as_json:
-        _print_json({"rows": [dict(row) for row in summary.rows], "failures": list(summary.failures)})
+        print_json({"rows": [dict(row) for row in summary.rows], "failures": list(summary.failures)})
     else:
         ran = [row for row in summary.rows if row["status"] == "ran"]
-        _print_table(("checkpoint", "analysis", "represented", "used"), ran)
+        print_table(("checkpoint", "analysis", "represented", "used"), ran)
         print(f"\n{summary.out / 'sweep.csv'}")
     for failure in summary.failures:
-        _say(f"failed: {failure}")
+        say(f"failed: {failure}")
     if summary.failures:
         raise typer.Exit(1)
 
@@ -368,7 +374,7 @@ def train(
     from mechinterp_toolkit import toys
 
     toys.get_recipe(name)  # a wrong name should not wait for torch
-    with _progress() as progress:
+    with progress_bar() as progress:
 
         def told(step: int, total: int, metrics: Mapping[str, float]) -> None:
             numbers = ", ".join(f"{key} {value:.3g}" for key, value in metrics.items())
@@ -383,13 +389,13 @@ def doctor(as_json: Json = False) -> None:
     """Say which versions, devices and packages are here, and what works."""
     from mechinterp_toolkit.doctor import diagnose
 
-    with _stdout_to_stderr():
+    with stdout_to_stderr():
         checks = diagnose()
     if as_json:
-        _print_json({check.name: {"ok": check.ok, "detail": check.detail} for check in checks})
+        print_json({check.name: {"ok": check.ok, "detail": check.detail} for check in checks})
     else:
         rows = [{"check": c.name, "": "ok" if c.ok else "FAILS", "detail": c.detail} for c in checks]
-        _print_table(("check", "", "detail"), rows)
+        print_table(("check", "", "detail"), rows)
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
 
@@ -406,14 +412,39 @@ def calibrate(
     from mechinterp_toolkit.registry import get_analysis
 
     get_analysis(analysis)
-    with _progress() as progress:
+    with progress_bar() as progress:
         result = calibration.calibrate(analysis, models=models, seed=seed, progress=progress)
     if as_json:
-        _print_json({"analysis": analysis, "passed": result.passed, "rows": result.rows()})
+        print_json({"analysis": analysis, "passed": result.passed, "rows": result.rows()})
     else:
         print(result.text())
     if not result.passed:
         raise typer.Exit(1)
+
+
+@app.command()
+def power(
+    analysis: Annotated[str, typer.Argument(help="Name of an analysis.")],
+    strength: Annotated[
+        list[float] | None, typer.Option(help="Strength of the planted structure; repeat it. Four by default.")
+    ] = None,
+    models: Annotated[int, typer.Option(help="How many planted models to run it on at each strength.")] = 20,
+    seed: Annotated[int, typer.Option(help="Decides the models; the same at every strength.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Count how often an analysis finds a structure that was planted, by its strength."""
+    from mechinterp_toolkit import calibration
+    from mechinterp_toolkit.registry import get_analysis
+
+    get_analysis(analysis)
+    with progress_bar() as progress:
+        result = calibration.power(
+            analysis, strengths=strength or calibration.STRENGTHS, models=models, seed=seed, progress=progress
+        )
+    if as_json:
+        print_json({"analysis": analysis, "rows": result.rows()})
+    else:
+        print(result.text())
 
 
 def _reason(error: Exception) -> str:
@@ -486,11 +517,11 @@ def _loading(device: str | None, dtype: str, processing: str, wrapper: str) -> L
 def _conclude(summary: ReportSummary, as_json: bool) -> None:
     """Print what a report came to; exit with 1 if anything failed."""
     if as_json:
-        _print_json({"html": str(summary.html), "failures": list(summary.failures), "findings": summary.rows()})
+        print_json({"html": str(summary.html), "failures": list(summary.failures), "findings": summary.rows()})
     else:
         _print_verdicts(summary)
     for failure in summary.failures:
-        _say(f"failed: {failure}")
+        say(f"failed: {failure}")
     if summary.failures:
         raise typer.Exit(1)
 
@@ -509,7 +540,7 @@ def _print_verdicts(summary: ReportSummary) -> None:
         twin = row.get("twin_represented") or ("none" if row["twin_reason"] else "not run")
         shown |= {"represented": row["represented"], "used": row["used"], "where": ", ".join(row["locations"][:3])}
         rows.append(shown | {"effect": effect, "twin": twin})
-    _print_table(("checkpoint", "finding", "represented", "used", "where", "effect", "twin"), rows)
+    print_table(("checkpoint", "finding", "represented", "used", "where", "effect", "twin"), rows)
     if apart:
         print(f"\nnot applicable: {apart} (the page says why)")
     print(f"\n{summary.html}")
@@ -520,76 +551,8 @@ def _print_finding(analysis: str, checkpoint: str, described: Mapping[str, Any])
         {"": kind, "verdict": described[kind]["outcome"], "reason": described[kind]["reason"]}
         for kind in ("represented", "used")
     ]
-    _print_table(("", "verdict", "reason"), rows)
+    print_table(("", "verdict", "reason"), rows)
     print()
     for line in (described["answer"], described["causal_check"], *described["caveats"]):
-        print(_printable(line))
+        print(printable(line))
     print(f"\n{described['folder']}   (`mechinterp show {described['folder']}` writes its page)")
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print a table; off a terminal it is as wide as it needs to be, so that it can be searched line by line."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*columns, box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for row in rows:
-        cells = (_printable(str(row.get(column, ""))) for column in columns)
-        table.add_row(*(Text(cell.replace("_found", " found"), style=_STYLES.get(cell, "")) for cell in cells))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=400)
-    console.print(table)
-
-
-def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False))
-
-
-def _say(text: str) -> None:
-    print(_printable(text), file=sys.stderr)
-
-
-def _printable(text: str) -> str:
-    """Return text without control characters: a checkpoint's name must not steer the reader's terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-
-
-@contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Send what libraries print to standard error; standard output carries results only."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int, str], None]]:
-    """Yield `progress(done, total, what)`: a bar on a terminal, one line per step elsewhere."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    with _stdout_to_stderr():
-        if not console.is_terminal:
-            yield lambda done, total, what: _say(f"[{done}/{total}] {what}")
-            return
-        columns = (BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, TextColumn("{task.description}", markup=False), console=console, transient=True) as bar:
-            task = bar.add_task("", total=None)
-            yield lambda done, total, what: bar.update(task, completed=done, total=total, description=_printable(what))

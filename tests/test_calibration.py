@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from mechinterp_toolkit import calibration
-from mechinterp_toolkit.calibration import NullCount, calibrate
+from mechinterp_toolkit.calibration import NullCount, calibrate, power
 from mechinterp_toolkit.errors import RegistryError
 from mechinterp_toolkit.results import Verdict
 
@@ -105,3 +105,66 @@ def test_an_analysis_without_null_models_cannot_be_calibrated(monkeypatch):
     monkeypatch.setattr(calibration, "get_analysis", lambda name: bare)
     with pytest.raises(RegistryError, match="declares no null models"):
         calibrate("group_fourier")
+
+
+# --- power -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recovered(Fake):
+    at: str
+
+    @property
+    def used(self) -> Verdict:
+        return Verdict("found" if self.p <= 0.01 else "not_found", "By hand.", p=self.p)
+
+    @property
+    def locations(self) -> tuple[str, ...]:
+        return (self.at, "elsewhere")
+
+
+@pytest.fixture
+def planting(monkeypatch):
+    """An analysis that finds a structure of strength 0.5, sees it used at 1, and looks in the wrong place at 0.75."""
+    from mechinterp_toolkit.model import load_model
+    from mechinterp_toolkit.registry import Planted, get_analysis
+
+    model, runs = load_model("toy/s5"), []
+
+    def function(model, *, seed, strength):
+        runs.append((strength, seed))
+        p = {0.25: 0.5, 0.5: 0.05, 0.75: 0.01, 1.0: 0.01}[strength]
+        return Recovered(p, "elsewhere" if strength == 0.75 else "here")
+
+    made = replace(
+        get_analysis("group_fourier"),
+        function=function,
+        planted=lambda strength, seed: Planted(model, ("here",), {"strength": strength}),
+    )
+    monkeypatch.setattr(calibration, "get_analysis", lambda name: made)
+    return runs
+
+
+def test_power_counts_what_was_found_where_it_was_planted(planting):
+    result = power("fake", models=3)
+    assert result.represented.value.tolist() == [0, 1, 0, 1]
+    assert result.used.value.tolist() == [0, 0, 0, 1]
+    assert result.represented.labels["strength"] == ("0.25", "0.5", "0.75", "1")
+    assert "strength 1: represented 1 [0.292, 1], used 1 [0.292, 1]" in result.text()  # 0.025 ** (1 / 3) = 0.292
+    assert [row["verdict"] for row in result.rows()] == ["represented"] * 4 + ["used"] * 4
+
+
+def test_power_runs_each_model_once_and_the_same_ones_at_every_strength(planting):
+    seen = []
+    power(
+        "fake",
+        strengths=[0.5, 1.0],
+        models=4,
+        seed=3,
+        progress=lambda done, total, what: seen.append((done, total, what)),
+    )
+    assert len(planting) == 8
+    assert [seed for strength, seed in planting if strength == 0.5] == [
+        seed for strength, seed in planting if strength == 1
+    ]
+    assert seen[-1] == (8, 8, "strength 1")

@@ -19,7 +19,7 @@ import typer
 
 import mechinterp_toolkit.model
 import mechinterp_toolkit.toys
-from mechinterp_toolkit import cli, doctor, registry, toys
+from mechinterp_toolkit import cli, doctor, registry, terminal, toys
 from mechinterp_toolkit.errors import CheckpointError, ToolkitError
 from mechinterp_toolkit.geometry import fit_circle
 from mechinterp_toolkit.model import HookedModel
@@ -156,7 +156,7 @@ main()
 """
     )
     assert run.returncode == 0, run.stderr
-    for command in ("list", "run", "report", "show", "train", "doctor", "calibrate"):
+    for command in ("list", "run", "report", "show", "train", "doctor", "calibrate", "power"):
         assert f" {command} " in run.stdout
 
 
@@ -442,6 +442,24 @@ def test_calibrate_exits_with_what_it_found(
     assert document["rows"] == [{"twin": "random weights", "rejections": 12, "models": 200, "seed": 4}]
 
 
+def test_power_names_strengths_and_verdicts(
+    mechinterp: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    module = types.ModuleType("mechinterp_toolkit.calibration")
+    module.STRENGTHS = (0.5, 1.0)
+    rows = [{"verdict": "used", "strength": "0.5", "value": 1.0}]
+    module.power = lambda name, **options: (
+        asked.update(options, name=name) or types.SimpleNamespace(rows=lambda: rows, text=lambda: "1 of 1")
+    )
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(sys.modules["mechinterp_toolkit"], "calibration", module, raising=False)
+    assert mechinterp("power", "level", "--strength", "0.1", "--strength", "0.3", "--models", "2").out == "1 of 1\n"
+    assert (asked["name"], asked["strengths"], asked["models"], asked["seed"]) == ("level", [0.1, 0.3], 2, 0)
+    assert json.loads(mechinterp("power", "level", "--json").out) == {"analysis": "level", "rows": rows}
+    assert asked["strengths"] == (0.5, 1.0)
+
+
 # --- commands of other packages --------------------------------------------------------------------------------------
 
 
@@ -503,15 +521,15 @@ def test_control_characters_of_a_checkpoint_do_not_reach_the_terminal(mechinterp
 def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    cli._print_table(("verdict",), [{"verdict": "undecided"}])
+    terminal.print_table(("verdict",), [{"verdict": "undecided"}])
     assert "\x1b[33m" in capsys.readouterr().out
     monkeypatch.setenv("NO_COLOR", "1")
-    cli._print_table(("verdict",), [{"verdict": "undecided"}])
+    terminal.print_table(("verdict",), [{"verdict": "undecided"}])
     assert "\x1b[33m" not in capsys.readouterr().out
 
 
 def test_tables_off_a_terminal_keep_each_row_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    cli._print_table(("name", "question"), [{"name": "a", "question": "why " * 60}])
+    terminal.print_table(("name", "question"), [{"name": "a", "question": "why " * 60}])
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
