@@ -54,6 +54,9 @@ CAN = 0.5
 SMALLEST_SHARE = 0.05
 """Share of the whole stream's effect below which setting the helix is of no interest."""
 
+NEURON_SHARE = 0.8
+"""Share of the neurons' direct effect for which the fewest are counted."""
+
 KEPT_DRAWS = 199
 """Draws of a null that a result keeps."""
 
@@ -248,6 +251,18 @@ class NumberHelix(Finding):
         return (
             f" Clock: heads at the last token {heads}; MLPs that act through later layers {built}, directly {read}; best R2 "
             f"there of helices of {fits}; periods of the unreduced sum behind the last block: {self.clock.sum_periods[-1]}."
+            f"{self._neuron_text()}"
+        )
+
+    def _neuron_text(self) -> str:
+        assert self.clock is not None
+        some = self.clock.neurons_for(NEURON_SHARE)
+        if not some:
+            return " Neurons together do not raise the answer directly."
+        layers = {layer for layer, _ in some}
+        return (
+            f" {len(some)} of {self.clock.neuron_direct.numel()} neurons, in block{'s' * (len(layers) > 1)} "
+            f"{', '.join(map(str, sorted(layers)))}, bring {NEURON_SHARE:g} of the neurons' direct effect."
         )
 
 

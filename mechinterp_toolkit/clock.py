@@ -4,7 +4,7 @@ At the last token of "a + b =": what is there of a helix of a, of b and of a + b
 total effect (its output there replaced by that of a pair with one other operand), its direct effect (the same change brought
 to the end of the stream alone), and the total effect of its output as *fitted* by helices of the operands, of the sum, and
 of both. Heads whose effect is indirect and fits the operands carry a and b, heads whose effect is direct and fits the sum
-bring the answer out. Pre-activations of neurons are fitted by waves in closed form.
+bring the answer out. Pre-activations of neurons are fitted by waves in closed form, and each neuron has its direct effect.
 
 What would fool it: helices of the operands explain much of a sum's helix on few pairs, so R2 is on held-out pairs. Damage: a
 head's output replaced by something average takes the other pair's answer away, and half of the difference between two
@@ -79,6 +79,9 @@ class Clock:
     neuron_families: Float[Tensor, "family layer"]
     """Mean over neurons of the R2 lost without the waves of a, b, a + b (`neurons.FAMILIES`), in [0, 1]."""
 
+    neuron_direct: Float[Tensor, "layer neuron"]
+    """Direct effect of each neuron at the last token, in logits, to first order in the final LayerNorm."""
+
     sum_periods: tuple[str, ...]
     """Block by block, the periods with which the unreduced sum a + b is represented at the last token, as words."""
 
@@ -91,6 +94,18 @@ class Clock:
     def readers(self) -> tuple[int, ...]:
         """Layers whose MLP acts on the answer directly."""
         return tuple(i for i in self._acting if i not in self.builders)
+
+    def neurons_for(self, share: float) -> tuple[tuple[int, int], ...]:
+        """Return the fewest (layer, neuron), largest first, whose direct effects come to `share` of those of all.
+
+        Empty where the neurons together do not raise the answer.
+        """
+        effect, order = self.neuron_direct.flatten().sort(descending=True)
+        if float(effect.sum()) <= 0:
+            return ()
+        needed = int((effect.cumsum(0) < share * effect.sum()).sum()) + 1
+        width = self.neuron_direct.shape[1]
+        return tuple((i // width, i % width) for i in order[:needed].tolist())
 
     @property
     def _acting(self) -> list[int]:
@@ -133,6 +148,7 @@ def read_clock(
         mlps_fitted=torch.tensor([[float(one.fitted[i].mean()) for one in of_mlps] for i in range(len(FITS))]).double(),
         neuron_r2=torch.stack([one.r2.median() for one in neurons]),
         neuron_families=torch.stack([one.family.mean(1) for one in neurons], 1),
+        neuron_direct=run.neurons(),
         sum_periods=tuple(_sum_periods(run, layer, seed) for layer in layers),
     )
 
@@ -195,6 +211,27 @@ class _Run:
             activation[at[0], at[1]] = value
 
         return self._effects(name, self.read[name].double(), lambda change: change, put)
+
+    def neurons(self) -> Float[Tensor, "layer neuron"]:
+        """Direct effect of every neuron: its change times what a unit of it does at the end of the stream."""
+        model, prompts = self.model, self.task.prompts
+        names = tuple(f"blocks.{layer}.mlp.hook_post" for layer in range(model.cfg.n_layers))
+        clean, corrupt = (
+            activations(model, part.tokens, names, mask=part.mask, position=part.position)
+            for part in (prompts.select(self.clean), prompts.select(self.corrupt))
+        )
+        toward, output = self._gradient(), model.model.W_out.detach().cpu().double()
+        change = torch.stack([(clean[name] - corrupt[name]).double() for name in names])  # layer pair neuron
+        return (change * torch.einsum("pd,lnd->lpn", toward, output)).mean(1)
+
+    def _gradient(self) -> Float[Tensor, "pair d_model"]:
+        """Gradient of the score of each corrupt prompt along the end of the stream at its last token."""
+        unembed = self.model.model.W_U.detach()
+        wanted = unembed[:, self.right] - unembed[:, self.task.candidates].mean(1, keepdim=True)
+        end = self.read[self.last][self.corrupt].clone().requires_grad_()
+        with torch.enable_grad():
+            score = (self.model.layer_norm("final", end) * wanted.T).sum()
+        return torch.autograd.grad(score, end)[0].double().cpu()
 
     def _effects(self, name: str, values: Float[Tensor, "prompt k"], written: Any, put: Any) -> _Effects:
         fitted = [design @ (torch.linalg.pinv(design) @ values) for design in self.designs]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from mechinterp_toolkit.clock import FITS, _pairs, classify_head, read_clock
+from mechinterp_toolkit.clock import FITS, _pairs, _Run, classify_head, read_clock
 from mechinterp_toolkit.model import load_model
 from mechinterp_toolkit.number_tasks import addition_task, number_tokens
+from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.toys import planted_adder
 
 
@@ -55,6 +58,48 @@ def test_neurons_of_the_first_layers_are_waves_of_the_operands(planted):
     _, clock = planted
     assert clock.neuron_r2.min() > 0.9
     assert clock.neuron_families[2, 0] < 0.05 < clock.neuron_families[0, 0]
+
+
+def test_neurons_that_bring_the_answer_are_those_of_the_reading_mlp(planted):
+    _, clock = planted
+    by_layer = clock.neuron_direct.sum(1)
+    assert by_layer[:2].abs().max() < 0.05 * by_layer[2]
+    assert by_layer[2] == pytest.approx(float(clock.mlps_direct[2]), rel=0.25)  # the final LayerNorm bends over this change
+    few = clock.neurons_for(0.7)
+    assert {layer for layer, _ in few} == {2}
+    assert 0 < len(few) < len(clock.neurons_for(0.95)) < clock.neuron_direct.shape[1]
+    assert sum(float(clock.neuron_direct[layer, neuron]) for layer, neuron in few[:-1]) < 0.7 * by_layer.sum()
+
+
+def test_a_neuron_has_the_effect_that_exchanging_it_alone_has():
+    made = planted_adder()
+    model = load_model(made.model, tokenizer=made.tokenizer)
+    run = _Run(model, addition_task(model, number_tokens(model)), (2, 5, 10, 100), 16, 0)
+    with torch.no_grad():
+        direct = run.neurons()[2]
+        clean, corrupt = run.task.prompts.select(run.clean), run.task.prompts.select(run.corrupt)
+        name = "blocks.2.mlp.hook_post"
+        value = activations(model, clean.tokens, (name,), position=clean.position)[name]
+        rows = torch.arange(len(corrupt))
+
+        def exchanged(neuron: int) -> float:
+            def edit(activation, hook):
+                changed = activation.clone()
+                changed[rows, corrupt.position, neuron] = value[:, neuron]
+                return changed
+
+            return float((run._score({name: edit}) - run.base).mean())
+
+        for neuron in [*direct.argsort(descending=True)[:3].tolist(), int(direct.argmin())]:
+            assert exchanged(neuron) == pytest.approx(float(direct[neuron]), rel=0.1, abs=1e-3)
+
+
+def test_neurons_that_lower_the_answer_bring_no_share_of_it(planted):
+    _, clock = planted
+    assert replace(clock, neuron_direct=-clock.neuron_direct).neurons_for(0.5) == ()
+    by_hand = replace(clock, neuron_direct=torch.tensor([[3.0, -1.0], [2.0, 0.0], [0.0, 0.0]]))
+    assert by_hand.neurons_for(0.75) == ((0, 0),)
+    assert by_hand.neurons_for(1.0) == ((0, 0), (1, 0))
 
 
 def test_pairs_share_one_operand_and_differ_in_the_answer():
