@@ -195,15 +195,18 @@ def power(
         progress: called after each model.
 
     Raises:
-        RegistryError: no such analysis.
+        RegistryError: no such analysis, or it plants nothing.
         ToolkitError: no strength, or no model.
     """
     entry, total = get_analysis(name), models * len(strengths)
+    plant = entry.planted
+    if plant is None:
+        raise RegistryError(f"{name} plants nothing; give its decorator planted=a function of strength and seed.")
     seen: dict[tuple[float, int], tuple[bool, bool]] = {}
 
     def found(strength: float, one: int) -> tuple[bool, bool]:
         if (strength, one) not in seen:
-            planted = entry.planted(strength, one)
+            planted = plant(strength, one)
             finding = _run(entry, planted, one, options)
             first = finding.locations[: len(planted.locations)]
             there = finding.represented.found and set(first) == set(planted.locations)

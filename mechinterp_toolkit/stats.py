@@ -294,6 +294,15 @@ def balanced_relabellings(label: Int[Tensor, " n"], *, draws: int, seed: int) ->
     return torch.stack(rows)
 
 
+def permuted_within(group: Int[Tensor, " n"], generator: torch.Generator) -> Int[Tensor, " n"]:
+    """Return a random order of n rows in which every row takes the place of one of its group."""
+    order = torch.empty_like(group)
+    for one in group.unique():
+        here = (group == one).nonzero()[:, 0]
+        order[here] = here[torch.randperm(len(here), generator=generator)]
+    return order
+
+
 class Interval(NamedTuple):
     """The lower and the upper end of an interval."""
 

@@ -168,3 +168,12 @@ def test_power_runs_each_model_once_and_the_same_ones_at_every_strength(planting
         seed for strength, seed in planting if strength == 1
     ]
     assert seen[-1] == (8, 8, "strength 1")
+
+
+def test_an_analysis_that_plants_nothing_has_no_power(monkeypatch):
+    from mechinterp_toolkit.registry import get_analysis
+
+    bare = replace(get_analysis("group_fourier"), planted=None)
+    monkeypatch.setattr(calibration, "get_analysis", lambda name: bare)
+    with pytest.raises(RegistryError, match="plants nothing"):
+        power("group_fourier")

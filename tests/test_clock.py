@@ -64,7 +64,9 @@ def test_neurons_that_bring_the_answer_are_those_of_the_reading_mlp(planted):
     _, clock = planted
     by_layer = clock.neuron_direct.sum(1)
     assert by_layer[:2].abs().max() < 0.05 * by_layer[2]
-    assert by_layer[2] == pytest.approx(float(clock.mlps_direct[2]), rel=0.25)  # the final LayerNorm bends over this change
+    assert by_layer[2] == pytest.approx(
+        float(clock.mlps_direct[2]), rel=0.25
+    )  # the final LayerNorm bends over this change
     few = clock.neurons_for(0.7)
     assert {layer for layer, _ in few} == {2}
     assert 0 < len(few) < len(clock.neurons_for(0.95)) < clock.neuron_direct.shape[1]

@@ -646,3 +646,13 @@ def test_balanced_relabellings_leave_nothing_of_the_classes():
             assert (inside - n * m / 18).abs().max() < 2
     with pytest.raises(ToolkitError, match="1 class cannot be spread"):
         stats.balanced_relabellings(torch.zeros(4).long(), draws=1, seed=0)
+
+
+def test_an_order_within_groups_moves_rows_among_their_group_only():
+    group = torch.tensor([2, 0, 1, 0, 2, 2, 0])
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([stats.permuted_within(group, generator) for _ in range(200)])
+    assert (drawn.sort(1).values == torch.arange(7)).all()
+    assert (group[drawn] == group).all()
+    assert (drawn[:, 2] == 2).all()
+    assert len(drawn.unique(dim=0)) == 36  # every one of the 3! * 3! orders

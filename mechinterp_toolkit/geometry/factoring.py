@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.results import Estimate, Verdict
-from mechinterp_toolkit.stats import bootstrap, p_value, too_few_draws
+from mechinterp_toolkit.stats import bootstrap, p_value, permuted_within, too_few_draws
 
 ALPHA = 0.05
 FACTORS = ("index", "domain", "both")
@@ -159,7 +159,7 @@ def _held_out(
     if draws < 1:
         raise ToolkitError(f"got draws={draws}; expected at least one permutation.")
     generator = torch.Generator().manual_seed(seed)
-    null = [_recognised(rows[_within(domain, generator)], hat, cells).double().mean() for _ in range(draws)]
+    null = [_recognised(rows[permuted_within(domain, generator)], hat, cells).double().mean() for _ in range(draws)]
     share = bootstrap(
         right.double(),
         unit_name="cells",
@@ -180,15 +180,6 @@ def _recognised(
     distance = torch.cdist(predicted, rows[cells], compute_mode="donot_use_mm_for_euclid_dist")
     own = distance.diagonal().clone()
     return own < distance.fill_diagonal_(torch.inf).amin(1)
-
-
-def _within(group: Int[Tensor, " n"], generator: torch.Generator) -> Int[Tensor, " n"]:
-    """A random order of the rows in which every row takes the place of one of its group."""
-    order = torch.empty_like(group)
-    for one in group.unique():
-        here = (group == one).nonzero()[:, 0]
-        order[here] = here[torch.randperm(len(here), generator=generator)]
-    return order
 
 
 def _explained(rows: Tensor, design: Float[Tensor, "cell column"], n_index: int) -> Float[Tensor, "3"]:

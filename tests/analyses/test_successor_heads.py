@@ -284,7 +284,7 @@ def test_estimates_within_parts_are_rows_of_the_finding(trained):
 def test_large_classes_are_measured_but_not_drawn(trained, monkeypatch):
     titles = trained.figures()
     assert "What head 1.1 writes for numbers" in titles
-    monkeypatch.setattr("mechinterp_toolkit.succession.MOST_DRAWN", 20)
+    monkeypatch.setattr("mechinterp_toolkit.succession.writes.MOST_DRAWN", 20)
     assert "What head 1.1 writes for numbers" not in trained.figures()
     assert "What head 1.1 writes for days" in trained.figures()
 
