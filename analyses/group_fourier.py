@@ -135,12 +135,13 @@ class GroupFourier(Finding):
             return Verdict("undecided", short, p=p)
         if not self.key_irreps:
             return Verdict("not_found", "No irrep holds more energy than with shuffled elements.", p=p)
-        keys = ", ".join(self.key_irreps)
+        several = len(self.key_irreps) > 1
+        held = f"irrep{'s' * several} {', '.join(self.key_irreps)} {'hold' if several else 'holds'} more energy"
         assert self.concentration.control is not None
         if float(self.concentration.low) <= float(self.concentration.control.quantile(0.95)):
-            said = f"The irreps {keys} hold more energy than with shuffled elements, but the interval reaches the null."
+            said = f"The {held} than with shuffled elements, but the interval reaches the null."
             return Verdict("undecided", said, p=p)
-        return Verdict("found", f"The irreps {keys} hold more energy than with shuffled elements.", p=p)
+        return Verdict("found", f"The {held} than with shuffled elements.", p=p)
 
     @property
     def used(self) -> Verdict:
@@ -351,7 +352,11 @@ def _group(network: GroupNetwork, name: str | None) -> Group:
 def _over_training(network: GroupNetwork, group: Group, draws: int, seed: int) -> Estimate | None:
     """The spectrum over the checkpoints of the folder the network came from, where it is a final one with a history."""
     provenance = network.model.provenance
-    if not provenance.training or provenance.revision is not None or not has_history(provenance.checkpoint):
+    if (
+        "training" not in provenance.training
+        or provenance.revision is not None
+        or not has_history(provenance.checkpoint)
+    ):
         return None
     return training_spectrum(provenance.checkpoint, group, draws=draws, seed=seed)
 

@@ -35,6 +35,7 @@ from mechinterp_toolkit.geometry.helix import (
     fit_helix,
     helix_basis,
     period_scan,
+    period_text,
     polynomial_basis,
 )
 from mechinterp_toolkit.intervention import Edit, Site, applied
@@ -148,7 +149,7 @@ class NumberHelix(Finding):
             )
             return Verdict("undecided", reason, p=self.p)
         if self.p <= 0.05 and periods:
-            said = ", ".join(f"{t:.3g}" for t in periods[:6])
+            said = ", ".join(map(period_text, periods[:6]))
             return Verdict(
                 "found", f"Numbers have periods {said} at {at}, with residues that can be read off.", p=self.p
             )
@@ -216,7 +217,7 @@ class NumberHelix(Finding):
             "Residues that can be read off": plots.spectrum(self.residues, title="Accuracy of n mod T above chance"),
             "Descriptions of held-out numbers": plots.spectrum(self.r2, title="R2 on held-out numbers"),
         }
-        shown[f"Numbers in the plane of period {self.drawn_period:.3g}"] = plots.plane(
+        shown[f"Numbers in the plane of period {period_text(self.drawn_period)}"] = plots.plane(
             self.points, [str(n) for n in self.numbers.tolist()], title=f"Numbers at {self.hook_points[self.best]}"
         )
         if self.curve is not None:
@@ -315,7 +316,7 @@ def number_helix(
         largest: numbers from 0 to this are read.
         modulus: of the addition; None takes a toy's own, and plain sums elsewhere.
         targets: numbers between which the helix is exchanged; the helix is fitted to the others.
-        draws: permutations behind the nulls.
+        draws: permutations behind the nulls; of the helix' edits at most `KEPT_DRAWS`.
         seed: of everything drawn.
 
     Raises:
@@ -342,7 +343,8 @@ def number_helix(
     if task is not None and able:
         edited = _edited(model, task, names, best, periods, targets, draws, seed)
         if task.second is not None:
-            clock = read_clock(model, task, [t for t in periods if t <= 2 * len(task.numbers)], seed=seed)
+            short = [t for t in periods if t <= 2 * len(task.numbers)]
+            clock = read_clock(model, task, short, sum_periods=looked_for or (), seed=seed)
     return NumberHelix(
         n_numbers=len(known),
         periods=periods,
@@ -435,7 +437,7 @@ def _residues(scan: PeriodScan, seed: int) -> Estimate:
         measured="accuracy above chance",
         seed=seed,
         axes=("period",),
-        labels={"period": tuple(f"{t:.4g}" for t in scan.periods)},
+        labels={"period": tuple(map(period_text, scan.periods))},
         control=scan.by_chance[:KEPT_DRAWS] - scan.chance,
         control_name="numbers permuted",
     )

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechinterp_toolkit.geometry.helix import Period, helix_basis, period_scan
+from mechinterp_toolkit.geometry.helix import Period, helix_basis, period_scan, period_text
 from mechinterp_toolkit.geometry.neurons import fit_neurons
 from mechinterp_toolkit.intervention import Edit, Site, applied
 from mechinterp_toolkit.model import HookedModel
@@ -41,7 +41,7 @@ FITS = ("operands", "sum", "both")
 FOLDS = 5
 
 SMALLEST_SHARE = 0.05
-"""Heads with less than this share of the largest total effect are given no type."""
+"""Heads and MLPs with less than this share of the largest total effect, or an interval that reaches zero, count as none."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,19 @@ class Clock:
 
     @property
     def _acting(self) -> list[int]:
-        largest = float(self.mlps.value.max())
-        return [i for i, v in enumerate(self.mlps.value.tolist()) if v > SMALLEST_SHARE * largest and v > 0]
+        value, low = self.mlps.value.tolist(), self.mlps.low.tolist()
+        return [i for i, v in enumerate(value) if v > SMALLEST_SHARE * max(value) and low[i] > 0]
 
 
 def read_clock(
-    model: HookedModel, task: NumberTask, periods: Sequence[Period], *, pairs: int = 64, draws: int = 19, seed: int = 0
+    model: HookedModel,
+    task: NumberTask,
+    periods: Sequence[Period],
+    *,
+    sum_periods: Sequence[Period] = (),
+    pairs: int = 64,
+    draws: int = 19,
+    seed: int = 0,
 ) -> Clock:
     """Take the addition apart at the last token.
 
@@ -122,6 +129,7 @@ def read_clock(
         model: one that adds.
         task: an addition.
         periods: of the helices.
+        sum_periods: periods that are looked for in the sum besides whole numbers: parts of a modulus.
         pairs: pairs of prompts between which outputs are exchanged.
         draws: permutations of the pairs behind the fits' control.
         seed: of everything drawn.
@@ -136,20 +144,21 @@ def read_clock(
         [[[float(one.fitted[i].mean()) for one in row] for row in of_heads] for i in range(len(FITS))]
     )
     common: dict[str, Any] = {"unit_name": "pairs of prompts", "measured": "logits", "seed": seed}
+    of_all = bootstrap(total, axes=("layer", "head"), **common)
     neurons = [fit_neurons(run.read[f"blocks.{layer}.mlp.hook_pre"], run.a, run.b, periods) for layer in layers]
     return Clock(
         fits=_fits(run, draws, seed),
-        heads=bootstrap(total, axes=("layer", "head"), **common),
+        heads=of_all,
         heads_direct=direct.double(),
         heads_fitted=fitted.double(),
-        head_types=_types(total.mean(0), direct.double(), fitted.double()),
+        head_types=_types(of_all, direct.double(), fitted.double()),
         mlps=bootstrap(torch.stack([one.total for one in of_mlps], 1), axes=("layer",), **common),
         mlps_direct=torch.tensor([float(one.direct.mean()) for one in of_mlps]).double(),
         mlps_fitted=torch.tensor([[float(one.fitted[i].mean()) for one in of_mlps] for i in range(len(FITS))]).double(),
         neuron_r2=torch.stack([one.r2.median() for one in neurons]),
         neuron_families=torch.stack([one.family.mean(1) for one in neurons], 1),
         neuron_direct=run.neurons(),
-        sum_periods=tuple(_sum_periods(run, layer, seed) for layer in layers),
+        sum_periods=tuple(_sum_periods(run, layer, sum_periods, seed) for layer in layers),
     )
 
 
@@ -324,13 +333,14 @@ def _r2(errors: Float[Tensor, "pair 2"]) -> Float[Tensor, ""]:
 
 
 def _types(
-    total: Float[Tensor, "layer head"], direct: Float[Tensor, "layer head"], fitted: Float[Tensor, "fit layer head"]
+    effect: Estimate, direct: Float[Tensor, "layer head"], fitted: Float[Tensor, "fit layer head"]
 ) -> tuple[tuple[str, str], ...]:
-    types = []
+    total, types = effect.value, []
     for flat in total.flatten().argsort(descending=True).tolist():
         layer, head = divmod(flat, total.shape[1])
         operands, sum_, both = fitted[:, layer, head].tolist()
-        if not total[layer, head] > SMALLEST_SHARE * total.max() or not both > 0:
+        acts = total[layer, head] > SMALLEST_SHARE * total.max() and effect.low[layer, head] > 0
+        if not acts or not both > 0:
             continue
         carries, brings = classify_head(float(total[layer, head]), float(direct[layer, head]), operands, sum_, both)
         mixed = max(carries, brings) < 0.5
@@ -338,7 +348,9 @@ def _types(
     return tuple(types)
 
 
-def _sum_periods(run: _Run, layer: int, seed: int) -> str:
-    x = run.read[f"blocks.{layer}.hook_resid_post"]
-    found = period_scan(x, run.a + run.b, draws=199, seed=seed).found
-    return ", ".join(f"{t:g}" for t in found) or "none"
+def _sum_periods(run: _Run, layer: int, parts: Sequence[Period], seed: int) -> str:
+    x, total = run.read[f"blocks.{layer}.hook_resid_post"], run.a + run.b
+    half = int(total.max() - total.min()) // 2
+    looked_for = sorted({*range(2, half + 1), *(part for part in parts if part <= half)})
+    found = period_scan(x, total, periods=looked_for, draws=199, seed=seed).found
+    return ", ".join(map(period_text, found)) or "none"

@@ -150,7 +150,7 @@ class HookedModel:
         return result.reshape(x.shape)
 
     def random_twin(self, seed: int) -> HookedModel:
-        """Return the same architecture with random weights.
+        """Return the same architecture with random weights, and the task it is asked about.
 
         Raises:
             NotApplicable: this model was handed over as an object that cannot be built anew.
@@ -160,7 +160,9 @@ class HookedModel:
                 f"no random-weight twin of {self.provenance.checkpoint} can be made: a {self.provenance.wrapper} handed "
                 "over as an object does not say how it was initialised; load it by name or folder instead."
             )
-        return self.make_twin(seed)
+        twin = self.make_twin(seed)
+        task = self.provenance.training.get("task")
+        return twin if task is None else replace(twin, provenance=replace(twin.provenance, training={"task": task}))
 
 
 class LogitsAndCache(NamedTuple):

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechinterp_toolkit.errors import ResultError
+from mechinterp_toolkit.errors import ResultError, nearest
 
 SCHEMA_VERSION = 1
 
@@ -101,13 +101,19 @@ class Estimate:
         names = self.labels.get(axis)
         return names[index] if names else str(index)
 
-    def at(self, *index: int, largest: bool = False) -> Estimate:
+    def at(self, *index: int, largest: bool = False, **named: int | str) -> Estimate:
         """Return the scalar estimate at one position.
 
         Args:
             index: one number per axis.
             largest: the position was chosen as the largest: its control is then the largest of each draw.
+            named: instead of `index`, the position along each axis by name, as a number or a label: `at(layer=1, head=4)`.
+
+        Raises:
+            ResultError: an axis is missing or unknown, or has no such label.
         """
+        if named:
+            index = self._place(named)
         control, place = self.control, cast(Any, index)
         if control is not None:
             control = control.flatten(1).amax(1) if largest else control[(slice(None), *place)]
@@ -119,6 +125,19 @@ class Estimate:
             axes=(),
             labels={},
         )
+
+    def _place(self, named: Mapping[str, int | str]) -> tuple[int, ...]:
+        if set(named) != set(self.axes):
+            raise ResultError(f"got positions along {', '.join(named)}; expected one along each of {self.axes}.")
+        place = []
+        for axis in self.axes:
+            at, known = named[axis], self.labels.get(axis, ())
+            if isinstance(at, str) and at not in known:
+                raise ResultError(
+                    f"{axis} has no label {at!r}.{nearest(at, known)} Known: {', '.join(known) or 'none'}."
+                )
+            place.append(known.index(at) if isinstance(at, str) else at)
+        return tuple(place)
 
     def text(self) -> str:
         """Return a scalar estimate as "0.81 [0.70, 0.90]"; raises `ResultError` for a tensor of estimates."""
@@ -329,8 +348,10 @@ class Finding(ABC):
 
     def __str__(self) -> str:
         """Everything in words, in lines of at most 100 characters: `print(finding)`."""
-        verdicts = (f"represented {self.represented}", f"used {self.used}")
-        parts = (*verdicts, self.answer(), self.causal_check(), *self.caveats)
+        rest = (self.answer(), self.causal_check(), *self.caveats)
+        verdicts = ((f"represented {self.represented}", self.represented), (f"used {self.used}", self.used))
+        said = "\n".join(rest)
+        parts = (*(text.removesuffix(f": {v.reason}") if v.reason in said else text for text, v in verdicts), *rest)
         return "\n\n".join(textwrap.fill(part, 100, break_long_words=False, break_on_hyphens=False) for part in parts)
 
     @property

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.geometry.helix import MODELS, fit_helix, helix_basis, period_scan
+from mechinterp_toolkit.geometry.helix import MODELS, fit_helix, helix_basis, period_scan, period_text
 
 D = 48
 NUMBERS = torch.arange(100)
@@ -116,3 +116,7 @@ def test_periods_that_are_no_whole_numbers_are_found_by_the_part_a_number_falls_
     )
     assert set(scan.found[:2]) == {59 / 12, 59 / 21}
     assert period_scan(normal(100, D), NUMBERS, periods=[59 / k for k in range(3, 30)], draws=199).found == ()
+
+
+def test_periods_are_said_as_whole_numbers_or_parts_of_a_modulus():
+    assert [period_text(t) for t in (5, 10.0, 59 / 12, 12 / 5)] == ["5", "10", "59/12", "12/5"]

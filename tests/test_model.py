@@ -97,6 +97,13 @@ def test_a_random_twin_has_other_weights_the_same_shape_and_its_seed(hf_folders,
     assert "random weights, seed 1" in twin.provenance.checkpoint
 
 
+def test_a_twin_is_asked_about_the_task_of_its_model_and_has_no_training_record():
+    model = load_model("toy/addition-mod")
+    twin = model.random_twin(0)
+    assert twin.provenance.training == {"task": model.provenance.training["task"]}
+    assert load_model("toy/s5").random_twin(0).provenance.training["task"]["kind"] == "group"
+
+
 def test_making_a_twin_leaves_the_global_random_state_alone(hf_folders):
     model = load_model(hf_folders["gpt2"])
     torch.manual_seed(5)

@@ -67,6 +67,17 @@ def test_a_scalar_estimate_reads_as_value_and_interval():
         estimate().text()
 
 
+def test_a_position_can_be_named():
+    both = estimate().at(1, 2), estimate().at(layer="second", head=2)
+    assert [one.value.item() for one in both] == [5.0, 5.0]
+    with pytest.raises(ResultError, match=r"along layer; expected one along each of \('layer', 'head'\)"):
+        estimate().at(layer=0)
+    with pytest.raises(ResultError, match=r"layer has no label 'secnd'\. Did you mean 'second'\? Known: first, second"):
+        estimate().at(layer="secnd", head=0)
+    with pytest.raises(ResultError, match="head has no label 'one'.*none"):
+        estimate().at(layer=0, head="one")
+
+
 def test_rows_name_axes_labels_and_control():
     rows = estimate().rows("score")
     assert len(rows) == 6
@@ -121,6 +132,12 @@ def test_a_finding_prints_verdicts_answer_check_and_caveats_in_short_lines():
     assert said.split("\n\n") == [
         "represented found (p = 0.01): It is there.", "used not applicable: Nothing was edited.", "Yes.", "None."
     ]  # fmt: skip
+
+    class Repeating(Example):
+        def answer(self) -> str:
+            return "It is there. It is there twice."
+
+    assert str(Repeating(estimate(), ())).startswith("represented found (p = 0.01)\n\nused not applicable: Nothing")
     long = replace(Example(estimate(), ()).represented, reason="word " * 60, p=None)
     assert str(long).startswith("found: word")
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -121,12 +122,19 @@ class HelixFit:
         if smallest_p(len(self.scan.null)) > ALPHA:
             return Verdict("undecided", f"{len(self.scan.null)} draws allow no p-value below {ALPHA}.", p=p)
         if self.scan.found:
-            said = ", ".join(f"{t:g}" for t in self.scan.found)
+            said = ", ".join(map(period_text, self.scan.found))
             return Verdict("found", f"Periods {said}: beyond permuted numbers, with separable residues.", p=p)
         why = "no period's share exceeds permuted numbers'"
         if float(self.scan.p[best]) <= ALPHA:
-            why = f"period {self.scan.periods[best]:g} has a share, but n mod {self.scan.periods[best]:g} cannot be read off"
-        return Verdict("not_found", f"Of periods {min(self.scan.periods):g} to {max(self.scan.periods):g}: {why}.", p=p)
+            one = period_text(self.scan.periods[best])
+            why = f"period {one} has a share, but n mod {one} cannot be read off"
+        first, last = (period_text(extreme(self.scan.periods)) for extreme in (min, max))
+        return Verdict("not_found", f"Of periods {first} to {last}: {why}.", p=p)
+
+
+def period_text(period: Period) -> str:
+    """Return a period in words: "5", or "59/12" for a fraction of a modulus."""
+    return str(Fraction(period).limit_denominator(1000))
 
 
 def helix_basis(numbers: Tensor, periods: Sequence[Period], *, linear: bool = True) -> Float[Tensor, "n column"]:

@@ -168,7 +168,7 @@ def concentration(
         seed=seed,
         statistic=share,
         control=null.gather(1, picked).sum(1),
-        control_name=f"elements shuffled, the {len(chosen)} irreps furthest above chosen anew",
+        control_name=f"elements shuffled, the {len(chosen)} furthest above chosen anew",
     )
 
 

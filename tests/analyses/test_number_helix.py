@@ -84,6 +84,16 @@ def test_the_toy_that_adds_modulo_a_prime_shows_the_whole():
     total = found.clock.fits.value[1]
     assert total.max() > 0.6  # a helix of a + b at the last token
     assert found.clock.readers == (0,)
+    assert {"59/12", "59/19"} <= set(found.clock.sum_periods[0].split(", "))
+    typed = {tuple(map(int, head.split("."))) for head, _ in found.clock.head_types}
+    assert typed == {(0, 0), (0, 1)}
+    assert (found.clock.heads.low[0] > 0).tolist() == [True, True, False, False]  # what reaches zero has no type
+
+
+def test_the_twin_of_a_model_that_adds_modulo_a_prime_is_judged_on_the_same_numbers_and_periods():
+    found = number_helix(load_model("toy/addition-mod").random_twin(0), **QUICK)
+    assert found.n_numbers == 59
+    assert found.represented.outcome == "not_found"
 
 
 def test_the_toy_that_adds_plainly_is_said_to_do_so_whatever_its_numbers_look_like():
