@@ -105,6 +105,8 @@ def decode(
     Arguments and errors are those of `generate` otherwise, `group` is handed to `applied`.
     """
     check_left_padded(tokens, mask)
+    if mask is None:
+        _check_no_padding(model, tokens)
     _check_context(model, tokens, decoding.max_new_tokens)
     tokens, prompt = tokens.to(model.device), tokens.shape[1]
     mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.to(model.device)
@@ -188,6 +190,19 @@ def check_left_padded(tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "rows
     if not mask[:, -1].all() or bool((mask[:, 1:] < mask[:, :-1]).any()):
         raise ToolkitError(
             "a prompt is padded on the right or has a hole; generated tokens would stand behind padding. Pad on the left."
+        )
+
+
+def _check_no_padding(model: HookedModel, tokens: Tensor) -> None:
+    """Raise `ToolkitError` where a prompt begins or ends with a token that is for padding alone."""
+    tokenizer = model.tokenizer
+    pad = None if tokenizer is None else tokenizer.pad_token_id
+    if pad is None or pad in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        return
+    if bool((tokens[:, [0, -1]] == pad).any()):
+        raise ToolkitError(
+            f"a prompt begins or ends with the padding token {tokenizer.pad_token!r}, and no mask says what is real; pad on "
+            "the left and give mask=."
         )
 
 

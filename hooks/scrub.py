@@ -6,7 +6,8 @@ hooked site of the edited model has equal class means. Blocks may be sequential 
 both sublayers of a block read the same stream through LayerNorms of their own.
 
 What would fool it: erasing so many directions that any would hurt, hence random directions and shuffled labels of equal
-rank; the guarantee holds on the tokens it was fitted on; and bits per byte say how much the model needs the concept, not
+rank; the guarantee holds on the tokens it was fitted on, all of them together: what a class looks like at one position may
+still differ from what another looks like there; and bits per byte say how much the model needs the concept, not
 what for.
 
 Source: Belrose et al. 2023, LEACE, arXiv:2306.03819, section 6 (concept scrubbing).
@@ -17,16 +18,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechinterp_toolkit.errors import NotApplicable, ToolkitError
+from mechinterp_toolkit.errors import NotApplicable, ToolkitError, nearest
 from mechinterp_toolkit.hooks.erase import LeaceEraser, LeaceFitter, random_eraser, shuffled_eraser
-from mechinterp_toolkit.intervention import Edits, applied, observed
+from mechinterp_toolkit.intervention import Edits, applied
 from mechinterp_toolkit.model import HookedModel
+from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.results import Estimate
 from mechinterp_toolkit.stats import bootstrap
 
@@ -97,17 +99,20 @@ def scrub(
     Args:
         model: a transformer.
         tokens: text; right-padded, or with `mask`.
-        labels: class of each token, 0 to z_dim - 1; what `mask` leaves out counts nowhere.
+        labels: class of each token, 0 to z_dim - 1; -1 where it has none: it is read and edited, and no eraser is fitted on it.
         z_dim: number of classes.
-        mask: True at tokens that count.
+        mask: True at real tokens, False at padding: the model's attention mask.
         method: of all erasers; "random" and "shuffled" erase as many directions as LEACE would at the same site.
         batch_size: prompts per forward pass.
         seed: of the controls.
 
     Raises:
         NotApplicable: as `scrub_sites`.
-        ToolkitError: labels of another shape, or fewer than two classes with tokens.
+        ToolkitError: labels of another shape, fewer than two classes with tokens, or an unknown method.
     """
+    if method not in get_args(ScrubMethod):
+        known = get_args(ScrubMethod)
+        raise ToolkitError(f"method is one of {', '.join(known)}, not {method!r}.{nearest(method, known)}")
     if labels.shape != tokens.shape:
         raise ToolkitError(
             f"labels have shape {tuple(labels.shape)}, tokens {tuple(tokens.shape)}; give one label per token."
@@ -181,23 +186,9 @@ def _feed(
     for start in range(0, len(tokens), batch_size):
         rows = slice(start, start + batch_size)
         part = None if mask is None else mask[rows]
-        fitter.update(_first(model, tokens[rows], part, site, edits), labels[rows], part)
-
-
-@torch.no_grad()
-def _first(
-    model: HookedModel, tokens: Tensor, mask: Tensor | None, site: str, edits: Mapping[str, LeaceEraser]
-) -> Float[Tensor, "batch pos d"]:
-    """The site's activation in one pass; where queries, keys and values are normalised one by one, the first of three alike."""
-    caught: list[Tensor] = []
-
-    def keep(activation: Tensor, hook: Any) -> None:
-        if not caught:
-            caught.append(activation.detach().cpu().clone())
-
-    with applied(model, edits, mask=mask), observed(model, {site: keep}):
-        model.logits(tokens, mask)
-    return caught[0]
+        has_class = labels[rows] >= 0
+        read = activations(model, tokens[rows], (site,), mask=part, edits=edits, batch_size=batch_size)[site]
+        fitter.update(read, labels[rows].clamp(min=0), has_class if part is None else has_class & part)
 
 
 @torch.no_grad()

@@ -106,9 +106,12 @@ def _catch(
     caught: dict[str, Tensor] = {}
 
     def keep(activation: Tensor, hook: Site) -> None:
-        if hook.name in caught:
-            raise HookError(f"{hook.name!r} fired twice in one forward pass; record a hook point that fires once.")
-        caught[hook.name] = activation.detach().clone()
+        if hook.name not in caught:
+            caught[hook.name] = activation.detach().clone()
+        elif not torch.equal(activation, caught[hook.name]):  # a LayerNorm may run for queries, keys and values alike
+            raise HookError(
+                f"{hook.name!r} fired twice in one forward pass with different activations; record a hook point that fires once."
+            )
 
     with ExitStack() as stack:
         if edits:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformer_lens import HookedRootModule
+from transformer_lens.hook_points import HookPoint
 
 from mechinterp_toolkit.accumulate import Keep, Mean, Moments
 from mechinterp_toolkit.errors import HookError
+from mechinterp_toolkit.intervention import observed
+from mechinterp_toolkit.model import load_model
 from mechinterp_toolkit.record import activations, record
 
 POST0 = "blocks.0.hook_resid_post"
@@ -74,3 +78,26 @@ def test_an_unknown_name_is_refused_before_anything_runs(wrapped, tokens):
     keep = Keep()
     with pytest.raises(HookError, match="no hook point"):
         record(wrapped, tokens, {POST0: keep, "blocks.0.nothing": Keep()})
+
+
+def test_a_point_that_fires_for_queries_keys_and_values_alike_is_recorded_once(wrapped, tokens):
+    name = "blocks.0.ln1.hook_normalized"
+    fired = []
+    with observed(wrapped, {name: lambda activation, hook: fired.append(activation.clone())}):
+        wrapped.logits(tokens)
+    assert torch.equal(activations(wrapped, tokens, (name,))[name], fired[0])
+
+
+def test_a_point_that_fires_with_different_activations_is_refused():
+    class Twice(HookedRootModule):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.hook_x = torch.nn.Parameter(torch.ones(1)), HookPoint()
+            self.setup()
+
+        def forward(self, tokens, **options):
+            x = tokens[..., None].float() * self.weight
+            return self.hook_x(self.hook_x(x) + 1)
+
+    with pytest.raises(HookError, match="'hook_x' fired twice in one forward pass with different activations"):
+        activations(load_model(Twice()), torch.tensor([[1, 2]]), ("hook_x",))

@@ -9,6 +9,7 @@ from mechinterp_toolkit.errors import HookError, ToolkitError
 from mechinterp_toolkit.hooks.generate import check_left_padded, generate
 from mechinterp_toolkit.hooks.steer import Gate, SteeringVector
 from mechinterp_toolkit.hooks.where import Where
+from mechinterp_toolkit.model import load_model
 from mechinterp_toolkit.record import activations
 
 PRE1 = "blocks.1.hook_resid_pre"
@@ -146,6 +147,16 @@ def test_options_that_do_not_fit_are_refused(wrapped, tokens, options, words):
 def test_a_mask_of_another_shape_is_refused(tokens):
     with pytest.raises(ToolkitError, match=r"mask has shape \(4, 6\) but tokens \(4, 7\)"):
         check_left_padded(tokens, torch.ones(4, 6, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("column", [0, -1])
+def test_padding_without_a_mask_is_refused(column):
+    model = load_model("toy/sentiment")
+    tokens = torch.full((2, 4), 5)
+    assert generate(model, tokens, max_new_tokens=1).shape == (2, 1)
+    tokens[1, column] = model.tokenizer.pad_token_id
+    with pytest.raises(ToolkitError, match="the padding token '<pad>', and no mask"):
+        generate(model, tokens, max_new_tokens=1)
 
 
 def test_a_gate_behind_its_edit_is_refused_with_and_without_cache(wrapped, tokens):

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from mechinterp_toolkit.errors import NotApplicable, ToolkitError
-from mechinterp_toolkit.hooks.scrub import _first, bits_per_byte, scrub, scrub_memory, scrub_sites
+from mechinterp_toolkit.hooks.scrub import bits_per_byte, scrub, scrub_memory, scrub_sites
 from mechinterp_toolkit.intervention import applied
 from mechinterp_toolkit.model import load_model
+from mechinterp_toolkit.record import activations
 
 CLASSES = 3
 
@@ -29,7 +30,7 @@ def gaps(model, tokens, edits) -> dict[str, float]:
     """Largest distance between class means at each site of the model under `edits`, in standard deviations."""
     found = {}
     for site in scrub_sites(model):
-        x = _first(model, tokens, None, site, edits).double().flatten(0, 1)
+        x = activations(model, tokens, (site,), edits=edits)[site].double().flatten(0, 1)
         z = labelled(tokens).flatten()
         means = torch.stack([x[z == k].mean(0) for k in range(CLASSES)])
         found[site] = float(((means[:, None] - means[None]).norm(dim=-1)).max() / x.std())
@@ -55,7 +56,7 @@ def test_later_erasers_are_fitted_on_the_model_as_edited(wrapped, text):
     from mechinterp_toolkit.hooks.erase import LeaceFitter
 
     plain = LeaceFitter(wrapped.cfg.d_model, CLASSES)
-    plain.update(_first(wrapped, text, None, last, {}), labelled(text))
+    plain.update(activations(wrapped, text, (last,))[last], labelled(text))
     wrong = {**scrubbed.erasers, last: plain.eraser}
     assert gaps(wrapped, text, wrong)[last] > 100 * gaps(wrapped, text, scrubbed.erasers)[last]
 
@@ -71,6 +72,18 @@ def test_padding_does_not_count(wrapped, text):
     for site, eraser in short.erasers.items():
         # float32 attention over another length sums in another order
         assert torch.allclose(eraser.P, long.erasers[site].P, atol=1e-3)
+
+
+def test_tokens_without_a_class_are_read_and_count_nowhere(wrapped, text):
+    """A mask in their place would hide them from attention, and the erasers would be those of another model."""
+    some = torch.rand(text.shape, generator=torch.Generator().manual_seed(1)) < 0.6
+    labels = labelled(text).where(some, torch.tensor(-1))
+    scrubbed = scrub(wrapped, text, labels, CLASSES)
+    assert scrubbed.n == int(some.sum())
+    for site in scrub_sites(wrapped):
+        x = activations(wrapped, text, (site,), edits=scrubbed.erasers)[site].double()[some]
+        means = torch.stack([x[labels[some] == k].mean(0) for k in range(CLASSES)])
+        assert float((means[:, None] - means[None]).norm(dim=-1).max() / x.std()) < 1e-4
 
 
 @pytest.mark.parametrize("method", ["orth", "random", "shuffled"])
@@ -116,6 +129,8 @@ def test_what_cannot_be_scrubbed_is_refused(wrapped, text):
         scrub_sites(load_model("toy/s5"))
     with pytest.raises(ToolkitError, match="same in all"):
         scrub(wrapped, text, torch.zeros_like(text), CLASSES)
+    with pytest.raises((ToolkitError, TypeError), match=r"not 'leece'\. Did you mean 'leace'|leece"):
+        scrub(wrapped, text, labelled(text), CLASSES, method="leece")
     with pytest.raises(ToolkitError, match="40 prompts have no bytes"):
         bits_per_byte(wrapped, text, torch.zeros(40, dtype=torch.long))
 
