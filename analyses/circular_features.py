@@ -8,10 +8,13 @@ successor more than under maps from items to points that are permuted as a whole
 instead of the next day: b takes the place of the template, and explanation via regression says block by block what the
 last token holds of a and b.
 
-What would fool it: prompts are no units, items are, and seven items carry little evidence; an order without closure is
-any smooth curve; a circle at the embedding need not be what an answer is computed from (base-10 adders have circles too),
-which only the edit shows; and an edit that replaces most of the stream would move the answer whatever the plane held, so
-the plane is set to wrong points as a control and the whole stream and two principal components stand beside it as ratios.
+What would fool it: prompts are no units, items are, and seven items carry little evidence; an order without closure is any
+smooth curve; items that stand in the same places in prompts the circle was not fitted to are no evidence of a circle, since
+the token they share is enough (random weights: a mean cosine of .92 for days and .94 for months, beside .42 and .39 of
+permuted items); a circle at the embedding need not be what an answer is computed from (base-10 adders have circles too),
+which only the edit shows; an edit that moves the answers does not show that they need the circle, which only its removal
+does; and an edit that replaces most of the stream would move the answer whatever the plane held, so the plane is set to
+wrong points as a control and the whole stream and two principal components stand beside it as ratios.
 
 Source: Engels, Michaud, Liao, Gurnee, Tegmark 2025, arXiv:2405.14860; both verdicts on representation and the null of the
 edit are this toolkit's.
@@ -39,7 +42,16 @@ from mechinterp_toolkit.class_edits import (
     sum_features,
 )
 from mechinterp_toolkit.errors import NotApplicable, TokenisationError
-from mechinterp_toolkit.geometry.circle import CircleFit, Order, fit_circle, harmonics, power, transfer
+from mechinterp_toolkit.geometry.circle import (
+    CircleFit,
+    Order,
+    closure_text,
+    fit_circle,
+    harmonics,
+    power,
+    too_few_orders,
+    transfer,
+)
 from mechinterp_toolkit.model import HookedModel, load_model
 from mechinterp_toolkit.prompts import (
     ORDINAL_CLASSES,
@@ -56,6 +68,9 @@ from mechinterp_toolkit.stats import p_value
 
 ALL_ORDERS: tuple[Order, ...] = ("natural", "harmonics", "discrete_log")
 CYCLIC = ("days", "months")
+
+LEFT = 0.9
+"""Share of the right answers that removing the circle leaves, from which on they are said not to need it."""
 
 Task = Literal["next", "b from a"]
 """What is asked: the next item, or the item b steps from a given one."""
@@ -84,7 +99,7 @@ class ClassCircle:
     """The candidate order that fits best."""
 
     closure_low: float
-    """Lower end of the 95 % interval of closure."""
+    """Lower end of the 95 % interval of closure; at -5 there is none to speak of, see `closure_of`."""
 
     closure_high: float
     """Upper end."""
@@ -93,7 +108,8 @@ class ClassCircle:
     """Held-out R2 of the item's index on a line, at most 1."""
 
     transfer: Estimate
-    """Mean cosine of the angles' error in a template the circle was not fitted to, in [-1, 1]; control: items permuted."""
+    """Mean cosine of the angles' error in a template the circle was not fitted to, in [-1, 1], 1 being no error; control: items
+    permuted. A token that all templates share is enough for it: no evidence of a circle."""
 
     points: Float[Tensor, "item 2"]
     """The items in the plane, in units of the activations."""
@@ -102,7 +118,8 @@ class ClassCircle:
     """Set the circle: rise of the new answer's logit over the old one's, in shares of what the whole stream does."""
 
     edits: Float[Tensor, " edit"]
-    """Accuracy under each of `EDITS`: of the new answer where something is set, of the old one where not."""
+    """Accuracy under each of `class_edits.EDITS`: of the new answer where something is set, of the old one where not. Empty
+    where nothing was edited. `dict(zip(EDITS, one.edits.tolist()))` reads them by name."""
 
     accuracies: Float[Tensor, " template"] | None = None
     """The same as `accuracy` by template; in the task "b from a" by b, from 1."""
@@ -110,6 +127,9 @@ class ClassCircle:
     regression: Estimate | None = None
     """Held-out R2 that features of a and b gain at the last token, [feature group, hook point], in [0, 1]; of the task
     "b from a" alone; control: prompts permuted."""
+
+    arrangements: int | None = None
+    """Permutations of the items there are, those that always score alike counted once; None in results of older versions."""
 
     @property
     def is_ring(self) -> bool | None:
@@ -138,7 +158,7 @@ class CircularFeatures(Finding):
     """Held-out R2 of the angle, [class, hook point], at most 1; control: items permuted, best candidate order."""
 
     closure: Estimate
-    """Closure of the natural order, [class, hook point]; 1 for a regular ring."""
+    """Closure of the natural order, [class, hook point]; 1 for a regular ring, -5 where there is none to speak of."""
 
     explained: Estimate
     """Share of the variance between items at the position that answers, [class, hook point, harmonic], in [0, 1]: what the
@@ -150,6 +170,9 @@ class CircularFeatures(Finding):
     task: str = "next"
     """What was asked."""
 
+    draws: int | None = None
+    """Permutations behind the p-values, or all there are where these are fewer; None in results of older versions."""
+
     @property
     def found(self) -> tuple[ClassCircle, ...]:
         """Classes whose order is represented."""
@@ -160,6 +183,9 @@ class CircularFeatures(Finding):
         best = self.circles[0]
         chance = power(len(best.items), 0.3, searched=True)
         at = f"{best.name} at {best.hook_point}"
+        short = self._too_few_draws()
+        if not self.found and short:
+            return Verdict("undecided", short, p=best.p)
         if not self.found:
             return Verdict(
                 "not_found", f"{at}: the order is no better held than permuted ones.", p=best.p, power=chance
@@ -172,6 +198,8 @@ class CircularFeatures(Finding):
     def ring(self) -> Verdict:
         """Whether a represented order also closes."""
         rings = [one.is_ring for one in self.found]
+        if self.represented.outcome == "undecided":
+            return Verdict("undecided", "Whether there is an order that could close is undecided.")
         if not rings:
             return Verdict("not_applicable", "No order was found, so there is none to close.")
         closed = [one.name for one, ring in zip(self.found, rings, strict=True) if ring]
@@ -211,12 +239,16 @@ class CircularFeatures(Finding):
         r2, best = self._best_order(), self.circles[0]
         text = (
             f"The angle of {best.name} is predicted from the other {len(best.items) - 1} with R2 = {r2.text()} at "
-            f"{best.hook_point} ({best.order} order; {r2.control_text()}), closure [{best.closure_low:.2f}, "
-            f"{best.closure_high:.2f}]; fitted to other templates, its angles are off by a mean cosine of {best.transfer.text()}."
+            f"{best.hook_point} ({best.order} order; {r2.control_text()}), {closure_text(best.closure_low, best.closure_high)}. "
+            f"In a template left out of the fit, the mean cosine of the angles' error is {best.transfer.text()}, 1 being no error "
+            f"({best.transfer.control_text()}): how far items stand in the same places in other prompts, for which the token they "
+            "share is enough, circle or none."
         )
         if self.task == "b from a":
             text = " ".join([text, *(_regression_text(one) for one in self.circles)])
         first = "" if self.task == "next" else f"{self._accuracy_text()} "
+        if self.represented.outcome == "undecided":
+            return f"{first}{self.represented.reason} {text}"
         if not self.found:
             chance = power(len(best.items), 0.3, searched=True)
             known = "" if chance is None else f" A circle of share .3 would be found in {chance:.2f} of cases."
@@ -227,7 +259,7 @@ class CircularFeatures(Finding):
         said = self._accuracy_text()
         for one in self.found:
             if one.moved is not None:
-                acc = dict(zip(EDITS, one.edits.tolist(), strict=True))
+                acc = _by_edit(one)
                 said += (
                     f" At {one.hook_point}, setting the plane of {one.name} to another item's point moves the answer "
                     f"{one.moved.text()} of what the whole stream does ({one.moved.control_text()}). The new answer is then "
@@ -250,13 +282,40 @@ class CircularFeatures(Finding):
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        few = [one.name for one in self.circles if len(one.items) < 9]
+        few = [one.name for one in self.found if len(one.items) < 9 and one.is_ring is None]
         power_note = (f"{', '.join(few)}: with so few items, closure is often undecided.",) if few else ()
         lines = tuple(f"{one.name}: a line explains {one.linear:.2f} of the index as well." for one in self.found
                       if one.linear > 0.5)  # fmt: skip
         lost = tuple(f"{one.name}: answers are hardly better than chance, so an edit has few right ones to move."
                      for one in self.circles if one.accuracy < 2 / len(one.items))  # fmt: skip
-        return (*power_note, *lines, *lost, *self.notes)
+        return (*power_note, *lines, *self._not_needed(), *lost, *self.notes)
+
+    def _not_needed(self) -> tuple[str, ...]:
+        """Of circles that move the answers when they are set, those whose removal leaves the answers."""
+        said = []
+        for one in self.found:
+            if one.p_used is None or one.p_used > 0.05:
+                continue
+            acc = _by_edit(one)
+            if acc["remove the circle"] >= LEFT * one.accuracy:
+                said.append(
+                    f"{one.name}: the circle moves the answers when it is set, but they do not need it: with it removed "
+                    f"{acc['remove the circle']:.2f} of the old answers are right, and set to another item's point it makes the "
+                    f"new answer right in {acc['set the circle']:.2f} (chance {1 / len(one.items):.2f})."
+                )
+        return tuple(said)
+
+    def _too_few_draws(self) -> str | None:
+        """Why some class could not have passed its share of the level, with the draws it takes; None where all could."""
+        level = 0.05 / len(self.circles)
+        for one in self.circles:
+            if self.draws is None or one.arrangements is None:
+                continue
+            short = too_few_orders(self.draws, one.arrangements, alpha=level)
+            if short:
+                shared = "" if len(self.circles) == 1 else f"{len(self.circles)} classes share the level of 0.05, and "
+                return f"{one.name}: {shared}{short}"
+        return None
 
     def figures(self) -> dict[str, Any]:
         from mechinterp_toolkit import plots
@@ -282,6 +341,10 @@ class CircularFeatures(Finding):
         best = self.circles[0]
         order = self.order.at(names.index(best.name), points.index(best.hook_point), largest=True)
         return replace(order, n=len(best.items))
+
+
+def _by_edit(one: ClassCircle) -> dict[str, float]:
+    return dict(zip(EDITS, one.edits.tolist(), strict=True))
 
 
 def _regression_text(one: ClassCircle) -> str:
@@ -380,6 +443,7 @@ def circular_features(
         explained=_explained(model, asked, seed),
         notes=tuple(found.caveats),
         task=task,
+        draws=draws,
         prompts_hash=next(iter(asked.values())).prompts.hash,
     )
 
@@ -558,4 +622,5 @@ def _circle(
         moved=edits.moved,
         edits=edits.accuracy,
         accuracies=torch.tensor(right, dtype=torch.float64),
+        arrangements=circle.arrangements,
     )

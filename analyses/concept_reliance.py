@@ -25,10 +25,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechinterp_toolkit.concept_finding import ConceptFinding, concept_twins, p_of_largest, planted_concepts
+from mechinterp_toolkit.concept_finding import (
+    ConceptFinding,
+    about,
+    about_control,
+    concept_twins,
+    over,
+    p_of_largest,
+    planted_concepts,
+)
 from mechinterp_toolkit.concepts import LabelledTokens, labelled_tokens, reads_text
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.geometry.classes import ClassReadout, read_classes, unit_means
+from mechinterp_toolkit.geometry.classes import read_classes, unit_means
 from mechinterp_toolkit.hooks.erase import (
     LeaceEraser,
     LeaceFitter,
@@ -42,12 +50,15 @@ from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.registry import analysis
 from mechinterp_toolkit.results import Estimate, Verdict, along
-from mechinterp_toolkit.stats import balanced_relabellings, bootstrap, judge_effect
+from mechinterp_toolkit.stats import balanced_relabellings, bootstrap, judge_effect, p_value
 
 ERASURES = ("LEACE", "orthogonal", "random directions")
 
 SMALLEST_RISE = 0.05
 """Nats: a rise of the loss below this is none of interest, however surely it is one."""
+
+_DIGIT = 0.001
+"""Nats that rises of the loss are written in: a fiftieth of the smallest of interest. Rounding makes rises of 1e-8."""
 
 BATCH = 32
 
@@ -93,9 +104,9 @@ class ConceptReliance(ConceptFinding):
     @property
     def used(self) -> Verdict:
         if self.rise is None:
-            return Verdict("not_applicable", "The concept cannot be read off linearly, so nothing was erased.")
+            return self._not_edited("The concept cannot be read off linearly", "so nothing was erased")
         at = self.rise.label("hook point", int(self.rise.value.argmax()))
-        said = f"Erasing it at {at} raises the loss by {self.effect.text()} nats"
+        said = f"Erasing it at {at} raises the loss by {about(self.effect, _DIGIT)} nats"
         return judge_effect(self.effect, said, f"erasing shuffled labels of {self.unit_name} as far", SMALLEST_RISE)
 
     @property
@@ -108,23 +119,24 @@ class ConceptReliance(ConceptFinding):
         best = int(self.accuracy.value.argmax())
         text = (
             f"Of {sum(self.units)} {self.unit_name} in {len(self.classes)} classes, left-out ones are classified with a "
-            f"balanced accuracy of {self.best_accuracy.text()} at {self.hook_point} ({self.best_accuracy.control_text()}); "
-            f"erased by what was fitted to half of the {self.unit_name}, the other half still with "
-            f"{self.erased.at(best).text()}. What a probe reads along and what the classes differ along have a cosine of "
-            f"{self.cosine[best]:.2f}."
+            f"balanced accuracy of {self.best_accuracy.text()} at {self.hook_point}; control: "
+            f"{self.best_accuracy.control_text()}. With an eraser fitted to one half of the {self.unit_name}, the other half is "
+            f"classified with {self.erased.at(best).text()}. What a probe reads along and what the classes differ along have a "
+            f"cosine of {self.cosine[best]:.2f}."
         )
-        return text if self.p <= 0.05 else f"{self.concept.capitalize()} is not represented linearly. {text}"
+        if self.short:
+            return f"Whether {self.concept} is represented linearly is undecided. {text}"
+        return text if self.p <= 0.05 else f"{self.subject} is not represented linearly. {text}"
 
     def causal_check(self) -> str:
         asked = f"As it is, the model is right in {self.right.text()} and its loss is {self.loss.text()} nats."
         if self.rise is None or self.by_erasure is None:
-            return f"{asked} No layer holds the concept linearly, so nothing was erased."
+            return f"{asked} {self._not_edited('No layer holds the concept linearly', 'so nothing was erased').reason}"
         at = int(self.rise.value.argmax())
-        rises = "; ".join(f"{name} {self.by_erasure.at(at, i).text()}" for i, name in enumerate(ERASURES))
+        rises = "; ".join(f"{name} {about(self.by_erasure.at(at, i), _DIGIT)}" for i, name in enumerate(ERASURES))
         return (
             f"{asked} With the classes erased at their tokens in front of block {at}, the loss rises by "
-            f"{self.effect.text()} nats; erasing shuffled labels as far, by {self.effect.control_text()}. By kind of erasure: "
-            f"{rises}."
+            f"{about(self.effect, _DIGIT)} nats; control: {about_control(self.effect, _DIGIT)}. By kind of erasure: {rises}."
         )
 
     @property
@@ -134,7 +146,18 @@ class ConceptReliance(ConceptFinding):
         )
         low = self.cosine[int(self.accuracy.value.argmax())] < 0.5
         lean = ("The probe's direction is far from the classes' difference: it leans on suppressors or on noise.",)
-        return (*(few if min(self.units) < 30 else ()), *(lean if low else ()), *self.notes)
+        return (*(few if min(self.units) < 30 else ()), *(lean if low else ()), *self._not_erased(), *self.notes)
+
+    def _not_erased(self) -> tuple[str, ...]:
+        """Whether the classes of units that the eraser was not fitted to can still be told from shuffled labels."""
+        erased = self.erased.at(int(self.accuracy.value.argmax()))
+        assert erased.control is not None
+        if not self.represented.found or float(p_value(erased.value, erased.control)) > 0.05:
+            return ()
+        return (
+            f"Erasure of {self.unit_name} that the eraser was not fitted to leaves an accuracy of {erased.text()}; control: "
+            f"{erased.control_text()}. What is said of erasure holds for the {self.unit_name} it was fitted to.",
+        )
 
     def figures(self) -> dict[str, Any]:
         from mechinterp_toolkit import plots
@@ -177,8 +200,10 @@ def concept_reliance(
     labelled = _Labelled(text.label[text.labelled], text.unit[text.labelled])
     sites = [_Site(name, read[name][text.labelled].double(), labelled) for name in names]
     plain, right = _losses(model, text, {})
-    readouts = [_readout(site, draws, seed) for site in sites]
-    accuracy = along([one.accuracy for one in readouts], "hook point", names)
+    accuracy = over(
+        along([_read(site.x, labelled, draws, seed) for site in sites], "hook point", names), text.unit_name
+    )
+    erased = over(along([_read_after_erasure(site, seed) for site in sites], "hook point", names), text.unit_name)
     common: dict[str, Any] = {"unit": _row_units(text), "unit_name": text.unit_name, "seed": seed}
     rise = by_erasure = None
     if p_of_largest(accuracy) <= 0.05:
@@ -189,7 +214,7 @@ def concept_reliance(
         unit_name=text.unit_name,
         units=tuple(_units_of_classes(labelled, len(text.names))),
         accuracy=accuracy,
-        erased=along([_read_after_erasure(site, seed) for site in sites], "hook point", names),
+        erased=erased,
         cross_covariance_left=torch.tensor([site.fitter.report.cross_covariance_left for site in sites]).double(),
         cosine=torch.stack([_filter_and_pattern(site) for site in sites]),
         loss=bootstrap(plain, measured="nats", **common),
@@ -221,17 +246,13 @@ def _fitted(x: Float[Tensor, "token d"], label: Int[Tensor, " token"]) -> LeaceF
     return LeaceFitter.fit(x, label, shrinkage=True)
 
 
-def _readout(site: _Site, draws: int, seed: int) -> ClassReadout:
-    return _read(site.x, site.labelled, draws, seed)
-
-
-def _read(x: Tensor, labelled: _Labelled, draws: int, seed: int) -> ClassReadout:
+def _read(x: Tensor, labelled: _Labelled, draws: int, seed: int) -> Estimate:
     """Read the classes of whole units; classes of too few units are left out."""
     means, label = unit_means(x, labelled.unit, labelled.label)
     enough = label.bincount()[label] >= _FEWEST
     if len(label[enough].unique()) < 2:
         raise ToolkitError(f"fewer than two classes have {_FEWEST} words or texts of their own; give more text.")
-    return read_classes(means[enough], label[enough], draws=draws, seed=seed)
+    return read_classes(means[enough], label[enough], draws=draws, seed=seed).accuracy
 
 
 def _units_of_classes(labelled: _Labelled, n_classes: int) -> list[int]:
@@ -246,7 +267,7 @@ def _read_after_erasure(site: _Site, seed: int) -> Estimate:
     half = torch.isin(site.labelled.unit, units[torch.randperm(len(units), generator=generator)[: len(units) // 2]])
     eraser = _fitted(site.x[half], site.labelled.label[half]).eraser
     held_out = _Labelled(site.labelled.label[~half], site.labelled.unit[~half])
-    return _read(eraser(site.x[~half]), held_out, 99, seed).accuracy
+    return _read(eraser(site.x[~half]), held_out, 99, seed)
 
 
 def _filter_and_pattern(site: _Site) -> Float[Tensor, ""]:

@@ -100,7 +100,7 @@ class Cluster:
     """M of the plane: largest share of the points within .1 of a line, in standard deviations, in [0, 1]."""
 
     score: float
-    """(1 - M) S averaged over the group's planes, as `ranking` says."""
+    """(1 - M) S averaged over the group's planes, those of rounding alone left out, as `ranking` says."""
 
     @property
     def name(self) -> str:
@@ -124,7 +124,7 @@ class FeatureClusters(Finding):
     """Result of `feature_clusters`."""
 
     autoencoder: str
-    """Where the autoencoder came from."""
+    """Title of the autoencoder: of a folder its name. The path stays in the options of the run."""
 
     hook_point: str
     """Where it reads."""
@@ -136,7 +136,7 @@ class FeatureClusters(Finding):
     """Groups of two latents or more."""
 
     clusters: tuple[Cluster, ...]
-    """Groups with a plane: found ones first, then by p-value, then by score."""
+    """Groups with a plane: found ones first, then by p-value, score and first latent."""
 
     flatness: Estimate | None
     """Flatness of the first cluster's plane, in [0, 1]; the control draws random directions."""
@@ -200,14 +200,18 @@ class FeatureClusters(Finding):
         if not self.clusters or self.flatness is None:
             return f"No group of {self.autoencoder} has a plane: {self.represented.reason}"
         best, others = self.clusters[0], len(self.locations) - 1
+        earlier = {1: "", 2: " that component 1 leaves"}.get(
+            best.plane, f" that components 1 to {best.plane - 1} leave"
+        )
         text = (
-            f"{best.name} (at {', '.join(repr(item) for item in best.items[:7])}) write within the plane of components "
-            f"{best.plane} and {best.plane + 1} for {self.flatness.text()} of what is left there over {best.active} tokens "
-            f"({self.flatness.control_text()}), with S = {best.separability:.2f} bits and M = {best.mixture:.2f}."
+            f"{best.name} (at {', '.join(repr(item) for item in best.items[:7])}) are active at {best.active} tokens. Of the "
+            f"variance of what they write there together{earlier}, a share of {self.flatness.text()} lies in the plane of "
+            f"principal components {best.plane} and {best.plane + 1} ({self.flatness.control_text()}). In this plane S = "
+            f"{best.separability:.2f} bits and M = {best.mixture:.2f}."
         )
         if not self.locations:
             return f"No irreducible plane among {len(self.clusters)} groups. The best: {text}"
-        return text + (f" {others} more groups pass." if others else "")
+        return text + (f" Other groups that pass: {others}." if others else "")
 
     def causal_check(self) -> str:
         if self.moved is None:
@@ -302,7 +306,8 @@ def feature_clusters(
 
     Args:
         model: a transformer with a tokenizer.
-        sae: a folder saved by sae-lens, "RELEASE/SAE_ID" of its catalogue, or an object of it.
+        sae: a `mechinterp_toolkit.sae.SparseAutoencoder` of your own tensors; a folder saved by sae-lens, "RELEASE/SAE_ID" of
+            its catalogue, or an object of it.
         hook_point: where the autoencoder reads; what its own record says by default.
         text: a file, folder or name of a corpus; tokens drawn at random by default, which shows features of single tokens only.
         prompts: windows of 16 tokens that are encoded.
@@ -318,18 +323,11 @@ def feature_clusters(
     Raises:
         NotApplicable: no autoencoder was given, or it does not fit the model.
     """
-    if sae is None:
-        raise NotApplicable(
-            "feature_clusters reads a sparse autoencoder and none was given; set sae=FOLDER or RELEASE/SAE_ID."
-        )
-    dictionary = load_sae(sae)
+    dictionary = _loaded(sae)
     name = _where(model, dictionary, hook_point)
     windows = _windows(model, text, prompts, seed)
     encoded = _encode(model, dictionary, windows, name)
-    fires = torch.from_numpy(encoded.codes.getnnz(axis=0) > 0)
-    dictionary = replace(
-        dictionary, w_dec=dictionary.w_dec * fires[:, None]
-    )  # a latent that never fires joins no group
+    dictionary = _firing(dictionary, encoded)
     groups = decoder_clusters(
         dictionary.w_dec, method=method, neighbours=neighbours, threshold=threshold, clusters=clusters, seed=seed
     )
@@ -341,7 +339,7 @@ def feature_clusters(
         (None, ()) if not (best and best.cluster.found) else _moved(model, encoded, best, basis, name, draws, seed)
     )
     return FeatureClusters(
-        autoencoder=dictionary.name,
+        autoencoder=dictionary.title,
         hook_point=name,
         n_tokens=len(encoded.token),
         n_groups=len(groups),
@@ -366,6 +364,21 @@ class _Judged(NamedTuple):
     cluster: Cluster
     group: Int[Tensor, " member"]
     null: Float[Tensor, " draw"]  # flatness of its best plane
+
+
+def _loaded(sae: Any) -> SparseAutoencoder:
+    if sae is None:
+        raise NotApplicable(
+            "feature_clusters reads a sparse autoencoder and none was given; set sae=FOLDER or RELEASE/SAE_ID, or give a "
+            "mechinterp_toolkit.sae.SparseAutoencoder."
+        )
+    return load_sae(sae)
+
+
+def _firing(dictionary: SparseAutoencoder, encoded: _Encoded) -> SparseAutoencoder:
+    """The dictionary with latents that never fire set to zero: they join no group."""
+    fires = torch.from_numpy(encoded.codes.getnnz(axis=0) > 0)
+    return replace(dictionary, w_dec=dictionary.w_dec * fires[:, None])
 
 
 def _where(model: HookedModel, dictionary: SparseAutoencoder, given: str | None) -> str:
@@ -421,7 +434,7 @@ def _judge(
     draws: int,
     seed: int,
 ) -> list[_Judged]:
-    """Every group with a plane: found ones first, then by p-value, then by score."""
+    """Every group with a plane: found ones first, then by p-value, score and first latent."""
     groups = tuple(group for group in groups if len(active_rows(encoded.codes, group)[0]) >= _FEWEST_POINTS)
     shares = plane_shares(encoded.codes, dictionary.w_dec, groups, draws=draws, seed=seed)
     clouds = [partial_reconstruction(encoded.codes, dictionary.w_dec, group)[1] for group in groups]
@@ -435,7 +448,8 @@ def _judge(
     judged = []
     for i in tested.any(1).nonzero().flatten().tolist():
         plane = int(beyond[i].argmax())
-        shapes = _shapes(clouds[i], plane, 199 if p[i, plane] <= 0.05 else 19, seed)
+        n_planes = int(shares.measured[i].sum())
+        shapes = _shapes(clouds[i], n_planes, plane, 199 if p[i, plane] <= 0.05 else 19, seed)
         cluster = Cluster(
             latents=tuple(groups[i].tolist()),
             items=tuple(tokenizer.decode([token]).strip() for token in _items(encoded, groups[i]).tolist()),
@@ -446,10 +460,11 @@ def _judge(
             p_dependent=shapes[plane].p,
             separability=shapes[plane].separability,
             mixture=shapes[plane].mixture,
-            score=_score(shapes[: int(shares.measured[i].sum())], ranking),
+            score=_score(shapes, ranking),
         )
         judged.append(_Judged(cluster, groups[i], shares.null[:, i, plane]))
-    return sorted(judged, key=lambda one: (not one.cluster.found, one.cluster.p, -one.cluster.score))
+    # Groups come by their first latent, and `sorted` keeps that order; the rest of a score is the order of its sums.
+    return sorted(judged, key=lambda one: (not one.cluster.found, one.cluster.p, -round(one.cluster.score, 9)))
 
 
 def _with_intensity(points: Float[Tensor, "row d"]) -> Bool[Tensor, " plane"]:
@@ -460,12 +475,11 @@ def _with_intensity(points: Float[Tensor, "row d"]) -> Bool[Tensor, " plane"]:
     return is_intensity[:-1] | is_intensity[1:]
 
 
-def _shapes(points: Float[Tensor, "row d"], plane: int, draws: int, seed: int) -> list[Irreducibility]:
-    """Indices of planes (1, 2), (2, 3), ...; `plane` with more draws than the bias needs."""
-    scores = (points - points.mean(0)) @ _principal(points)[: MOST_PLANES + 1].T
+def _shapes(points: Float[Tensor, "row d"], n_planes: int, plane: int, draws: int, seed: int) -> list[Irreducibility]:
+    """Indices of the first planes (1, 2), (2, 3), ...; `plane` with more draws than the bias needs."""
+    scores = (points - points.mean(0)) @ _principal(points)[: n_planes + 1].T
     scores = scores[:_MOST_POINTS]
-    planes = range(min(MOST_PLANES, scores.shape[1] - 1))
-    return [irreducibility(scores[:, k : k + 2], draws=draws if k == plane else 19, seed=seed) for k in planes]
+    return [irreducibility(scores[:, k : k + 2], draws=draws if k == plane else 19, seed=seed) for k in range(n_planes)]
 
 
 def _principal(points: Float[Tensor, "row d"]) -> Float[Tensor, "component d"]:

@@ -6,9 +6,10 @@ nearer to the mean of their own class than with labels shuffled over words, the 
 direction of half of the words ablated in sentences about the other half, the right answer falls further than with
 directions of shuffled labels. *Summary*: ablated at punctuation alone, it takes more than at as many other tokens.
 
-What would fool it: words are units, not sentences, and directions are judged on words they were not fitted to; methods that
-agree may agree on word frequency, which no shuffle sees; random directions change nothing, so the null are directions of
-shuffled labels; and alignment can use a direction that the model never uses by itself, so its effect stands beside the others.
+What would fool it: words are units, not sentences, and directions are judged on words they were not fitted to; a mean over
+methods hides the one that found something else, hence its name; methods that agree may agree on word frequency, which no
+shuffle sees; random directions change nothing, so the null are directions of shuffled labels; and alignment can use a
+direction that the model never uses by itself, so its effect stands beside the others.
 
 Source: Tigges, Hollinsworth, Geiger, Nanda 2023, Linear Representations of Sentiment, arXiv:2310.15154; Geiger et al. 2024,
 arXiv:2303.02536 (alignment). The nulls are this toolkit's.
@@ -26,6 +27,7 @@ from torch import Tensor
 from mechinterp_toolkit.concept_finding import (
     ConceptFinding,
     concept_twins,
+    even_relabellings,
     p_of_largest,
     planted_concepts,
     read_layers,
@@ -50,6 +52,11 @@ METHODS = ("mean difference", "k-means", "PCA", "logistic", "alignment")
 TOKENS = ("word", "punctuation", "all others", "all")
 """Classes of tokens at which the direction is ablated; the beginning of the sequence is in none."""
 
+_SPOKEN = {"word": "the word", "punctuation": "punctuation", "all others": "all other tokens", "all": "all tokens"}
+
+LOWEST_AGREEMENT = 0.5
+"""Mean |cosine| with the directions of the other methods below which a method is said to disagree with them."""
+
 SMALLEST_FALL = 0.1
 """Logits: a fall of the right answer over the wrong one below this is none of interest, however surely it is one."""
 
@@ -72,7 +79,8 @@ class LinearDirection(ConceptFinding):
 
     patched: Estimate | None
     """Share of the gap between a positive and a negative sentence closed by patching the word along each direction,
-    [method]; control: directions of shuffled labels. None where nothing was found or the model does not answer."""
+    [method]; interval over pairs of words; control: directions of shuffled labels. None where nothing was found or the model
+    does not answer."""
 
     fall: Estimate | None
     """Fall of `difference` with the mean difference's direction ablated at each of `TOKENS`, in logits; control as above."""
@@ -83,16 +91,19 @@ class LinearDirection(ConceptFinding):
     @property
     def used(self) -> Verdict:
         if self.fall is None:
-            return Verdict("not_applicable", "No direction was found, so none was ablated.")
+            return self._not_edited("No direction was found", "so none was ablated")
         fall = self.fall.at(TOKENS.index("all"))
         said = f"Ablating it everywhere takes {fall.text()} logits from the right answer"
-        return judge_effect(fall, said, "directions of shuffled labels", SMALLEST_FALL)
+        there_are = even_relabellings((self.words[0] // 2, self.words[1] // 2), directed=False)
+        return judge_effect(fall, said, "directions of shuffled labels", SMALLEST_FALL, arrangements=there_are)
 
     @property
     def summarised(self) -> Verdict:
         """Whether the direction is read at punctuation."""
+        if self.fall is None:
+            return self._not_edited("No direction was found", "so none was ablated")
         if self.summary is None:
-            return Verdict("not_applicable", "No direction was ablated, or no punctuation stands behind the word.")
+            return Verdict("not_applicable", "Not every sentence has punctuation behind the word.")
         said = f"Ablating it at punctuation alone takes {self.summary.text()} logits"
         return judge_effect(self.summary, said, "at as many other tokens", SMALLEST_FALL)
 
@@ -103,33 +114,54 @@ class LinearDirection(ConceptFinding):
     def answer(self) -> str:
         text = (
             f"Of {sum(self.words)} words, those left out are nearer to their own class' mean in {self.best_accuracy.text()} at "
-            f"{self.hook_point} ({self.best_accuracy.control_text()})."
+            f"{self.hook_point}; control: {self.best_accuracy.control_text()}."
         )
+        if self.short:
+            return f"Whether {self.concept} lies along a direction is undecided. {text}"
         if self.agreement is None:
-            return f"{self.concept.capitalize()} lies along no direction. {text}"
-        agreed = f"Directions of five methods agree with a mean |cosine| of {self._mean_agreement:.2f}."
-        return f"{text} {agreed} {self.summarised.reason}"
+            return f"{self.subject} lies along no direction. {text}"
+        agreed = self.agreement_with_others
+        least = min(agreed, key=agreed.__getitem__)
+        return (
+            f"{text} Directions of five methods agree with a mean |cosine| of {sum(agreed.values()) / len(agreed):.2f}, least that "
+            f"of {least} with {agreed[least]:.2f}. {self.summarised.reason}"
+        )
 
     def causal_check(self) -> str:
         asked = f"As it is, the right answer leads by {self.difference.text()} logits."
         if self.fall is None:
-            return f"{asked} No direction was found, so nothing was edited."
-        falls = "; ".join(f"{name} {self.fall.at(i).text()}" for i, name in enumerate(TOKENS))
-        everywhere = self.fall.at(TOKENS.index("all")).control_text()
-        said = f"{asked} With the direction ablated to its mean it falls by (tokens) {falls}; everywhere, {everywhere}."
+            return f"{asked} {self._not_edited('No direction was found', 'so nothing was edited').reason}"
+        falls = ", ".join(f"by {self.fall.at(i).text()} at {_SPOKEN[name]}" for i, name in enumerate(TOKENS))
+        said = (
+            f"{asked} With the direction ablated to its mean it falls {falls}; control, at all tokens: "
+            f"{self.fall.at(TOKENS.index('all')).control_text()}."
+        )
         if self.patched is None:
             return said
         closed = "; ".join(f"{name} {self.patched.at(i).text()}" for i, name in enumerate(METHODS))
         return (
             f"{said} Patching the word along one direction closes this share of the gap between two sentences: {closed}; "
-            f"directions of shuffled labels {self.patched.at(0).control_text()}."
+            f"control: {self.patched.at(0).control_text()}."
         )
 
     @property
+    def agreement_with_others(self) -> dict[str, float]:
+        """Method -> mean |cosine| of its direction with those of the other methods, in [0, 1]; empty where none was found."""
+        if self.agreement is None:
+            return {}
+        others = (self.agreement.sum(1) - self.agreement.diagonal()) / (len(METHODS) - 1)
+        return dict(zip(METHODS, others.tolist(), strict=True))
+
+    @property
     def caveats(self) -> tuple[str, ...]:
-        apart = self.agreement is not None and self._mean_agreement < 0.5
-        low = ("The methods do not agree: they may have found different things.",) if apart else ()
-        return (*low, *self.notes)
+        apart = [
+            f"{name} ({cosine:.2f})" for name, cosine in self.agreement_with_others.items() if cosine < LOWEST_AGREEMENT
+        ]
+        named = f"{', '.join(apart[:-1])} and {apart[-1]}" if len(apart) > 1 else "".join(apart)
+        low = (
+            f"Directions that disagree with those of the other methods, by mean |cosine|: {named}. They may hold something else.",
+        )
+        return (*(low if apart else ()), *self.notes)
 
     def figures(self) -> dict[str, Any]:
         from mechinterp_toolkit import plots
@@ -150,12 +182,6 @@ class LinearDirection(ConceptFinding):
         if self.summary is not None:
             shown["Punctuation"] = plots.strip(self.summary, title="Fall at punctuation over as many other tokens")
         return shown
-
-    @property
-    def _mean_agreement(self) -> float:
-        assert self.agreement is not None
-        off = ~torch.eye(len(METHODS), dtype=torch.bool)
-        return float(self.agreement[off].mean())
 
 
 @analysis(
@@ -193,7 +219,9 @@ def linear_direction(
     names = tuple(f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers))
     prompts = asked.prompts
     read = activations(model, prompts.tokens, names, mask=prompts.mask, position=asked.at_word)
-    accuracy = read_layers(read, asked.word, asked.label, reader="nearest_mean", draws=draws, seed=seed)
+    accuracy = read_layers(
+        read, asked.word, asked.label, reader="nearest_mean", unit_name="words", draws=draws, seed=seed
+    )
     best = names[int(accuracy.value.argmax())]
     halves = asked.halves(seed)
     fitted, edited = None, _Edited(None, None, None)
@@ -207,7 +235,7 @@ def linear_direction(
     return LinearDirection(
         concept=concept,
         classes=asked.names,
-        words=(int(asked.word[asked.label == 1].unique().numel()), int(asked.word[asked.label == 0].unique().numel())),
+        words=asked.words,
         accuracy=accuracy,
         agreement=None if fitted is None else (fitted @ fitted.T).abs().clamp(max=1),
         difference=bootstrap(
@@ -358,7 +386,16 @@ def _patched(
     directions = [*zip(METHODS, fitted, strict=True), *((f"shuffled {i}", one) for i, one in enumerate(shuffled))]
     places = [Place(hook_point, positions=at, direction=one, name=name) for name, one in directions]
     try:
-        effects = patch_effects(model, source.tokens, base.tokens, places, metric, seed=seed).normalised
+        effects = patch_effects(
+            model,
+            source.tokens,
+            base.tokens,
+            places,
+            metric,
+            unit=asked.word[ours],
+            unit_name="pairs of words",
+            seed=seed,
+        ).normalised
     except ToolkitError:
         return None  # sentences of either class get the same answer, so there is no gap to close
     n = len(METHODS)

@@ -6,8 +6,9 @@ than with labels shuffled over words, the search over layers repeated. *Used*: t
 answer from the negative to the positive class further than vectors of the same length from shuffled labels.
 
 What would fool it: a vector so long that it breaks the model, hence the KL on sentences about something else; a mean that
-hides the sentences moved the wrong way, hence their share; vectors in random directions, which do nothing, as the only
-control; and a change that adding a constant to the logits would make as well, hence logit guidance beside it.
+hides the sentences moved the wrong way, hence their share; sentences counted as if each had a word of its own, hence intervals
+over words; vectors in random directions, which do nothing, as the only control; and a change that adding a constant to the
+logits would make as well, hence logit guidance beside it, also brought to the same change.
 
 Source: Rimsky et al. 2024, arXiv:2312.06681 (mean difference); Tan et al. 2024, arXiv:2407.12404 (the wrong way); Braun et
 al. 2025, arXiv:2505.22637 (agreement of pairs). The nulls are this toolkit's.
@@ -25,6 +26,7 @@ from torch import Tensor
 from mechinterp_toolkit.concept_finding import (
     ConceptFinding,
     concept_twins,
+    even_relabellings,
     p_of_largest,
     planted_concepts,
     read_layers,
@@ -40,7 +42,14 @@ from mechinterp_toolkit.hooks.steer_fit import (
     separation,
     shuffled_differences,
 )
-from mechinterp_toolkit.hooks.steer_sweep import Prompts, left_padded, logit_contrast, steering_sweep
+from mechinterp_toolkit.hooks.steer_sweep import (
+    Prompts,
+    SteeringSweep,
+    guidance_kl,
+    left_padded,
+    logit_contrast,
+    steering_sweep,
+)
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.registry import analysis
@@ -58,11 +67,14 @@ class SteeringEffect(ConceptFinding):
     classes: tuple[str, str]
     """Positive class, which vectors point to, and negative class."""
 
+    words: tuple[int, int]
+    """Words of either class; vectors are made from half of them, rounded down."""
+
     separation: Estimate
     """d' of words the vector was not made from along it, [hook point], in pooled standard deviations."""
 
     agreement: Estimate
-    """Mean cosine of a pair's difference with that of the other pairs, [hook point], in [-1, 1]."""
+    """Mean cosine of a pair's difference with those of pairs of other words, [hook point], in [-1, 1]."""
 
     change: Estimate | None
     """Rise of the positive over the negative answer when the vector of `hook_point` is added once, in logits; control:
@@ -72,7 +84,7 @@ class SteeringEffect(ConceptFinding):
     """The same for each vector and multiplier, [vector, multiplier], without control."""
 
     wrong_way: Estimate | None
-    """Share of sentences that move against the multiplier's sign, [vector, multiplier], in [0, 1]."""
+    """Share of sentences that move against the multiplier's sign, [vector, multiplier], in [0, 1]; interval over words."""
 
     kl: Estimate | None
     """KL of the next token of sentences about something else, unsteered from steered, [vector, multiplier], in nats."""
@@ -83,12 +95,17 @@ class SteeringEffect(ConceptFinding):
     guidance_kl: Estimate | None
     """KL of the next token of sentences about something else under the same shift, [multiplier], in nats."""
 
+    matched_kl: Estimate | None
+    """The same under the part of the shift that moves the answer by `change`, in nats; None where the shift does not move it
+    that way."""
+
     @property
     def used(self) -> Verdict:
         if self.change is None:
-            return Verdict("not_applicable", "The classes differ along no direction, so there was no vector to add.")
+            return self._not_edited("The classes differ along no direction", "so there was no vector to add")
         said = f"Adding the vector once at {self.hook_point} moves the answer by {self.change.text()} logits"
-        return judge_effect(self.change, said, "vectors of shuffled labels", SMALLEST_CHANGE)
+        there_are = even_relabellings((self.words[0] // 2, self.words[1] // 2), directed=True)
+        return judge_effect(self.change, said, "vectors of shuffled labels", SMALLEST_CHANGE, arrangements=there_are)
 
     @property
     def effect(self) -> Estimate:
@@ -97,36 +114,65 @@ class SteeringEffect(ConceptFinding):
     def answer(self) -> str:
         at = int(self.accuracy.value.argmax())
         text = (
-            f"Words left out are nearer to their own class' mean in {self.best_accuracy.text()} at {self.hook_point} "
-            f"({self.best_accuracy.control_text()}); along the vector other words lie {self.separation.at(at).text()} standard "
+            f"Words left out are nearer to their own class' mean in {self.best_accuracy.text()} at {self.hook_point}; control: "
+            f"{self.best_accuracy.control_text()}. Along the vector other words lie {self.separation.at(at).text()} standard "
             f"deviations apart, and pairs agree with a cosine of {self.agreement.at(at).text()}."
         )
+        if self.short:
+            return f"Whether there is anything to steer by is undecided. {text}"
         return f"{text} {self.used.reason}" if self.p <= 0.05 else f"There is nothing to steer by. {text}"
 
     def causal_check(self) -> str:
         if self.change is None or self.wrong_way is None:
-            return "The classes differ along no direction, so nothing was added."
-        names, strengths = self.wrong_way.labels["vector"], self.wrong_way.labels["multiplier"]
-        at = (names.index(self.hook_point), strengths.index("1"))
+            return self._not_edited("The classes differ along no direction", "so nothing was added").reason
         cost = (
-            "" if self.kl is None else f" Sentences about something else change by {self.kl.at(*at).text()} nats (KL)."
+            "" if self.kl is None else f" Sentences about something else change by {self._at_once(self.kl)} nats (KL)."
         )
-        beside = "" if self.guidance is None else (
-            f" Shifting the logits by the classes' mean difference instead moves it by {self.guidance.at(at[1]).text()} logits"
-            + ("." if self.guidance_kl is None else f", at {self.guidance_kl.at(at[1]).text()} nats.")
-        )  # fmt: skip
         return (
             f"With the vector of {self.hook_point} added once to every token, the positive answer gains {self.change.text()} "
-            f"logits over the negative one in sentences about other words ({self.change.control_text()}); "
-            f"{self.wrong_way.at(*at).text()} of them move the wrong way.{cost}{beside}"
+            f"logits over the negative one in sentences about other words; control: {self.change.control_text()}. "
+            f"{self._at_once(self.wrong_way)} of the sentences move the wrong way.{cost}{self._guidance_text()}"
         )
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        missing = (
-            () if self.kl is not None or self.change is None else ("The tokenizer lacks words of neutral sentences.",)
+        missing = self.kl is None and self.change is not None
+        lacks = ("The tokenizer lacks words of neutral sentences.",) if missing else ()
+        return (*lacks, *self._no_more_than_guidance(), *self.notes)
+
+    def _no_more_than_guidance(self) -> tuple[str, ...]:
+        if self.kl is None or self.matched_kl is None or self.used.outcome == "not_found":
+            return ()
+        if float(self.matched_kl.value) > float(self.kl.value[self._once]):
+            return ()
+        return (
+            "A constant added to the logits does as much as the vector at no larger cost: it moves the answer as far with a KL "
+            f"of {self.matched_kl.text()} nats on sentences about something else, the vector with {self._at_once(self.kl)}.",
         )
-        return (*missing, *self.notes)
+
+    def _guidance_text(self) -> str:
+        if self.guidance is None:
+            return ""
+        once = self.guidance.labels["multiplier"].index("1")
+        cost = "" if self.guidance_kl is None else f", at {self.guidance_kl.at(once).text()} nats"
+        text = (
+            " Shifting the logits by the classes' mean difference instead moves it by "
+            f"{self.guidance.at(once).text()} logits{cost}"
+        )
+        if self.matched_kl is None or self.change is None:
+            return f"{text}."
+        part = float(self.change.value / self.guidance.value[once])
+        return f"{text}; {part:.3g} times that shift moves it as far as the vector, at {self.matched_kl.text()} nats."
+
+    @property
+    def _once(self) -> tuple[int, int]:
+        """Where the verdict's vector and strength stand in a sweep."""
+        assert self.wrong_way is not None
+        labels = self.wrong_way.labels
+        return labels["vector"].index(self.hook_point), labels["multiplier"].index("1")
+
+    def _at_once(self, swept: Estimate) -> str:
+        return swept.at(*self._once).text()
 
     def figures(self) -> dict[str, Any]:
         from mechinterp_toolkit import plots
@@ -182,29 +228,44 @@ def steering_effect(
     asked = word_prompts(model, concept)
     names = tuple(f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers))
     read = activations(model, asked.prompts.tokens, names, mask=asked.prompts.mask, position=asked.at_word)
-    accuracy = read_layers(read, asked.word, asked.label, reader="nearest_mean", draws=draws, seed=seed)
-    best, half = names[int(accuracy.value.argmax())], asked.halves(seed)
-    made, held_out = (
-        [Contrast(name, *(read[name][rows] for rows in asked.pairs(chosen))) for name in names]
-        for chosen in (half, ~half)
+    accuracy = read_layers(
+        read, asked.word, asked.label, reader="nearest_mean", unit_name="words", draws=draws, seed=seed
     )
-    vectors = {one.hook_point: mean_difference(one) for one in made}
-    steered = _Steered(*[None] * 6)
+    best, half = names[int(accuracy.value.argmax())], asked.halves(seed)
+    made, held_out = (_Pairs(asked, chosen) for chosen in (half, ~half))
+    vectors = {name: mean_difference(made.contrast(name, read)) for name in names}
+    steered = _Steered(*[None] * len(_Steered._fields))
     if p_of_largest(accuracy) <= 0.05:
         strengths = tuple(dict.fromkeys((*multipliers, 1.0)))
         steered = _steered(model, asked, half, vectors, read[best], best, strengths, edit_draws, seed)
     return SteeringEffect(
         concept=concept,
         classes=asked.names,
+        words=asked.words,
         accuracy=accuracy,
-        separation=along(
-            [separation(one, vectors[one.hook_point], seed=seed) for one in held_out], "hook point", names
-        ),
-        agreement=along([pair_agreement(one, seed=seed) for one in made], "hook point", names),
+        separation=along([held_out.separation(name, read, vectors[name], seed) for name in names], "hook point", names),
+        agreement=along([made.agreement(name, read, seed) for name in names], "hook point", names),
         **steered._asdict(),
         notes=tuple(f"{d.word!r} left out: {d.reason}" for d in asked.dropped[:5]),
         prompts_hash=asked.prompts.hash,
     )
+
+
+class _Pairs:
+    """Pairs of a positive and a negative word in one sentence; the same two words make a pair in every sentence."""
+
+    def __init__(self, asked: WordPrompts, chosen: Bool[Tensor, " batch"]) -> None:
+        self.rows = asked.pairs(chosen)
+        self.words = (asked.word[self.rows[0]], asked.word[self.rows[1]])
+
+    def contrast(self, name: str, read: dict[str, Tensor]) -> Contrast:
+        return Contrast(name, read[name][self.rows[0]], read[name][self.rows[1]])
+
+    def separation(self, name: str, read: dict[str, Tensor], vector: Tensor, seed: int) -> Estimate:
+        return separation(self.contrast(name, read), vector, units=self.words, unit_name="words", seed=seed)
+
+    def agreement(self, name: str, read: dict[str, Tensor], seed: int) -> Estimate:
+        return pair_agreement(self.contrast(name, read), unit=self.words[0], unit_name="pairs of words", seed=seed)
 
 
 class _Steered(NamedTuple):
@@ -214,6 +275,7 @@ class _Steered(NamedTuple):
     kl: Estimate | None
     guidance: Estimate | None
     guidance_kl: Estimate | None
+    matched_kl: Estimate | None
 
 
 def _steered(
@@ -231,11 +293,12 @@ def _steered(
     others = asked.select(~half)
     prompts, metric = left_padded(others.prompts), logit_difference(*others.positive_minus_negative)
     ready = [SteeringVector.of(name, vector.float(), method="mean difference") for name, vector in vectors.items()]
-    ours, theirs = (left_padded(asked.prompts.select(rows)) for rows in asked.pairs(half))
-    neutral = prompts if asked.neutral is None else left_padded(asked.neutral)
+    quiet = None if asked.neutral is None else left_padded(asked.neutral)
+    guidance = logit_contrast(model, *(left_padded(asked.prompts.select(rows)) for rows in asked.pairs(half)))
     swept = steering_sweep(
-        model, ready, multipliers, prompts, neutral, metric, guidance=logit_contrast(model, ours, theirs), seed=seed
-    )
+        model, ready, multipliers, prompts, quiet or prompts, metric, guidance=guidance, unit=others.word, unit_name="words",
+        seed=seed,
+    )  # fmt: skip
     at = ready[list(vectors).index(best)]
     before = measure(model, prompts.tokens, metric, mask=prompts.mask)
     shuffled = shuffled_differences(x[half], asked.word[half], asked.label[half], draws=draws, seed=seed + 1)
@@ -245,15 +308,26 @@ def _steered(
         unit=others.word, unit_name="words", measured="logits", seed=seed,
         control=torch.stack(null), control_name="vectors of shuffled labels, as long",
     )  # fmt: skip
-    quiet = asked.neutral is not None
     return _Steered(
         change,
         swept.effect,
         swept.wrong_way,
-        swept.kl if quiet else None,
+        None if quiet is None else swept.kl,
         swept.guidance_effect,
-        swept.guidance_kl if quiet else None,
+        None if quiet is None else swept.guidance_kl,
+        None if quiet is None else _matched(model, swept, guidance, float(change.value), quiet, seed),
     )
+
+
+def _matched(
+    model: HookedModel, swept: SteeringSweep, guidance: Tensor, change: float, quiet: Prompts, seed: int
+) -> Estimate | None:
+    """KL under the part of the shift that moves the answer by `change`: a difference of logits grows with the part."""
+    assert swept.guidance_effect is not None
+    whole = float(swept.guidance_effect.value[swept.guidance_effect.labels["multiplier"].index("1")])
+    if not change * whole > 0:
+        return None
+    return guidance_kl(model, quiet, guidance, [change / whole], seed=seed).at(0)
 
 
 def _added(

@@ -196,10 +196,9 @@ def check_left_padded(tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "rows
 def _check_no_padding(model: HookedModel, tokens: Tensor) -> None:
     """Raise `ToolkitError` where a prompt begins or ends with a token that is for padding alone."""
     tokenizer = model.tokenizer
-    pad = None if tokenizer is None else tokenizer.pad_token_id
-    if pad is None or pad in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+    if tokenizer is None or tokenizer.pad_token_id in (None, tokenizer.bos_token_id, tokenizer.eos_token_id):
         return
-    if bool((tokens[:, [0, -1]] == pad).any()):
+    if bool((tokens[:, [0, -1]] == tokenizer.pad_token_id).any()):
         raise ToolkitError(
             f"a prompt begins or ends with the padding token {tokenizer.pad_token!r}, and no mask says what is real; pad on "
             "the left and give mask=."

@@ -114,7 +114,9 @@ def patch_effects(
     places: Sequence[Place],
     metric: Metric,
     *,
-    unit: str = "logits",
+    measured: str = "logits",
+    unit: Int[Tensor, " pair"] | None = None,
+    unit_name: str = "pairs of prompts",
     seed: int = 0,
 ) -> PatchEffects:
     """Move each place's activation from the source run into the base run, one place at a time.
@@ -124,19 +126,23 @@ def patch_effects(
         base: the prompts that are run and edited (corrupted); row by row of the same length.
         places: what is moved.
         metric: one number per prompt, for source and base alike: the source prompts' right answers minus wrong ones.
-        unit: of the metric.
-        seed: of the intervals, which resample pairs of prompts.
+        measured: unit of the metric.
+        unit: which exchangeable unit each pair belongs to (a pair of words in several sentences, say); None where each
+            pair of prompts is its own. Intervals, and the test that the metric differs, go by units.
+        unit_name: what a unit is, in the plural.
+        seed: of the intervals.
 
     Raises:
-        ToolkitError: fewer than two pairs, or prompts on which the metric hardly differs.
+        ToolkitError: fewer than two units, not one for each pair, or prompts on which the metric hardly differs.
         HookError: an unknown hook point, or places that don't fit their activation.
     """
     _check_places(places)
     recorded = activations(model, source, tuple({place.hook_point: None for place in places}))
     edits = [{place.hook_point: _patch(place, recorded[place.hook_point])} for place in places]
     patched = torch.stack([measure(model, base, metric, edit) for edit in edits], 1)
-    labels = tuple(place.label for place in places)
-    return _effects(measure(model, source, metric), measure(model, base, metric), patched, labels, unit, seed)
+    both = measure(model, source, metric), measure(model, base, metric)
+    resampled: dict[str, Any] = {"unit": unit, "unit_name": unit_name, "seed": seed}
+    return _effects(*both, patched, tuple(place.label for place in places), measured, resampled)
 
 
 def path_effects(
@@ -148,7 +154,9 @@ def path_effects(
     metric: Metric,
     *,
     freeze_mlps: bool = False,
-    unit: str = "logits",
+    measured: str = "logits",
+    unit: Int[Tensor, " pair"] | None = None,
+    unit_name: str = "pairs of prompts",
     seed: int = 0,
 ) -> PatchEffects:
     """Move what each head writes from the source run along its direct paths to the receivers, one head at a time.
@@ -157,7 +165,7 @@ def path_effects(
     receivers then hold is put into a plain base run. MLPs between pass on what they see, or are held fixed too.
 
     Args:
-        source, base, metric, unit, seed: as for `patch_effects`.
+        source, base, metric, measured, unit, unit_name, seed: as for `patch_effects`.
         senders: `(layer, head)`, one path effect each.
         receivers: where paths end: `blocks.L.attn.hook_q`, `hook_k`, `hook_v` of some heads, or the last
             `hook_resid_post` for the direct effect on the logits. All of them together.
@@ -189,7 +197,8 @@ def path_effects(
         patched.append(measure(model, base, metric, edits))
     labels = tuple(f"{layer}.{head}" for layer, head in senders)
     both = measure(model, source, metric), measure(model, base, metric)
-    return _effects(*both, torch.stack(patched, 1), labels, unit, seed)
+    resampled: dict[str, Any] = {"unit": unit, "unit_name": unit_name, "seed": seed}
+    return _effects(*both, torch.stack(patched, 1), labels, measured, resampled)
 
 
 def _patch(place: Place, source: Tensor) -> PatchActivation:
@@ -198,28 +207,33 @@ def _patch(place: Place, source: Tensor) -> PatchActivation:
 
 
 def _effects(
-    source: Tensor, base: Tensor, patched: Tensor, labels: tuple[str, ...], unit: str, seed: int
+    source: Tensor, base: Tensor, patched: Tensor, labels: tuple[str, ...], measured: str, resampled: dict[str, Any]
 ) -> PatchEffects:
-    gap = source - base
-    if not gap.mean().abs() > 2 * gap.std() / len(gap) ** 0.5:
+    gap, error = source - base, _standard_error(source - base, resampled["unit"])
+    if not gap.mean().abs() > 2 * error:
         raise ToolkitError(
-            f"the metric of source and base prompts differs by {gap.mean():.3g} +- {gap.std() / len(gap) ** 0.5:.2g} on "
-            "average; nothing can be normalised by that. Choose prompts the model answers differently, or more of them."
+            f"the metric of source and base prompts differs by {gap.mean():.3g} +- {error:.2g} on average; nothing can be "
+            "normalised by that. Choose prompts the model answers differently, or more of them."
         )
     change = patched - base[:, None]
-    named: dict[str, Any] = {
-        "axes": ("place",),
-        "labels": {"place": labels},
-        "unit_name": "pairs of prompts",
-        "seed": seed,
-    }
+    named: dict[str, Any] = {"axes": ("place",), "labels": {"place": labels}, **resampled}
     return PatchEffects(
         normalised=bootstrap(
             torch.cat([change, gap[:, None]], 1), measured="fraction of the gap", statistic=_ratio_of_means, **named
         ),
-        raw=bootstrap(change, measured=unit, **named),
-        gap=bootstrap(gap, unit_name="pairs of prompts", measured=unit, seed=seed),
+        raw=bootstrap(change, measured=measured, **named),
+        gap=bootstrap(gap, measured=measured, **resampled),
     )
+
+
+def _standard_error(values: Float[Tensor, " n"], unit: Int[Tensor, " pair"] | None) -> Float[Tensor, ""]:
+    """Of the mean, units being independent; with a row each it is the usual one. 0 of one unit, which `bootstrap` refuses."""
+    which = torch.arange(len(values)) if unit is None else unit.cpu().unique(return_inverse=True)[1]
+    if len(which) != len(values):
+        raise ToolkitError(f"got units for {len(which)} of {len(values)} pairs of prompts; give each pair its own.")
+    n = int(which.max()) + 1
+    sums = torch.zeros(n, dtype=values.dtype).index_add_(0, which, values - values.mean())
+    return (sums.square().sum() * n / max(n - 1, 1)).sqrt() / len(values)
 
 
 def _ratio_of_means(rows: Float[Tensor, "n columns"], weights: Float[Tensor, "draw n"]) -> Float[Tensor, "draw place"]:

@@ -298,34 +298,73 @@ def shuffled_differences(
     return [means[one == 1].mean(0) - means[one == 0].mean(0) for one in drawn]
 
 
-def pair_agreement(contrast: Contrast, *, seed: int = 0) -> Estimate:
+def pair_agreement(
+    contrast: Contrast, *, unit: Int[Tensor, " n"] | None = None, unit_name: str = "pairs", seed: int = 0
+) -> Estimate:
     """Estimate how far pairs point the same way: mean cosine of each difference to the mean of the others', in [-1, 1].
 
-    The pair itself is left out of the mean it is compared with: included, random differences would agree by
-    1 / sqrt(pairs). Pairs whose prompts give the same activation count as 0.
+    The pair's whole unit is left out of the mean it is compared with: included, random differences would agree by
+    1 / sqrt(units). Pairs whose prompts give the same activation count as 0.
+
+    Args:
+        unit: which exchangeable unit each pair belongs to (a pair of words in several sentences, say); None where each pair
+            is its own. The interval resamples units.
+        unit_name: what a unit is, in the plural.
+        seed: of the interval.
+
+    Raises:
+        ToolkitError: rows without partners, fewer than two units, or not one for each pair.
     """
     pairs = differences(contrast)
     _check_flat(contrast, 2)
-    others = pairs.sum(0) - pairs  # cosines don't see the missing division
+    which = torch.arange(len(pairs)) if unit is None else _one_each(unit, pairs)
+    of_unit = torch.zeros(int(which.max()) + 1, pairs.shape[1], dtype=torch.float64).index_add_(0, which, pairs)
+    others = pairs.sum(0) - of_unit[which]  # cosines don't see the missing division
     cosine = nn.functional.cosine_similarity(pairs, others, dim=1)
-    return bootstrap(cosine, unit_name="pairs", measured="cosine in [-1, 1]", seed=seed)
+    return bootstrap(cosine, unit=which, unit_name=unit_name, measured="cosine in [-1, 1]", seed=seed)
 
 
-def separation(contrast: Contrast, direction: Float[Tensor, " d"], *, seed: int = 0) -> Estimate:
+def separation(
+    contrast: Contrast,
+    direction: Float[Tensor, " d"],
+    *,
+    units: tuple[Int[Tensor, " n"], Int[Tensor, " m"]] | None = None,
+    unit_name: str = "prompts",
+    seed: int = 0,
+) -> Estimate:
     """Estimate d' along a direction: difference of the two sets' mean projections over their pooled standard deviation.
 
     The direction must come from other prompts; on its own training prompts d' is too large.
+
+    Args:
+        units: which exchangeable unit (word, say) each positive and each negative prompt belongs to; None where each prompt is
+            its own. The interval resamples units. Where a resample lacks a set, that set's mean is the sample's; where nothing
+            varies within its sets, the standard deviation is.
+        unit_name: what a unit is, in the plural.
+        seed: of the interval.
+
+    Raises:
+        ToolkitError: no prompt varies within its set, fewer than two units, or not one for each prompt.
     """
-    unit = direction.double() / direction.double().norm()
-    sets = (contrast.positive.double() @ unit, contrast.negative.double() @ unit)
+    axis = direction.double() / direction.double().norm()
+    sets = (contrast.positive.double() @ axis, contrast.negative.double() @ axis)
     label = torch.cat([torch.full((len(part),), float(1 - i), dtype=torch.float64) for i, part in enumerate(sets)])
+    rows = torch.stack([torch.cat(sets), label], 1)
     return bootstrap(
-        torch.stack([torch.cat(sets), label], 1),
-        unit_name="prompts",
+        rows,
+        unit=None if units is None else _one_each(torch.cat(units), rows),
+        unit_name=unit_name,
         measured="pooled standard deviations",
         seed=seed,
         statistic=_d_prime,
     )
+
+
+def _one_each(unit: Int[Tensor, " n"], rows: Tensor) -> Int[Tensor, " n"]:
+    """The units numbered from 0."""
+    if len(unit) != len(rows):
+        raise ToolkitError(f"got units for {len(unit)} of {len(rows)} rows; give each row its own.")
+    return unit.cpu().unique(return_inverse=True)[1]
 
 
 def _d_prime(rows: Tensor, weights: Tensor) -> Tensor:
@@ -333,10 +372,17 @@ def _d_prime(rows: Tensor, weights: Tensor) -> Tensor:
     means, scatter = [], torch.zeros(len(weights), dtype=torch.float64)
     for own in (positive, 1 - positive):
         w = weights * own
-        mean = (w @ x) / w.sum(1)
+        total = w.sum(1)
+        mean = torch.where(total > 0, (w @ x) / total.clamp_min(1e-12), x[own > 0].mean())
         scatter = scatter + (w * (x - mean[:, None]).square()).sum(1)
         means.append(mean)
+    # Few units may be drawn so that nothing varies within a set: that says nothing of how far apart they lie.
+    scatter = torch.where(scatter > 0, scatter, _scatter(x[positive > 0]) + _scatter(x[positive == 0]))
     return (means[0] - means[1]) / (scatter / (weights.sum(1) - 2)).sqrt()
+
+
+def _scatter(x: Tensor) -> Tensor:
+    return (x - x.mean()).square().sum()
 
 
 def _read(model: HookedModel, tokens: Tensor, hook_point: str, mask: Tensor | None, token: int) -> Tensor:

@@ -14,7 +14,7 @@ arXiv:2406.11717 (KL on harmless prompts).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ class SteeringSweep:
     """Metric steered minus unsteered, prompt by prompt, in the unit of the metric."""
 
     effect: Estimate
-    """Mean of `change` over prompts; its control are vectors of shuffled pairs, where they were given."""
+    """Mean of `change` over prompts, [vector, multiplier]; its control are vectors of shuffled pairs, where they were given."""
 
     wrong_way: Estimate
     """Share of prompts, in [0, 1], whose change has the sign opposite to the multiplier's."""
@@ -86,10 +86,12 @@ def steering_sweep(
     shuffled: Sequence[Sequence[SteeringVector]] = (),
     guidance: Float[Tensor, " d_vocab"] | None = None,
     where: Where | None = None,
-    unit: str = "logits",
+    measured: str = "logits",
+    unit: Int[Tensor, " batch"] | None = None,
+    unit_name: str = "prompts",
     seed: int = 0,
 ) -> SteeringSweep:
-    """Add each vector at each multiplier and measure; intervals resample prompts.
+    """Add each vector at each multiplier and measure; intervals resample whole units of prompts.
 
     Args:
         vectors: one per layer, or any others with hook points of this model.
@@ -100,40 +102,59 @@ def steering_sweep(
         shuffled: draws from `shuffled_vectors`, one row per draw with one vector for each of `vectors`.
         guidance: what a multiplier of 1 adds to the logits, from `logit_contrast`; the baseline of the same prompts.
         where: tokens that are steered; all but the beginning of the sequence by default.
-        unit: of the metric.
+        measured: unit of the metric.
+        unit: which exchangeable unit each prompt belongs to (the word it is about, say); None where each prompt is its own.
+            Neutral prompts always are.
+        unit_name: what a unit is, in the plural.
+        seed: of the intervals.
 
     Raises:
-        ToolkitError: no vector, a multiplier of 0, a vector of another model, or fewer than two prompts.
+        ToolkitError: no vector, a multiplier of 0, a vector of another model, fewer than two units, or not one for each prompt.
     """
     _check(model, vectors, multipliers, shuffled)
+    _check_units(unit, prompts)
     before, quiet = measure(model, prompts.tokens, metric, mask=prompts.mask), _last(model, neutral)
-
-    def edits(vector: SteeringVector, multiplier: float) -> dict[str, Edit]:
-        return {vector.hook_point: vector.add(multiplier, where=where)}
-
-    def changes(row: Sequence[SteeringVector]) -> Float[Tensor, "vector multiplier prompt"]:
-        steered = [
-            [measure(model, prompts.tokens, metric, edits(v, m), mask=prompts.mask) for m in multipliers] for v in row
-        ]
-        return torch.stack([torch.stack(values) for values in steered]) - before
-
-    change = changes(vectors)
-    kl = torch.stack(
-        [torch.stack([_kl(quiet, _last(model, neutral, edits(v, m))) for m in multipliers]) for v in vectors]
-    )
+    run = _Sweep(model, multipliers, prompts, neutral, metric, where)
+    change = run.metrics(vectors) - before
     against = change * torch.tensor(multipliers, dtype=torch.float64)[:, None] < 0
-    control = torch.stack([changes(row).mean(-1) for row in shuffled]) if shuffled else None
-    common: dict[str, Any] = {
-        "seed": seed,
-        "axes": ("vector", "multiplier"),
-        "labels": {"vector": _names(vectors), "multiplier": tuple(f"{m:g}" for m in multipliers)},
-    }
-    named: dict[str, Any] = {"control_name": "vectors of the same norm from shuffled pairs"} if shuffled else {}
-    effect = bootstrap(change.movedim(-1, 0), unit_name="prompts", measured=unit, control=control, **named, **common)
-    wrong = bootstrap(against.double().movedim(-1, 0), unit_name="prompts", measured="fraction in [0, 1]", **common)
-    cost = bootstrap(kl.movedim(-1, 0), unit_name="neutral prompts", measured="nats", **common)
-    guided = _guided(model, multipliers, prompts, metric, guidance, before, quiet, unit, seed)
-    return SteeringSweep(change, effect, wrong, cost, *guided)
+    null: dict[str, Any] = {}
+    if shuffled:
+        drawn = torch.stack([(run.metrics(row) - before).mean(-1) for row in shuffled])
+        null = {"control": drawn, "control_name": "vectors of the same norm from shuffled pairs"}
+    own: dict[str, Any] = {"unit": unit, "unit_name": unit_name, "seed": seed}
+    labels = {"vector": _names(vectors), "multiplier": _labels(multipliers)}
+    grid: dict[str, Any] = {"axes": ("vector", "multiplier"), "labels": labels}
+    kl = run.kl(vectors, quiet).movedim(-1, 0)
+    return SteeringSweep(
+        change,
+        effect=bootstrap(change.movedim(-1, 0), measured=measured, **null, **own, **grid),
+        wrong_way=bootstrap(against.double().movedim(-1, 0), measured="fraction in [0, 1]", **own, **grid),
+        kl=bootstrap(kl, unit_name="neutral prompts", measured="nats", seed=seed, **grid),
+        guidance_effect=None if guidance is None else _guided(run, guidance, before, measured, own),
+        guidance_kl=None if guidance is None else _guided_kl(quiet, guidance, multipliers, seed),
+    )
+
+
+def guidance_kl(
+    model: HookedModel,
+    neutral: Prompts,
+    guidance: Float[Tensor, " d_vocab"],
+    multipliers: Sequence[float],
+    *,
+    seed: int = 0,
+) -> Estimate:
+    """Estimate what logit guidance does to prompts it should leave alone: mean KL of the next token by multiplier, in nats.
+
+    Args:
+        neutral: the prompts.
+        guidance: what a multiplier of 1 adds to the logits.
+        multipliers: one or more.
+        seed: of the interval, which resamples prompts.
+
+    Raises:
+        ToolkitError: fewer than two prompts.
+    """
+    return _guided_kl(_last(model, neutral), guidance, multipliers, seed)
 
 
 def logit_contrast(model: HookedModel, positive: Prompts, negative: Prompts) -> Float[Tensor, " d_vocab"]:
@@ -184,32 +205,57 @@ def mention_rates(
     )
 
 
-def _guided(
-    model: HookedModel,
-    multipliers: Sequence[float],
-    prompts: Prompts,
-    metric: Metric,
-    guidance: Tensor | None,
-    before: Tensor,
-    quiet: Tensor,
-    unit: str,
-    seed: int,
-) -> tuple[Estimate | None, Estimate | None]:
-    if guidance is None:
-        return None, None
+@dataclass(frozen=True)
+class _Sweep:
+    """Runs of vectors by multipliers."""
+
+    model: HookedModel
+    multipliers: Sequence[float]
+    prompts: Prompts
+    neutral: Prompts
+    metric: Metric
+    where: Where | None
+
+    def metrics(self, row: Sequence[SteeringVector]) -> Float[Tensor, "vector multiplier prompt"]:
+        """The metric of each prompt with one vector added."""
+        return self._each(row, lambda edits: self.measured(self.metric, edits))
+
+    def kl(self, row: Sequence[SteeringVector], quiet: Tensor) -> Float[Tensor, "vector multiplier neutral"]:
+        """KL of the next token of each neutral prompt, whose logits without a vector are `quiet`."""
+        return self._each(row, lambda edits: _kl(quiet, _last(self.model, self.neutral, edits)))
+
+    def measured(self, metric: Metric, edits: Mapping[str, Edit]) -> Float[Tensor, " prompt"]:
+        return measure(self.model, self.prompts.tokens, metric, edits, mask=self.prompts.mask)
+
+    def _each(self, row: Sequence[SteeringVector], run: Callable[[dict[str, Edit]], Tensor]) -> Tensor:
+        return torch.stack(
+            [
+                torch.stack([run({one.hook_point: one.add(m, where=self.where)}) for m in self.multipliers])
+                for one in row
+            ]
+        )
+
+
+def _guided(run: _Sweep, guidance: Tensor, before: Tensor, measured: str, own: dict[str, Any]) -> Estimate:
+    """Mean change of the metric by multiplier with `guidance` added to the logits."""
     added = guidance.cpu().double()
 
     def guided_metric(multiplier: float) -> Metric:
-        return lambda logits: metric(logits.cpu().double() + multiplier * added)
+        return lambda logits: run.metric(logits.cpu().double() + multiplier * added)
 
-    runs = [measure(model, prompts.tokens, guided_metric(m), mask=prompts.mask) for m in multipliers]
-    kl = [_kl(quiet, quiet + m * added) for m in multipliers]
-    labels = {"multiplier": tuple(f"{m:g}" for m in multipliers)}
-    common: dict[str, Any] = {"seed": seed, "axes": ("multiplier",), "labels": labels}
-    return (
-        bootstrap(torch.stack(runs, 1) - before[:, None], unit_name="prompts", measured=unit, **common),
-        bootstrap(torch.stack(kl, 1), unit_name="neutral prompts", measured="nats", **common),
-    )
+    after = torch.stack([run.measured(guided_metric(m), {}) for m in run.multipliers], 1)
+    labels = {"multiplier": _labels(run.multipliers)}
+    return bootstrap(after - before[:, None], measured=measured, axes=("multiplier",), labels=labels, **own)
+
+
+def _guided_kl(quiet: Tensor, guidance: Tensor, multipliers: Sequence[float], seed: int) -> Estimate:
+    kl = torch.stack([_kl(quiet, quiet + m * guidance.cpu().double()) for m in multipliers], 1)
+    named: dict[str, Any] = {"axes": ("multiplier",), "labels": {"multiplier": _labels(multipliers)}, "seed": seed}
+    return bootstrap(kl, unit_name="neutral prompts", measured="nats", **named)
+
+
+def _labels(multipliers: Sequence[float]) -> tuple[str, ...]:
+    return tuple(f"{m:g}" for m in multipliers)
 
 
 @torch.no_grad()
@@ -233,6 +279,11 @@ def _names(vectors: Sequence[SteeringVector]) -> tuple[str, ...]:
     if len(set(names)) == len(names):
         return tuple(names)
     return tuple(f"{i}: {name} {vectors[i].provenance.get('method', '')}".strip() for i, name in enumerate(names))
+
+
+def _check_units(unit: Tensor | None, prompts: Prompts) -> None:
+    if unit is not None and len(unit) != len(prompts.tokens):
+        raise ToolkitError(f"got units for {len(unit)} of {len(prompts.tokens)} prompts; give each prompt its own.")
 
 
 def _check(

@@ -209,6 +209,12 @@ class WordPrompts:
         return self.prompts.item
 
     @property
+    def words(self) -> tuple[int, int]:
+        """How many words the positive and the negative class have."""
+        positive, negative = (len(self.word[self.label == label].unique()) for label in (1, 0))
+        return positive, negative
+
+    @property
     def at_word(self) -> Int[Tensor, " batch"]:
         """Position of the word."""
         assert self.prompts.item_position is not None
@@ -285,9 +291,7 @@ def word_prompts(model: HookedModel, concept: str) -> WordPrompts:
         NotApplicable: fewer than `FEWEST_WORDS` words of a class, or no answer, is a token of its own for this model.
     """
     if concept not in WORD_CONCEPTS:
-        raise ToolkitError(
-            f"no concept of words is called {concept!r}.{nearest(concept, WORD_CONCEPTS)} Known: {', '.join(WORD_CONCEPTS)}."
-        )
+        raise ToolkitError(_unknown(concept))
     asked, tokenizer = WORD_CONCEPTS[concept], model.require_tokenizer()
     classes = {name: _known_words(model, name, words, FEWEST_WORDS) for name, words in asked.words.items()}
     answers = {name: _known_words(model, f"answers to {name}", words, 1) for name, words in asked.answers.items()}
@@ -399,13 +403,26 @@ def labelled_texts(
 
 
 def labelled_tokens(model: HookedModel, concept: str) -> LabelledTokens:
-    """Return what `concept` names: a concept of words, a CoNLL-U file or folder, or a labelled corpus."""
+    """Return what `concept` names: a concept of words, a CoNLL-U file or folder, or a labelled corpus.
+
+    Raises:
+        ToolkitError: it is none of them, or `word_prompts`, `tagged_tokens` or `labelled_texts` cannot use it.
+    """
     if concept in WORD_CONCEPTS:
         return word_prompts(model, concept).labelled()
     path = Path(concept)
     if path.suffix == ".conllu" or (path.is_dir() and list(path.glob("*.conllu"))):
         return tagged_tokens(model, path)
-    return labelled_texts(model, concept)
+    try:
+        return labelled_texts(model, concept)
+    except ToolkitError as error:
+        if path.exists() or error.__cause__ is None:  # there is such a corpus: the name was right
+            raise
+        raise ToolkitError(f"{_unknown(concept)} Nor is it a corpus: {error}") from error
+
+
+def _unknown(concept: str) -> str:
+    return f"no concept of words is called {concept!r}.{nearest(concept, WORD_CONCEPTS)} Known: {', '.join(WORD_CONCEPTS)}."
 
 
 def _next_token_loss(logits: Tensor, tokens: Tensor, mask: Tensor) -> Float[Tensor, " batch"]:

@@ -1,7 +1,8 @@
 """`load_sae(source)`: a sparse autoencoder as plain tensors, read from disk without sae-lens.
 
 A folder holds `cfg.json` and `sae_weights.safetensors`, as sae-lens saves them; an object of sae-lens, or a release of
-its catalogue ("gpt2-small-res-jb/blocks.7.hook_resid_pre"), comes to the same. Architectures: standard, topk and jumprelu.
+its catalogue ("gpt2-small-res-jb/blocks.7.hook_resid_pre"), comes to the same. An autoencoder of your own needs no folder:
+give its tensors to `SparseAutoencoder`. Architectures: standard, topk and jumprelu.
 
 What would fool it, and is refused: an architecture, normalisation or reshaping that is not known here; a model prepared
 in a way that its record names and nobody can repeat. What the record asks for is done: an autoencoder trained where the
@@ -28,13 +29,19 @@ from mechinterp_toolkit.errors import CheckpointError, NotApplicable, nearest
 ARCHITECTURES = ("standard", "topk", "jumprelu")
 """What can be read; BatchTopK autoencoders are saved as jumprelu."""
 
+FOLDER = (
+    "a folder needs sae_weights.safetensors with W_enc, b_enc, W_dec and b_dec (jumprelu also threshold), and cfg.json with "
+    'architecture, d_in, d_sae (topk also k) and metadata: {"sae_lens_version": "6...", "hook_name": "..."}'
+)
+"""What a folder holds, as `save_inference_model` of sae-lens 6 writes it."""
+
 
 @dataclass(frozen=True)
 class SparseAutoencoder:
     """An encoder and a decoder over one hook point's activations."""
 
     name: str
-    """Where it came from: a folder, a release, or the class of an object."""
+    """Where it came from: a folder with its whole path, a release, the class of an object, or any name you give."""
 
     architecture: str
     """One of `ARCHITECTURES`."""
@@ -71,6 +78,11 @@ class SparseAutoencoder:
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def title(self) -> str:
+        """What to call it in a sentence: the name, of a folder without the path to it."""
+        return Path(self.name).name if Path(self.name).is_absolute() else self.name
 
     @property
     def d_sae(self) -> int:
@@ -132,7 +144,8 @@ def load_sae(source: Any) -> SparseAutoencoder:
     if callable(getattr(source, "state_dict", None)) and hasattr(getattr(source, "cfg", None), "to_dict"):
         return _build(type(source).__name__, source.cfg.to_dict(), source.state_dict())
     raise CheckpointError(
-        f"got a {type(source).__name__}; expected a folder, RELEASE/SAE_ID, or an SAE object of sae-lens."
+        f"got a {type(source).__name__}; expected a mechinterp_toolkit.sae.SparseAutoencoder, a folder, RELEASE/SAE_ID, or an "
+        "SAE object of sae-lens."
     )
 
 
@@ -142,10 +155,10 @@ def _read_folder(folder: Path) -> SparseAutoencoder:
     missing = [name for name in ("cfg.json", "sae_weights.safetensors") if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{folder} has no {' and no '.join(missing)}; expected a folder as `save_inference_model` of sae-lens writes it."
+            f"{folder} has no {' and no '.join(missing)}; {FOLDER}, as `save_inference_model` of sae-lens writes it."
         )
     record = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
-    return _build(str(folder), record, load_file(folder / "sae_weights.safetensors"))
+    return _build(str(folder.resolve()), record, load_file(folder / "sae_weights.safetensors"))
 
 
 def _from_release(name: str) -> SparseAutoencoder:
@@ -201,9 +214,14 @@ def _reader(name: str, state: Mapping[str, Tensor]) -> Callable[[str, tuple[int,
 def _check_known(name: str, architecture: str, record: Mapping[str, Any]) -> None:
     if not (record.get("metadata") or {}).get("sae_lens_version"):
         raise NotApplicable(
-            f"the record of {name} has no metadata.sae_lens_version: it was saved before sae-lens 6, when the same keys meant "
-            "other things; load it with sae_lens.SAE.load_from_disk and pass the object."
+            f"the record of {name} has no metadata.sae_lens_version, so what its keys mean is not known: before sae-lens 6 they "
+            "meant other things (load such a folder with sae_lens.SAE.load_from_disk and pass the object). Of an autoencoder of "
+            f"your own pass a mechinterp_toolkit.sae.SparseAutoencoder of its tensors; {FOLDER}."
         )
+    needed = ("architecture", "d_in", "d_sae", *(("k",) if architecture == "topk" else ()))
+    absent = [key for key in needed if key not in record]
+    if absent:
+        raise CheckpointError(f"the record of {name} has no {', '.join(absent)}; {FOLDER}.")
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES) + "." + nearest(architecture, ARCHITECTURES)
         raise NotApplicable(f"{name} is a {architecture!r} autoencoder; known here are {known}")

@@ -162,10 +162,10 @@ def too_few_draws(
     if floor * family <= alpha:
         return None
     remedy = f"at least {needed:,} draws are needed" if not exact else "no more arrangements exist: it takes more units"
-    return (
-        f"the smallest p-value of {draws:,} draws is {floor:.2g}, but one true effect among {n_tests} tests needs "
-        f"{alpha / family:.2g} at level {alpha:g} ({procedure}); {remedy}."
-    )
+    bar = f"one true effect among {n_tests} tests needs {alpha / family:.2g} at level {alpha:g} ({procedure})"
+    if n_tests == 1:
+        bar = f"a single test at level {alpha:g} needs no more than that"
+    return f"the smallest p-value of {draws:,} draws is {floor:.2g}, but {bar}; {remedy}."
 
 
 def _family(n_tests: int, procedure: Procedure) -> int:
@@ -200,19 +200,41 @@ def _tail(value: Tensor, null: Tensor, rounding: float, exact: bool) -> Tensor:
     return exceedances.double() / len(null)
 
 
-def judge_effect(effect: Estimate, said: str, control: str, smallest: float) -> Verdict:
+def why_undecided(draws: int, arrangements: int | None = None) -> str | None:
+    """Return why one test could not pass 5 % whatever was observed, with what it takes; None where it could.
+
+    Args:
+        draws: how many were drawn under the null.
+        arrangements: how many arrangements differ for the statistic, the observed one among them: draws beyond these only
+            repeat. None where there are far more than draws.
+    """
+    if arrangements is not None and smallest_p(arrangements, exact=True) > 0.05:
+        return too_few_draws(arrangements, n_tests=1, procedure="max_statistic", exact=True)
+    return too_few_draws(draws, n_tests=1, procedure="max_statistic")
+
+
+def judge_effect(
+    effect: Estimate, said: str, control: str, smallest: float, *, arrangements: int | None = None
+) -> Verdict:
     """Return the verdict on a scalar effect: beyond its control, and surely no less than the smallest of interest.
+
+    With too few draws for any p-value of 5 % it is undecided, unless the effect is surely smaller than anything of
+    interest: more draws would not change that.
 
     Args:
         effect: with its control, a one-sided test: larger is more.
         said: what was done and measured, a sentence without its full stop.
         control: what the control is, behind "than".
         smallest: the smallest effect of interest, in the unit of the effect.
+        arrangements: as for `why_undecided`.
     """
     assert effect.control is not None
     p = float(p_value(effect.value, effect.control))
     sure: dict[str, Any] = {"p": p, "smallest_effect": smallest}
-    if p > 0.05:
+    short = why_undecided(len(effect.control), arrangements)
+    if short is not None and float(effect.high) >= smallest:
+        return Verdict("undecided", f"{said}; {short}", **sure)
+    if short is None and p > 0.05:
         return Verdict("not_found", f"{said}, no more than {control}.", **sure)
     if float(effect.high) < smallest:
         return Verdict("not_found", f"{said}, less than anything of interest ({smallest}).", **sure)

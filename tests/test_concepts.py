@@ -115,6 +115,10 @@ def test_a_labelled_corpus_has_its_label_on_the_last_token(model, tmp_path):
 def test_what_is_missing_is_named(model, tmp_path):
     with pytest.raises(ToolkitError, match=r"no concept of words is called 'sentimant'. Did you mean 'sentiment'"):
         word_prompts(model, "sentimant")
+    with pytest.raises(
+        ToolkitError, match=r"Did you mean 'sentiment'\? Known: sentiment, gender\. Nor is it a corpus: 'sentim"
+    ):
+        labelled_tokens(model, "sentimant")
     with pytest.raises(NotApplicable, match="knows 0 of 20 words of female as one token each, 6 are needed"):
         word_prompts(model, "gender")
     with pytest.raises(ToolkitError, match=r"holds no \.conllu file"):
@@ -125,6 +129,10 @@ def test_what_is_missing_is_named(model, tmp_path):
         labelled_texts(model, one)
     with pytest.raises(ToolkitError, match="has no column 'lable'"):
         labelled_texts(model, one, label_column="lable")
+    unlabelled = tmp_path / "sentiment.jsonl"
+    unlabelled.write_text(json.dumps({"text": "the movie"}))
+    with pytest.raises(ToolkitError, match=r"has no column 'label'\. It has text; name one of them\.$"):
+        labelled_tokens(model, str(unlabelled))  # the name is right: nothing is said of concepts
 
 
 def test_models_that_cannot_be_asked_are_told_why():

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry import circle
-from mechinterp_toolkit.geometry.circle import class_means, closure_limit, closure_of, fit_circle, held_out_r2, smoother
+from mechinterp_toolkit.geometry.circle import (
+    class_means,
+    closure_limit,
+    closure_of,
+    closure_text,
+    fit_circle,
+    held_out_r2,
+    smoother,
+)
 
 D, TEMPLATES = 128, 7
 
@@ -79,6 +88,34 @@ def test_the_p_value_of_seven_classes_is_exact_and_has_its_floor():
     assert searched.p == pytest.approx(42 / 5040)  # and so do the three harmonics of each
 
 
+def test_too_few_draws_decide_nothing_and_say_how_many_it_takes():
+    found = fit(planted(12, 1.0, 3), 3, draws=10)
+    assert found.represented.outcome == found.ring.outcome == "undecided"
+    assert "at least 19 draws are needed" in found.represented.reason
+    assert fit(planted(12, 1.0, 3), 3, draws=19).represented.outcome == "found"
+
+
+@pytest.mark.parametrize("draws", [99, 9999])
+def test_five_classes_have_too_few_orders_however_many_are_drawn(draws):
+    """Of 120 orders ten score like the right one, so that no p-value lies below .083."""
+    found = fit(planted(5, 1.0, 3), 3, draws=draws)
+    assert found.represented.outcome == "undecided"
+    assert "no more arrangements exist: it takes more units" in found.represented.reason
+    assert draws == 99 or found.p == pytest.approx(10 / 120)
+
+
+def test_orders_that_always_score_alike_count_once():
+    alike = {("natural",): 14, ("natural", "harmonics"): 42, ("natural", "harmonics", "discrete_log"): 12}
+    for orders, n in alike.items():
+        assert fit(planted(7, 1.0, 3), 3, orders=orders).arrangements == 5040 // n
+    powers = [pow(3, k, 7) for k in range(6)]
+    means = normal(7, D, seed=8) / math.sqrt(D)
+    means[powers] = 2 * ring(6) @ frame(2, 3)
+    assert fit(means, 1, orders=("natural", "discrete_log")).p == pytest.approx(
+        12 / 5040
+    )  # of its logarithm: the fewest
+
+
 def test_the_fit_in_the_sample_believes_random_means_and_the_held_out_one_does_not():
     means = planted(7, 0.0, 5)
     weights = circle.ridge_weights(means, ring(7), 1e-6)
@@ -110,6 +147,21 @@ def test_a_ring_closes():
     found = fit(planted(12, 0.7, 2), 2, draws=999)
     assert found.ring.found
     assert closure_of(ring(12)) == pytest.approx(1)
+
+
+def test_where_closure_is_kept_it_is_said_in_words():
+    assert closure_text(0.9, 1.1) == "closure [0.9, 1.1]"
+    assert closure_text(-5.0, 3.5, 1.0) == "closure 1 [none, 3.5]"
+    assert closure_text(0.2, 5.0) == "closure [0.2, 5 or more]"
+    assert (
+        closure_text(-5.0, -5.0)
+        == "no closure to speak of (neighbours are hardly nearer than classes half a cycle apart)"
+    )
+    found = fit(planted(12, 1.0, 3), 3, draws=99)
+    least = torch.tensor(-5.0, dtype=torch.float64)
+    open_ = replace(found, closure=replace(found.closure, value=least, low=least, high=least))
+    assert open_.ring.outcome == "not_found"
+    assert "-5" not in open_.ring.reason
 
 
 CURVES = {
@@ -214,7 +266,7 @@ def test_what_cannot_be_judged_is_refused():
         fit_circle(acts, labels % 4, 4)
     with pytest.raises(ToolkitError, match="0 to 7, each at least once; got 0 to 6, 1 of 8 classes"):
         fit_circle(acts, labels, 8)
-    with pytest.raises(ToolkitError, match="14 of 14 activations are NaN"):
+    with pytest.raises(ToolkitError, match="14 of 14 rows of acts are NaN"):
         fit_circle(acts * torch.nan, labels, 7)
     with pytest.raises(ToolkitError, match="means of all 7 classes are the same"):
         fit_circle(torch.ones(14, 4), labels, 7)

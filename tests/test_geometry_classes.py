@@ -77,6 +77,15 @@ def test_units_carry_their_mean_and_most_frequent_label():
     assert label.tolist() == [0, 1]
 
 
+def test_too_few_shuffles_decide_nothing_and_say_how_many_it_takes():
+    label = torch.arange(44) % 2
+    x = drawn(44, 8, 2) + 9 * label[:, None]
+    found = read_classes(x, label, draws=10).represented
+    assert found.outcome == "undecided"
+    assert "at least 19 draws are needed" in found.reason
+    assert read_classes(x, label, draws=19).represented.outcome == "found"
+
+
 def test_what_cannot_be_left_out_is_refused():
     with pytest.raises(ToolkitError, match=r"classes have \[3, 1\] units"):
         read_classes(drawn(4, 3, 0), torch.tensor([0, 0, 0, 1]))

@@ -8,10 +8,12 @@ from scipy.sparse import csc_matrix
 
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry.clusters import (
+    active_rows,
     decoder_clusters,
     firing_covariance,
     partial_reconstruction,
     plane_shares,
+    real_components,
     shares_of,
 )
 from mechinterp_toolkit.stats import max_statistic_p
@@ -111,6 +113,26 @@ def test_small_groups_have_no_share():
         one_at_a_time(67, 100, 0), dictionary("circle"), (torch.arange(2), torch.arange(3)), draws=9, seed=0
     )
     assert shares.measured.tolist() == [[False] * 4, [True, False, False, False]]
+
+
+def test_planes_of_rounding_have_no_share():
+    """A circle whose directions all fire alike has two components, and one more where they fire unequally."""
+    directions = dictionary("circle").float()
+    for codes, dimensions in ((csc_matrix(torch.eye(67).double().numpy()), 2), (one_at_a_time(67, 800, 0), 3)):
+        assert real_components(active_rows(codes, torch.arange(7))[1], directions[:7]) == dimensions
+        shares = plane_shares(codes, directions, (torch.arange(7),), draws=9, seed=0)
+        assert shares.measured.tolist() == [[plane < dimensions - 1 for plane in range(4)]]
+        assert (shares.value[~shares.measured] == 0).all()
+
+
+def test_components_are_counted_by_the_dtype_their_directions_are_stored_in():
+    directions = group_of("circle", 7, 128, 0) + 1e-5 * group_of("random", 7, 128, 5)
+    values = torch.eye(7).double()
+    assert real_components(values, directions) == 6  # all but the mean
+    assert real_components(values, directions.float()) == 6
+    assert real_components(values, directions.bfloat16()) == 2
+    # What rounding to float32 adds to an exact circle is no component.
+    assert real_components(values, group_of("circle", 7, 128, 0).float()) == 2
 
 
 def test_latents_that_never_fire_have_no_share():

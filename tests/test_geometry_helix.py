@@ -104,9 +104,12 @@ def test_what_cannot_be_judged_is_refused():
         fit_helix(rows[:10], NUMBERS[:10])
     with pytest.raises(ToolkitError, match="period 60 cannot be judged on numbers from 0 to 99: expected 2 to 50"):
         period_scan(rows, NUMBERS, periods=(5, 60))
+    short = fit_helix(helix(0.3), NUMBERS, draws=9).represented
+    assert short.outcome == "undecided"
+    assert "at least 19 draws are needed" in short.reason
     with pytest.raises(ToolkitError, match="at least one period"):
         fit_helix(rows, NUMBERS, ())
-    with pytest.raises(ToolkitError, match="100 of 100 activations are NaN"):
+    with pytest.raises(ToolkitError, match="100 of 100 rows of acts are NaN"):
         fit_helix(rows * torch.nan, NUMBERS)
 
 

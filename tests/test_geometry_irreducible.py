@@ -107,7 +107,7 @@ def test_in_three_dimensions_the_mixture_is_a_lower_bound_that_finds_a_plane_of_
     [
         (torch.zeros(19, 2), r"shape \(19, 2\); expected at least 20 rows"),
         (torch.zeros(30, 1), r"shape \(30, 1\)"),
-        (torch.full((30, 2), torch.nan), "30 of 30 points are NaN"),
+        (torch.full((30, 2), torch.nan), "30 of 30 rows of points are NaN"),
     ],
 )
 def test_clouds_that_cannot_be_judged_are_refused(points, words):
@@ -122,4 +122,6 @@ def test_clouds_that_cannot_be_judged_are_refused(points, words):
 def test_the_verdict_tells_circles_from_clouds_and_mixtures(name, outcome):
     cloud = irreducibility(KNOWN[name][0][:1000])
     assert cloud.represented.outcome == outcome
-    assert irreducibility(KNOWN[name][0][:100], draws=9).represented.outcome == "undecided"
+    short = irreducibility(KNOWN[name][0][:100], draws=9).represented
+    assert short.outcome == "undecided"
+    assert "at least 19 draws are needed" in short.reason

@@ -145,7 +145,7 @@ def test_what_cannot_be_scanned_is_refused():
         residue_scan(normal(8, D), torch.arange(8))
     with pytest.raises(ToolkitError, match=r"got periods 30 for numbers from 0 to 39; .* at most 20"):
         residue_scan(normal(40, D), torch.arange(40), (30,))
-    with pytest.raises(ToolkitError, match="40 of 40 rows of activations are NaN"):
+    with pytest.raises(ToolkitError, match="40 of 40 rows of acts are NaN"):
         residue_scan(normal(40, D) * torch.nan, torch.arange(40))
     assert residue_scan(normal(40, D), torch.arange(40), draws=9).represented.outcome == "undecided"
 

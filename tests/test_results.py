@@ -74,7 +74,7 @@ def test_a_position_can_be_named():
         estimate().at(layer=0)
     with pytest.raises(ResultError, match=r"layer has no label 'secnd'\. Did you mean 'second'\? Known: first, second"):
         estimate().at(layer="secnd", head=0)
-    with pytest.raises(ResultError, match="head has no label 'one'.*none"):
+    with pytest.raises(ResultError, match=r"head has no label 'one'.*none"):
         estimate().at(layer=0, head="one")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,40 @@ def test_an_autoencoder_of_a_centred_model_reads_centred_activations(tmp_path):
         ({"architecture": "gated"}, "'gated' autoencoder; known here"),
         ({"normalize_activations": "layer_norm"}, "normalize_activations='layer_norm'"),
         ({"reshape_activations": "hook_z"}, "reshape_activations='hook_z'"),
-        ({"metadata": {"sae_lens_version": None}}, "saved before sae-lens 6"),
+        (
+            {"metadata": {"sae_lens_version": None}},
+            "no metadata.sae_lens_version.*before sae-lens 6 they meant other things",
+        ),
         ({"metadata": {"model_from_pretrained_kwargs": {"fold_ln": True}}}, "loaded with fold_ln"),
     ],
 )
 def test_settings_that_are_not_known_are_refused_by_name(tmp_path, record, words):
     with pytest.raises(NotApplicable, match=words):
         load_sae(written(tmp_path, record))
+
+
+def test_a_folder_written_by_hand_is_told_what_it_needs_and_of_the_class_that_needs_no_folder(tmp_path):
+    with pytest.raises(
+        NotApplicable, match=r"SparseAutoencoder of its tensors; a folder needs .*W_enc.*cfg.json with arch"
+    ):
+        load_sae(written(tmp_path, {"metadata": {"sae_lens_version": None}}))
+    record = json.loads((written(tmp_path) / "cfg.json").read_text())
+    for key in ("architecture", "d_in", "d_sae"):
+        (tmp_path / "cfg.json").write_text(json.dumps({k: v for k, v in record.items() if k != key}))
+        with pytest.raises(CheckpointError, match=f"has no {key}; a folder needs"):
+            load_sae(tmp_path)
+    with pytest.raises(CheckpointError, match="has no k; a folder needs"):
+        load_sae(written(tmp_path, {"architecture": "topk"}))
+
+
+def test_the_title_of_a_folder_is_its_name_without_the_path(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    sae = load_sae(written(tmp_path / "mine"))
+    assert sae.name == str(tmp_path / "mine")
+    assert sae.title == "mine"
+    monkeypatch.chdir(tmp_path)
+    assert load_sae("mine").title == "mine"
+    assert replace(sae, name="gpt2-small-res-jb/blocks.7").title == "gpt2-small-res-jb/blocks.7"
 
 
 @pytest.mark.parametrize(
@@ -104,7 +132,9 @@ def test_what_is_no_autoencoder_is_refused(tmp_path):
         load_sae(tmp_path)
     with pytest.raises(CheckpointError, match="no folder here and no RELEASE/SAE_ID"):
         load_sae("missing")
-    with pytest.raises(CheckpointError, match="got a int"):
+    with pytest.raises(
+        CheckpointError, match=r"got a int; expected a mechinterp_toolkit\.sae\.SparseAutoencoder, a folder"
+    ):
         load_sae(3)
 
 

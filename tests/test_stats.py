@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mechinterp_toolkit import stats
 from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.results import Estimate
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -218,6 +219,41 @@ def test_an_enumeration_that_is_too_small_asks_for_more_units():
     reason = stats.too_few_draws(6, n_tests=1, procedure="max_statistic", exact=True)  # 3 classes
     assert reason is not None
     assert "it takes more units" in reason
+
+
+def test_draws_that_only_repeat_are_not_asked_for():
+    assert stats.why_undecided(19) is None
+    assert "10 draws is 0.091" in stats.why_undecided(10)
+    assert "at least 19 draws are needed" in stats.why_undecided(10, arrangements=20)
+    assert stats.why_undecided(999, arrangements=20) is None  # 1 / 20 is 5 %
+    for draws in (10, 999):
+        assert "no more arrangements exist: it takes more units" in stats.why_undecided(draws, arrangements=19)
+
+
+def effect_of(value: float, low: float, high: float, draws: int, null: float = 0.0) -> Estimate:
+    """An effect in logits with as many draws, all `null`."""
+    numbers = (torch.tensor(number, dtype=torch.float64) for number in (value, low, high))
+    control = torch.full((draws,), null, dtype=torch.float64)
+    return Estimate(*numbers, 9, "logits", "by hand", control=control, control_name="shuffled")
+
+
+@pytest.mark.parametrize(("effect", "arrangements", "outcome", "words"), [
+    (effect_of(7.8, 5.0, 10.6, draws=19), None, "found", "it moves, more than shuffled."),
+    (effect_of(7.8, 5.0, 10.6, draws=10), None, "undecided", "it moves; the smallest p-value of 10 draws is 0.091"),
+    (effect_of(7.8, 5.0, 10.6, draws=18), None, "undecided", "at least 19 draws are needed"),
+    (effect_of(7.8, 5.0, 10.6, draws=39), 20, "found", "more than shuffled"),
+    (effect_of(7.8, 5.0, 10.6, draws=39), 19, "undecided", "no more arrangements exist: it takes more units"),
+    (effect_of(7.8, 5.0, 10.6, draws=19, null=9.0), None, "not_found", "no more than shuffled"),
+    (effect_of(7.8, 5.0, 10.6, draws=10, null=9.0), None, "undecided", "at least 19 draws are needed"),
+    (effect_of(7.8, 0.0, 10.6, draws=19), None, "undecided", "but perhaps below 0.1"),
+    (effect_of(0.02, 0.0, 0.05, draws=19), None, "not_found", "less than anything of interest (0.1)"),
+    (effect_of(0.02, 0.0, 0.05, draws=10), None, "not_found", "less than anything of interest (0.1)"),
+])  # fmt: skip
+def test_an_effect_is_judged_by_draws_that_can_decide_and_by_its_size(effect, arrangements, outcome, words):
+    verdict = stats.judge_effect(effect, "it moves", "shuffled", 0.1, arrangements=arrangements)
+    assert verdict.outcome == outcome
+    assert words in verdict.reason
+    assert verdict.smallest_effect == 0.1
 
 
 def test_draw_counts_are_checked():

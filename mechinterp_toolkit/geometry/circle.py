@@ -20,15 +20,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.geometry.arguments import finite, same_width, some_draws, whole_numbers
 from mechinterp_toolkit.results import Estimate, Verdict
-from mechinterp_toolkit.stats import Permutations, bootstrap, p_value, permutations, smallest_p
+from mechinterp_toolkit.stats import Permutations, bootstrap, p_value, permutations, smallest_p, too_few_draws
 
 Order = Literal["natural", "harmonics", "discrete_log"]
 """Candidate orders: as given; every k-th class, for each k without a common divisor with the period; and, for prime periods,
@@ -36,6 +37,9 @@ classes 1 to p - 1 by their discrete logarithm, as a network that multiplies wou
 
 CLOSURE = 0.5
 """What closure must exceed: 0 for an arc whose ends are half a cycle's distance apart, 1 for a regular polygon."""
+
+CLOSURE_KEPT = 5.0
+"""`closure_of` lies within this of 0; at its lower end there is no closure to speak of."""
 
 ALPHA = 0.05
 
@@ -72,6 +76,9 @@ class CircleFit:
     exact: bool
     """Whether the control enumerates every permutation."""
 
+    arrangements: int
+    """Permutations of the classes there are, those that always score alike (rotations, reflections) counted once."""
+
     closure: Estimate
     """(far - closing) / (far - adjacent) of the natural order."""
 
@@ -105,11 +112,9 @@ class CircleFit:
         assert self.r2.control is not None
         said = f"held-out R2 of the angle {self.r2.text()} ({self.order} order)"
         chance = power(self.period, 0.3, searched=self.searched)
-        floor = smallest_p(len(self.r2.control), exact=self.exact)
-        if floor > ALPHA:
-            return Verdict(
-                "undecided", f"{self.period} classes have too few orders: no p-value below {floor:.2g}.", p=self.p
-            )
+        short = too_few_orders(len(self.r2.control), self.arrangements)
+        if short:
+            return Verdict("undecided", f"{said}, but {short}", p=self.p)
         if self.p <= ALPHA and float(self.r2.value) > 0:
             return Verdict("found", f"{said}, more than permuted classes.", p=self.p, power=chance)
         return Verdict("not_found", f"{said}, no more than permuted classes.", p=self.p, power=chance)
@@ -117,11 +122,13 @@ class CircleFit:
     @property
     def ring(self) -> Verdict:
         """Whether the classes, being represented in order, also close to a ring."""
-        said = f"closure {self.closure.text()}"
-        if self.represented.found and self.closure.method == NO_INTERVAL:
-            return Verdict("undecided", f"Ordered; {said}, of one row per class, has no interval.", p=self.p)
+        if self.represented.outcome == "undecided":
+            return Verdict("undecided", "Whether there is an order that could close is undecided.", p=self.p)
         if not self.represented.found:
             return Verdict("not_found", "No order was found, so there is no ring to close.", p=self.p)
+        said = closure_text(*(float(x) for x in (self.closure.low, self.closure.high, self.closure.value)))
+        if self.closure.method == NO_INTERVAL:
+            return Verdict("undecided", f"Ordered; {said}, of one row per class, has no interval.", p=self.p)
         if float(self.closure.low) > CLOSURE:
             return Verdict("found", f"Ordered and closed: {said}, above {CLOSURE}.", p=self.p)
         if float(self.closure.high) < CLOSURE:
@@ -132,6 +139,9 @@ class CircleFit:
         """Return the share of rows whose angle lies on the shorter arc from class `first` to `second`: continuity.
 
         Rows that mean something between two neighbours ("Monday night") should; a third of a circle at random would not.
+
+        Raises:
+            ToolkitError: as `angles`.
         """
         step = 2 * math.pi / self.period
         start, length = step * first, math.remainder(step * (second - first), 2 * math.pi)
@@ -139,8 +149,14 @@ class CircleFit:
         return (along <= abs(length)).double().mean()
 
     def angles(self, acts: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Return the angle the fit gives to each row, in radians in (-pi, pi]; a class a of the period lies at 2 pi a / p."""
-        cos, sin = ((acts.double() - self.means.mean(0)) @ self.weights).T
+        """Return the angle the fit gives to each row, in radians in (-pi, pi]; a class a of the period lies at 2 pi a / p.
+
+        Raises:
+            ToolkitError: rows of another width than those of the fit, or numbers that are not finite.
+        """
+        rows = finite(acts, "acts")
+        same_width(rows, "acts", self.means.shape[1], "the fit")
+        cos, sin = ((rows - self.means.mean(0)) @ self.weights).T
         return torch.atan2(sin, cos)
 
 
@@ -164,7 +180,7 @@ def fit_circle(
 
     Args:
         acts: one row per prompt.
-        labels: class of each row, 0 to period - 1; each must occur.
+        labels: class of each row, 0 to period - 1, in whole numbers; each must occur.
         period: classes of a whole cycle.
         unit: what varies between rows of a class (template, context): intervals resample it. None: each row on its own.
         orders: candidate orders; more of them cost power, because the null searches them too.
@@ -173,9 +189,10 @@ def fit_circle(
         seed: of permutations and resampling.
 
     Raises:
-        ToolkitError: fewer than five classes, a class without rows, or numbers that are not finite.
+        ToolkitError: fewer than five classes, a class without rows, arguments that are no tensors of numbers with a row each,
+            numbers that are not finite, or an unknown order.
     """
-    rows, labels = _checked(acts, labels, period)
+    rows, labels, unit = _checked(acts, labels, period, unit)
     means = class_means(rows, labels, period)
     candidates = _candidates(period, orders)
     shuffles = permutations(period, draws=draws, seed=seed)
@@ -192,6 +209,7 @@ def fit_circle(
         r2=r2,
         searched=len(candidates) > 1,
         exact=shuffles.exact,
+        arrangements=math.factorial(period) // _always_alike(period, candidates),
         closure=closure,
         means=means,
         plane=plane,
@@ -224,14 +242,14 @@ def harmonics(
         seed: of permutations and resampling.
 
     Raises:
-        ToolkitError: as `fit_circle`.
+        ToolkitError: as `fit_circle`, or no draws.
     """
-    rows, labels = _checked(acts, labels, period)
+    rows, labels, unit = _checked(acts, labels, period, unit)
     weights, units = _resampling_weights(labels, unit, period, seed)
     means = class_means(rows, labels, period)
     drawn = torch.cat([_harmonic_shares(some, most) for some in _resampled(rows, labels, period, weights)])
     generator = torch.Generator().manual_seed(seed)
-    orders = torch.stack([torch.randperm(period, generator=generator) for _ in range(draws)])
+    orders = torch.stack([torch.randperm(period, generator=generator) for _ in range(some_draws(draws))])
     return Estimate(
         _harmonic_shares(means, most),
         low=drawn.quantile(0.025, 0),
@@ -266,6 +284,10 @@ def transfer(
 ) -> Estimate:
     """Estimate how well a circle fitted to some templates gives the angles in another: mean cosine of the error, in [-1, 1].
 
+    1 is no error. It says that the classes stand in the same places in other prompts, and nothing of a circle: a token that all
+    templates share brings it about wherever the classes stand (.92 for days in a transformer with random weights), since only
+    the classes of the held-out template are permuted.
+
     Args:
         acts, labels, period: as for `fit_circle`.
         unit: template of each row; every template shows every class.
@@ -274,9 +296,9 @@ def transfer(
         seed: of the permutations.
 
     Raises:
-        ToolkitError: fewer than two templates, or a template without some class.
+        ToolkitError: as `fit_circle`; fewer than two templates, a template without some class, or no draws.
     """
-    rows, labels = _checked(acts, labels, period)
+    rows, labels, unit = _checked(acts, labels, period, unit)
     which = unit.unique(return_inverse=True)[1]
     seen = torch.zeros(int(which.max()) + 1, period, dtype=torch.bool)
     seen[which, labels] = True
@@ -284,7 +306,8 @@ def transfer(
         raise ToolkitError(f"transfer needs two templates or more that show all {period} classes; got {len(seen)}.")
     angle = 2 * math.pi * torch.arange(period, dtype=torch.float64) / period
     generator = torch.Generator().manual_seed(seed)
-    orders = torch.stack([torch.arange(period), *(torch.randperm(period, generator=generator) for _ in range(draws))])
+    shuffled = (torch.randperm(period, generator=generator) for _ in range(some_draws(draws)))
+    orders = torch.stack([torch.arange(period), *shuffled])
     cosines = []
     for held_out in range(len(seen)):
         inside = which != held_out
@@ -352,17 +375,40 @@ def closure_of(means: Float[Tensor, "*draw label d"]) -> Float[Tensor, "*draw"]:
 
     1 where the step from last to first is like the others, 0 where the ends are as far apart as half a cycle, negative where
     they are farther. Noise of equal size in all means leaves it alone. Kept within -5 and 5, and -5 where half a cycle is no
-    farther than a neighbour: such means have no shape that could close.
+    farther than a neighbour: such means have no shape that could close. `closure_text` says so.
+
+    Raises:
+        ToolkitError: no tensor of finite means, or fewer than five classes.
     """
-    n = means.shape[-2]
+    rows = finite(means, "means", "*draw label d")
+    _check_period(n := rows.shape[-2])
 
     def apart(step: int) -> Tensor:
-        return (means - means.roll(-step, dims=-2)).square().sum(-1)
+        return (rows - rows.roll(-step, dims=-2)).square().sum(-1)
 
     adjacent, far = apart(1), apart(n // 2).mean(-1)
     rise, fall = far - adjacent[..., :-1].mean(-1), far - adjacent[..., -1]
-    ratio = torch.where(rise > 0, fall / rise.clamp_min(torch.finfo(torch.float64).tiny), -5.0)
-    return ratio.clamp(-5, 5)
+    ratio = torch.where(rise > 0, fall / rise.clamp_min(torch.finfo(torch.float64).tiny), -CLOSURE_KEPT)
+    return ratio.clamp(-CLOSURE_KEPT, CLOSURE_KEPT)
+
+
+def closure_text(low: float, high: float, value: float | None = None) -> str:
+    """Return closure and its interval in words; the ends between which `closure_of` keeps it are no measurements.
+
+    >>> closure_text(0.9, 1.1), closure_text(-5.0, 3.2, 1.0)
+    ('closure [0.9, 1.1]', 'closure 1 [none, 3.2]')
+    >>> closure_text(-5.0, -5.0)
+    'no closure to speak of (neighbours are hardly nearer than classes half a cycle apart)'
+    """
+    if high <= -CLOSURE_KEPT:
+        return "no closure to speak of (neighbours are hardly nearer than classes half a cycle apart)"
+
+    def said(x: float) -> str:
+        if abs(x) < CLOSURE_KEPT:
+            return f"{x:.3g}"
+        return "none" if x < 0 else f"{CLOSURE_KEPT:g} or more"
+
+    return f"closure {'' if value is None else f'{said(value)} '}[{said(low)}, {said(high)}]"
 
 
 def closure_limit(period: int) -> float:
@@ -370,7 +416,11 @@ def closure_limit(period: int) -> float:
 
     A factor that grows by s from class to class adds (k s)^2 to the squared distance of classes k apart, and (p - 1)^2 s^2 to
     that of the closing step. Its length is (p - 1) s: 1.3 radii for 7 classes.
+
+    Raises:
+        ToolkitError: fewer than five classes.
     """
+    _check_period(period)
     half, last = period // 2, period - 1
     gain = 4 * (math.sin(math.pi * half / period) ** 2 - math.sin(math.pi / period) ** 2)
     # Pairs half a cycle apart: p - half of them are `half` apart along the line, the others wrap to p - half.
@@ -394,24 +444,43 @@ def power(period: int, share: float, *, searched: bool = False) -> float | None:
     return None if measured is None else measured[searched]
 
 
-def _checked(acts: Tensor, labels: Tensor, period: int) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
+def too_few_orders(draws: int, arrangements: int, *, alpha: float = ALPHA) -> str | None:
+    """Return why no order could pass at level `alpha`, with what it takes; None where one could.
+
+    Args:
+        draws: permutations behind the control, an enumeration or not.
+        arrangements: `CircleFit.arrangements`; draws beyond these only repeat.
+        alpha: the level; a share of it where several classes are judged.
+    """
+    if smallest_p(arrangements, exact=True) > alpha:
+        return too_few_draws(arrangements, n_tests=1, procedure="max_statistic", alpha=alpha, exact=True)
+    return too_few_draws(draws, n_tests=1, procedure="max_statistic", alpha=alpha)
+
+
+def _check_period(period: int) -> None:
     if period < 5:
         raise ToolkitError(f"got period={period}; with fewer than five classes an order cannot be told from chance.")
-    if len(labels) != len(acts):  # the annotations say so, and nobody checks them outside tests
-        raise ToolkitError(f"got {len(labels)} labels for {len(acts)} activations; give one each.")
-    counts = torch.bincount(labels.clamp(min=0), minlength=period)
-    if int(labels.min()) < 0 or len(counts) > period or not counts.all():
+
+
+def _checked(acts: Any, labels: Any, period: int, unit: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Activations in float64, classes and units; each row is its own unit where none are given."""
+    _check_period(period)
+    rows = finite(acts, "acts")
+    classes = whole_numbers(labels, "labels", len(rows))
+    units = torch.arange(len(rows)) if unit is None else whole_numbers(unit, "unit", len(rows))
+    counts = torch.bincount(classes.clamp(min=0), minlength=period)
+    if int(classes.min()) < 0 or len(counts) > period or not counts.all():
         raise ToolkitError(
-            f"labels must be 0 to {period - 1}, each at least once; got {int(labels.min())} to {int(labels.max())}, "
+            f"labels must be 0 to {period - 1}, each at least once; got {int(classes.min())} to {int(classes.max())}, "
             f"{int((counts[:period] == 0).sum())} of {period} classes without rows."
         )
-    rows = acts.detach().cpu().double()
-    if not rows.isfinite().all():
-        raise ToolkitError(f"{int((~rows.isfinite()).any(1).sum())} of {len(rows)} activations are NaN or infinite.")
-    return rows, labels.cpu()
+    return rows, classes, units
 
 
 def _candidates(period: int, orders: Sequence[Order]) -> list[_Candidate]:
+    known = get_args(Order)
+    if isinstance(orders, str) or not set(orders) <= set(known):
+        raise ToolkitError(f"got orders={orders!r}; expected a tuple of {', '.join(known)}.")
     place = torch.arange(period, dtype=torch.float64)
     found = [_Candidate("natural", 2 * math.pi * place / period)]
     if "harmonics" in orders:
@@ -431,6 +500,16 @@ def _discrete_logs(period: int) -> list[_Candidate]:
     for k in range(period - 1):
         angle[pow(base, k, period)] = 2 * math.pi * k / (period - 1)
     return [_Candidate(f"discrete log of base {base}", angle)]
+
+
+def _always_alike(period: int, candidates: Sequence[_Candidate]) -> int:
+    """How many permutations of the classes score like any given one, whatever the means; the fewest of any candidate order.
+
+    A circle has its rotations and reflections, and the natural order those of its harmonics too where they are searched.
+    """
+    harmonics_ = 1 + sum(one.name.startswith("step") for one in candidates)
+    logarithm = any(one.angle.isnan().any() for one in candidates)  # moves all classes but one
+    return 2 * (period - 1) if logarithm else 2 * period * harmonics_
 
 
 def _targets(angle: Float[Tensor, "*draw label"]) -> Float[Tensor, "*draw label 2"]:
@@ -466,7 +545,7 @@ def _estimates(
     rows: Tensor,
     labels: Tensor,
     period: int,
-    unit: Tensor | None,
+    unit: Tensor,
     angle: Tensor,
     ridge: float,
     null: Tensor,
@@ -501,15 +580,13 @@ def _estimates(
     return r2, Estimate(value[1], low=ends[1][0], high=ends[1][1], n=period, unit=ratio, method=method)
 
 
-def _resampling_weights(
-    labels: Tensor, unit: Tensor | None, period: int, seed: int
-) -> tuple[Float[Tensor, "draw n"], int]:
+def _resampling_weights(labels: Tensor, unit: Tensor, period: int, seed: int) -> tuple[Float[Tensor, "draw n"], int]:
     """How often each row is drawn, and the least number of units a class has.
 
     Units that occur in every class (templates) are drawn once for all classes; else each class draws from its own.
     """
     generator = torch.Generator().manual_seed(seed)
-    which = torch.arange(len(labels)) if unit is None else unit.cpu().unique(return_inverse=True)[1]
+    which = unit.unique(return_inverse=True)[1]
     occurs = torch.zeros(int(which.max()) + 1, period, dtype=torch.bool)
     occurs[which, labels] = True
     if occurs.all():

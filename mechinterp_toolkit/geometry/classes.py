@@ -15,15 +15,16 @@ arXiv:1909.03368; filters and patterns as in Haufe et al. 2014.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.geometry.arguments import finite, whole_numbers
 from mechinterp_toolkit.results import Estimate, Verdict
-from mechinterp_toolkit.stats import bootstrap, p_value, permutations
+from mechinterp_toolkit.stats import bootstrap, p_value, permutations, too_few_draws
 
 Reader = Literal["ridge", "nearest_mean"]
 
@@ -49,7 +50,11 @@ class ClassReadout:
     @property
     def represented(self) -> Verdict:
         """Whether left-out units are classified better than with shuffled labels."""
+        assert self.accuracy.control is not None
         said = f"left-out units are classified with balanced accuracy {self.accuracy.text()}"
+        short = too_few_draws(len(self.accuracy.control), n_tests=1, procedure="max_statistic")
+        if short:
+            return Verdict("undecided", f"{said}, but {short}", p=self.p)
         if self.p <= 0.05:
             return Verdict("found", f"{said}, better than with shuffled labels.", p=self.p)
         return Verdict("not_found", f"{said}, no better than with shuffled labels.", p=self.p)
@@ -61,12 +66,14 @@ def unit_means(
     """Return the mean activation of each unit, and its label: the most frequent one (the smallest where two tie).
 
     Raises:
-        ToolkitError: another number of rows.
+        ToolkitError: another number of rows, a negative label, or arguments that are no tensors of finite numbers.
     """
-    if not len(acts) == len(unit) == len(label):
-        raise ToolkitError(f"got {len(acts)} activations, {len(unit)} units and {len(label)} labels; give one each.")
-    which = unit.unique(return_inverse=True)[1]
-    n, rows = int(which.max()) + 1, acts.detach().cpu().double()
+    rows = finite(acts, "acts")
+    which = whole_numbers(unit, "unit", len(rows)).unique(return_inverse=True)[1]
+    label = whole_numbers(label, "label", len(rows))
+    if int(label.min()) < 0:
+        raise ToolkitError(f"label holds {int(label.min())}; expected classes from 0. Leave such rows out.")
+    n = int(which.max()) + 1
     count = which.bincount(minlength=n).double()
     means = torch.zeros(n, rows.shape[1], dtype=torch.float64).index_add_(0, which, rows) / count[:, None]
     table = torch.zeros(n, int(label.max()) + 1).index_put_((which, label), torch.ones(len(label)), accumulate=True)
@@ -91,17 +98,18 @@ def read_classes(
         seed: of shuffles and interval.
 
     Raises:
-        ToolkitError: fewer than two classes with two units, or activations that are not finite.
+        ToolkitError: fewer than two classes with two units, an unknown reader, or arguments that are no tensors of finite
+            numbers with a row each.
     """
-    label = label.cpu().unique(return_inverse=True)[1]
+    rows = finite(acts, "acts", "unit d")
+    label = whole_numbers(label, "label", len(rows)).unique(return_inverse=True)[1]
+    if reader not in get_args(Reader):
+        raise ToolkitError(f"got reader={reader!r}; expected {' or '.join(get_args(Reader))}.")
     count = label.bincount()
     if len(count) < 2 or int(count.min()) < 2:
         raise ToolkitError(
             f"classes have {count.tolist()} units; expected two classes or more with two units each, so that one can be left out."
         )
-    rows = acts.detach().cpu().double()
-    if not rows.isfinite().all():
-        raise ToolkitError(f"{int((~rows.isfinite()).sum())} numbers of the activations are NaN or infinite.")
     predict = _Ridge(rows).predict if reader == "ridge" else _NearestMean(rows).predict
     observed = (predict(label[None])[0] == label).double()
     shuffles = permutations(len(label), draws=draws, seed=seed).index

@@ -7,8 +7,9 @@ left lies in the plane, about 2 / (k - 1) for k directions that merely point to 
 fire and how alike their directions are on average, and draws where they deviate from their common direction at random
 from the whole dictionary.
 
-What would fool it: a group of three or fewer latents always lies in a plane or nearly so, and has no share; directions
-are grouped by cosine alone, so a group is not a feature until its share and its shape say so.
+What would fool it: a group of three or fewer latents always lies in a plane or nearly so, and has no share; components
+that hold nothing but rounding (behind the last of a circle, there is none) divide rounding by rounding, so their planes have
+no share either; directions are grouped by cosine alone, so a group is not a feature until its share and its shape say so.
 
 Source: Engels, Michaud, Liao, Gurnee, Tegmark 2025, arXiv:2405.14860 (clusters, partial reconstructions, planes); the share
 and its null are this toolkit's.
@@ -17,13 +18,14 @@ and its null are this toolkit's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.geometry.arguments import checked, some_draws, whole_numbers
 
 ClusterMethod = Literal["graph", "spectral"]
 
@@ -57,8 +59,12 @@ def decoder_clusters(
         seed: of the spectral method's k-means.
 
     Raises:
-        ToolkitError: fewer than two directions, or more spectral parts than directions allow.
+        ToolkitError: no tensor of finite numbers, fewer than two directions, an unknown method, or more spectral parts than
+            directions allow.
     """
+    directions = checked(directions, "directions", "latent d").detach().cpu()
+    if method not in get_args(ClusterMethod):
+        raise ToolkitError(f"got method={method!r}; expected {' or '.join(get_args(ClusterMethod))}.")
     norm = directions.norm(dim=1)
     alive = (norm > 0).nonzero().flatten()
     if len(alive) < 2:
@@ -117,7 +123,7 @@ class Shares:
     """The same with random deviations from the common direction."""
 
     measured: Bool[Tensor, "group plane"]
-    """Whether the group has latents enough that the share can be less than one."""
+    """Whether the group has latents enough that the share can be less than one, and both components more than rounding."""
 
 
 def plane_shares(
@@ -136,16 +142,24 @@ def plane_shares(
         groups: from `decoder_clusters`.
         draws: of the null.
         seed: of the null.
+
+    Raises:
+        ToolkitError: directions are no tensor of finite numbers, codes or groups speak of other latents, or no draws.
     """
+    directions = checked(directions, "directions", "latent d").detach().cpu()
+    _check_latents(codes, groups, len(directions))
     value = torch.zeros(len(groups), MOST_PLANES, dtype=torch.float64)
-    null = torch.zeros(draws, len(groups), MOST_PLANES, dtype=torch.float64)
+    null = torch.zeros(some_draws(draws), len(groups), MOST_PLANES, dtype=torch.float64)
     measured = torch.zeros(len(groups), MOST_PLANES, dtype=torch.bool)
     root = _root(directions)
     generator = torch.Generator().manual_seed(seed)
     for i, group in enumerate(groups):
-        planes = min(MOST_PLANES, len(group) - 2)
         firing = firing_covariance(codes, group)
-        if planes < 1 or firing is None:
+        if firing is None:
+            continue
+        components = real_components(active_rows(codes, group)[1], directions[group])
+        planes = min(MOST_PLANES, len(group) - 2, components - 1)
+        if planes < 1:
             continue
         own = directions[group].double()
         value[i, :planes] = shares_of(firing, own @ own.T, planes)
@@ -153,6 +167,37 @@ def plane_shares(
             null[at, i, :planes] = shares_of(firing, gram, planes)
         measured[i, :planes] = True
     return Shares(value, null, measured)
+
+
+def _check_latents(codes: Any, groups: tuple[Tensor, ...], latents: int) -> None:
+    width = getattr(codes, "shape", (0, 0))[-1]
+    if width != latents or not hasattr(codes, "tocsr"):
+        raise ToolkitError(
+            f"codes are a {type(codes).__name__} of {width} latents for {latents} directions; expected a scipy.sparse matrix "
+            "[token latent] with one column per direction."
+        )
+    for i, group in enumerate(groups):
+        members = whole_numbers(group, f"groups[{i}]")
+        if int(members.min()) < 0 or int(members.max()) >= latents:
+            raise ToolkitError(
+                f"groups[{i}] names latents {int(members.min())} to {int(members.max())}; expected 0 to {latents - 1}."
+            )
+
+
+def real_components(values: Float[Tensor, "row member"], own: Float[Tensor, "member d"]) -> int:
+    """Return how many principal components of the rows `values @ own` are more than rounding.
+
+    A direction is right to some rounding units of its dtype (10 are allowed: it comes out of a handful of operations), so
+    that each row has an error of that share of its size; in float64 what the eigenvalues are computed to counts (100 units).
+
+    Args:
+        values: what each latent did at the tokens where one of them is active.
+        own: their directions, in the dtype they are stored in.
+    """
+    gram = own.double() @ own.double().T
+    size = (values.T @ values / len(values) * gram).sum()  # mean squared norm of a row
+    share = max((10 * torch.finfo(own.dtype).eps) ** 2, 100 * torch.finfo(torch.float64).eps)
+    return int((_variances(torch.cov(values.T, correction=0), gram) > share * size).sum())
 
 
 def firing_covariance(codes: Any, group: Int[Tensor, " member"]) -> Float[Tensor, "member member"] | None:
@@ -179,16 +224,20 @@ def partial_reconstruction(
 def shares_of(
     firing: Float[Tensor, "member member"], gram: Float[Tensor, "*draw member member"], planes: int
 ) -> Float[Tensor, "*draw plane"]:
-    """Return the share of planes (1, 2), (2, 3), ... of rows with this covariance of values along directions of this Gram.
-
-    The variances of the rows' principal components are the eigenvalues of F^1/2 G F^1/2.
-    """
-    size, vector = torch.linalg.eigh(firing)
-    half = vector * size.clamp(min=0).sqrt() @ vector.T
-    variance = torch.linalg.eigvalsh(half @ gram @ half).clamp(min=0).flip(-1)
+    """Return the share of planes (1, 2), (2, 3), ... of rows with this covariance of values along directions of this Gram."""
+    variance = _variances(firing, gram)
     left = variance.flip(-1).cumsum(-1).flip(-1)
     pairs = variance[..., :-1] + variance[..., 1:]
     return (pairs / left[..., :-1].clamp_min(torch.finfo(torch.float64).tiny))[..., :planes]
+
+
+def _variances(
+    firing: Float[Tensor, "member member"], gram: Float[Tensor, "*draw member member"]
+) -> Float[Tensor, "*draw component"]:
+    """Variances of the rows' principal components, largest first: the eigenvalues of F^1/2 G F^1/2."""
+    size, vector = torch.linalg.eigh(firing)
+    half = vector * size.clamp(min=0).sqrt() @ vector.T
+    return torch.linalg.eigvalsh(half @ gram @ half).clamp(min=0).flip(-1)
 
 
 def _root(directions: Float[Tensor, "latent d"]) -> Float[Tensor, "d d"]:

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.geometry.arguments import finite, whole_numbers
 from mechinterp_toolkit.results import Estimate, Verdict
 from mechinterp_toolkit.stats import bootstrap, p_value, permuted_within, too_few_draws
 
@@ -103,11 +104,12 @@ def factor(
         draws: permutations of the index within each domain.
 
     Raises:
-        ToolkitError: a cell comes twice, all cells are alike, or no two cells can be predicted from the others.
+        ToolkitError: a cell comes twice, all cells are alike, no two cells can be predicted from the others, or arguments that
+            are no tensors of finite numbers with a row each.
     """
-    rows = finite(acts, "activations")
-    labels = [part.cpu().unique(return_inverse=True) for part in (index, domain)]
-    (i_names, i), (d_names, j) = labels
+    rows = finite(acts, "acts", "cell d")
+    i_names, i = whole_numbers(index, "index", len(rows)).unique(return_inverse=True)
+    d_names, j = whole_numbers(domain, "domain", len(rows)).unique(return_inverse=True)
     _check_table(i, j, i_names, d_names)
     if len(rows) and float((rows - rows[0]).abs().max()) == 0:
         raise ToolkitError(f"all {len(rows)} activations are the same; there is nothing to split.")
@@ -195,17 +197,6 @@ def _explained(rows: Tensor, design: Float[Tensor, "cell column"], n_index: int)
     )
     both = left(design)
     return torch.stack([domain_alone - both, index_alone - both, left(design[:, :1]) - both]) / whole
-
-
-def finite(values: Tensor, what: str) -> Tensor:
-    """Return `values` in float64 on the CPU; raises `ToolkitError` where a row of `what` is NaN or infinite."""
-    rows = values.detach().cpu().double()
-    if not rows.isfinite().all():
-        bad = int((~rows.isfinite()).any(1).sum())
-        raise ToolkitError(
-            f"{bad} of {len(rows)} rows of {what} are NaN or infinite; leave them out or check the model."
-        )
-    return rows
 
 
 def one_hot(label: Int[Tensor, " n"], classes: int) -> Float[Tensor, "n label"]:

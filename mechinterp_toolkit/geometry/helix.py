@@ -20,14 +20,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.geometry.arguments import finite, same_length, some_draws, whole_numbers
 from mechinterp_toolkit.results import Verdict
-from mechinterp_toolkit.stats import max_statistic_p, p_value, smallest_p
+from mechinterp_toolkit.stats import max_statistic_p, p_value, too_few_draws
 
 Period = int | float
 """A period of numbers; whole ones have residues."""
@@ -98,7 +100,8 @@ class HelixFit:
     """Columns of the helix that are not zero or dependent, without the constant."""
 
     missed: Float[Tensor, "number model"]
-    """Squared error of `MODELS` at each number when it is held out; "principal components" project instead of predicting."""
+    """Squared error of each of `geometry.helix.MODELS` at each number when it is held out; "principal components" project
+    instead of predicting."""
 
     whole: Float[Tensor, "number model"]
     """Squared distance of each number from the mean of the numbers not held out with it."""
@@ -111,7 +114,10 @@ class HelixFit:
 
     @property
     def r2(self) -> Float[Tensor, " model"]:
-        """R2 of `MODELS` on held-out numbers, at most 1; that of "principal components" is a ceiling."""
+        """R2 on held-out numbers, at most 1; that of "principal components" is a ceiling.
+
+        In the order of `geometry.helix.MODELS`: `dict(zip(MODELS, fit.r2.tolist(), strict=True))` reads them by name.
+        """
         return 1 - self.missed.sum(0) / self.whole.sum(0)
 
     @property
@@ -119,8 +125,9 @@ class HelixFit:
         """Whether numbers are represented with a period."""
         best = int(self.scan.p.argmin())
         p = float(torch.maximum(self.scan.p, self.scan.p_separable).amin())
-        if smallest_p(len(self.scan.null)) > ALPHA:
-            return Verdict("undecided", f"{len(self.scan.null)} draws allow no p-value below {ALPHA}.", p=p)
+        short = too_few_draws(len(self.scan.null), n_tests=1, procedure="max_statistic", alpha=ALPHA)
+        if short:
+            return Verdict("undecided", f"Of {len(self.scan.periods)} periods: {short}", p=p)
         if self.scan.found:
             said = ", ".join(map(period_text, self.scan.found))
             return Verdict("found", f"Periods {said}: beyond permuted numbers, with separable residues.", p=p)
@@ -141,8 +148,13 @@ def helix_basis(numbers: Tensor, periods: Sequence[Period], *, linear: bool = Tr
     """Return constant, line and circles of integers, columns that are zero on every integer left out.
 
     A period of 2 has a cosine and no sine; (2, 5, 10, 100) and a line make 9 columns, constant included.
+
+    Raises:
+        ToolkitError: `numbers` is no tensor of whole numbers, or a period is not above zero.
     """
-    n = numbers.double()
+    n = whole_numbers(numbers, "numbers").double()
+    if not all(period > 0 for period in periods):
+        raise ToolkitError(f"got periods {tuple(periods)}; expected numbers above zero.")
     columns = [torch.ones_like(n)] + [(n - n.mean()) / n.std().clamp_min(1e-12)] * linear
     for period in periods:
         angle = 2 * math.pi * n / period
@@ -179,14 +191,15 @@ def period_scan(
         seed: of them.
 
     Raises:
-        ToolkitError: fewer than 20 different numbers, or a period longer than half their range.
+        ToolkitError: fewer than 20 different numbers, a period longer than half their range, no draws, or arguments that are
+            no tensors of finite numbers with a row each.
     """
     unique, rows, extra = _by_number(acts, numbers, covariates)
     looked_at = _checked_periods(unique, periods)
     design = torch.cat([_cubic(unique), extra], 1)
     left = _without(rows, design)
     generator = torch.Generator().manual_seed(seed)
-    orders = torch.stack([torch.randperm(len(unique), generator=generator) for _ in range(draws)])
+    orders = torch.stack([torch.randperm(len(unique), generator=generator) for _ in range(some_draws(draws))])
     planes = [_plane(unique, period, extra) for period in looked_at]
     axes, owner = torch.cat(planes, 1), torch.tensor([i for i, p in enumerate(planes) for _ in range(p.shape[1])])
     share = _shares(left, axes, owner, len(planes))
@@ -244,16 +257,15 @@ def fit_helix(
     return HelixFit(tuple(periods), rank, torch.stack(missed, 1), torch.stack(whole, 1), scan, weights)
 
 
-def _by_number(acts: Tensor, numbers: Tensor, covariates: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _by_number(acts: Any, numbers: Any, covariates: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Different numbers in rising order, and the means of activations and covariates over the rows of each."""
-    rows = acts.detach().cpu().double()
-    if not rows.isfinite().all():
-        raise ToolkitError(f"{int((~rows.isfinite()).any(1).sum())} of {len(rows)} activations are NaN or infinite.")
-    unique, which = numbers.cpu().unique(return_inverse=True)
+    rows = finite(acts, "acts")
+    unique, which = whole_numbers(numbers, "numbers", len(rows)).unique(return_inverse=True)
     if len(unique) < _FEWEST:
         raise ToolkitError(f"got {len(unique)} different numbers; expected at least {_FEWEST} to look for periods.")
     count = torch.bincount(which).double()[:, None]
-    extra = torch.zeros(len(rows), 0, dtype=torch.float64) if covariates is None else covariates.cpu().double()
+    extra = torch.zeros(len(rows), 0, dtype=torch.float64) if covariates is None else finite(covariates, "covariates")
+    same_length(extra, "covariates", len(rows))
     sums = [
         torch.zeros(len(unique), part.shape[1], dtype=torch.float64).index_add_(0, which, part)
         for part in (rows, extra)

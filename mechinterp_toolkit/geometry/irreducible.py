@@ -19,14 +19,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.geometry.arguments import finite, some_draws
 from mechinterp_toolkit.results import Verdict
-from mechinterp_toolkit.stats import smallest_p
+from mechinterp_toolkit.stats import too_few_draws
 
 BINS = 10
 """Bins per coordinate, as published."""
@@ -77,8 +79,9 @@ class Irreducibility:
     def represented(self) -> Verdict:
         """Whether the cloud is irreducible: its coordinates depend on each other at every rotation, and it is no mixture."""
         said = f"S = {self.separability:.2f} bits, M = {self.mixture:.2f}{'' if self.exact else ' at least'}"
-        if smallest_p(len(self.null)) > 0.05:
-            return Verdict("undecided", f"{said}; {len(self.null)} draws allow no p-value below .05, 19 do.", p=self.p)
+        short = too_few_draws(len(self.null), n_tests=1, procedure="max_statistic")
+        if short:
+            return Verdict("undecided", f"{said}; {short}", p=self.p)
         if self.p > 0.05:
             return Verdict("not_found", f"{said}: at some rotation the coordinates are independent.", p=self.p)
         if self.mixture > MIXTURE:
@@ -102,9 +105,9 @@ def irreducibility(points: Float[Tensor, "n d"], *, draws: int = 19, seed: int =
         seed: of the permutations, and of the directions in more than two dimensions.
 
     Raises:
-        ToolkitError: fewer than 20 points, fewer than two dimensions, or a number that is not finite.
+        ToolkitError: no tensor, fewer than 20 points, fewer than two dimensions, a number that is not finite, or no draws.
     """
-    cloud = _checked(points)
+    cloud, draws = _checked(points), some_draws(draws)
     generator = torch.Generator().manual_seed(seed)
     planes = [cloud[:, i : i + 2] for i in range(cloud.shape[1] - 1)]
     raw, null = min(
@@ -116,8 +119,12 @@ def irreducibility(points: Float[Tensor, "n d"], *, draws: int = 19, seed: int =
 
 
 def separability(points: Float[Tensor, "n 2"], *, bins: int = BINS, angles: int = ANGLES) -> tuple[float, int]:
-    """Return the least mutual information over rotations in bits, bias included, and the index of its angle in [0, pi / 2)."""
-    turned = _turned(points.double(), angles)
+    """Return the least mutual information over rotations in bits, bias included, and the index of its angle in [0, pi / 2).
+
+    Raises:
+        ToolkitError: no tensor [n 2] of finite numbers.
+    """
+    turned = _turned(finite(points, "points", "n 2"), angles)
     information = _information(turned[..., 0], turned[..., 1], bins)
     least = int(information.argmin())
     return float(information[least]), least
@@ -128,20 +135,21 @@ def mixture(points: Float[Tensor, "n 2"], *, epsilon: float = EPSILON, direction
 
     The distance from a line at offset c is measured in its own root mean square, sqrt(E[(v.x - c)^2]), as published, so
     that lines far from the cloud are wider.
+
+    Raises:
+        ToolkitError: no tensor [n 2] of finite numbers.
     """
     angle = torch.arange(directions, dtype=torch.float64) * torch.pi / directions
     axes = torch.stack([angle.cos(), angle.sin()])
-    return float(_most_within(points.double() @ axes, epsilon).max())
+    return float(_most_within(finite(points, "points", "n 2") @ axes, epsilon).max())
 
 
-def _checked(points: Tensor) -> Float[Tensor, "n d"]:
-    if points.dim() != 2 or len(points) < _FEWEST or points.shape[1] < 2:
+def _checked(points: Any) -> Float[Tensor, "n d"]:
+    cloud = finite(points, "points")
+    if len(cloud) < _FEWEST or cloud.shape[1] < 2:
         raise ToolkitError(
-            f"got points of shape {tuple(points.shape)}; expected at least {_FEWEST} rows of two or more coordinates."
+            f"got points of shape {tuple(cloud.shape)}; expected at least {_FEWEST} rows of two or more coordinates."
         )
-    cloud = points.detach().cpu().double()
-    if not cloud.isfinite().all():
-        raise ToolkitError(f"{int((~cloud.isfinite()).any(1).sum())} of {len(cloud)} points are NaN or infinite.")
     if cloud.shape[1] > 2:
         cloud = cloud - cloud.mean(0)
         cloud = cloud @ torch.linalg.svd(cloud, full_matrices=False)[2].T

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.geometry.arguments import finite, whole_numbers
 from mechinterp_toolkit.geometry.helix import Period
 from mechinterp_toolkit.results import Verdict
 from mechinterp_toolkit.stats import p_value
@@ -89,15 +90,17 @@ def fit_neurons(
         seed: of the folds over sums.
 
     Raises:
-        ToolkitError: fewer pairs than columns, fewer than five sums, or numbers that are not finite.
+        ToolkitError: fewer pairs than columns, fewer than five sums, or arguments that are no tensors of finite numbers with
+            a row each.
     """
+    y = finite(preacts, "preacts", "pair neuron")
+    a, b = whole_numbers(a, "a", len(y)), whole_numbers(b, "b", len(y))
     columns, design = _design(a, b, periods)
-    y = preacts.detach().cpu().double()
-    sums, which = (a + b).cpu().unique(return_inverse=True)
-    if len(y) < len(columns) or len(sums) < FOLDS or not y.isfinite().all():
+    sums, which = (a + b).unique(return_inverse=True)
+    if len(y) < len(columns) or len(sums) < FOLDS:
         raise ToolkitError(
-            f"got {len(y)} pairs with {len(sums)} sums, {int((~y.isfinite()).any(1).sum())} of them not finite, for "
-            f"{len(columns)} columns; expected more pairs than columns, {FOLDS} sums or more, and finite numbers."
+            f"got {len(y)} pairs with {len(sums)} sums for {len(columns)} columns; expected more pairs than columns, and "
+            f"{FOLDS} sums or more."
         )
     generator = torch.Generator().manual_seed(seed)
     fold = (torch.randperm(len(sums), generator=generator) % FOLDS)[which]
@@ -138,7 +141,7 @@ def _design(a: Tensor, b: Tensor, periods: Sequence[Period]) -> tuple[tuple[str,
             named[f"cos {period:g} of {family}"] = angle.cos()
             if period != 2:
                 named[f"sin {period:g} of {family}"] = angle.sin()
-    return tuple(named), torch.stack([column.cpu() for column in named.values()], 1)
+    return tuple(named), torch.stack(list(named.values()), 1)
 
 
 def _missed_without(design: Tensor, columns: tuple[str, ...], y: Tensor, family: str) -> Float[Tensor, " neuron"]:

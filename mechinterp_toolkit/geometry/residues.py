@@ -18,14 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.geometry.factoring import ALPHA, control_of, finite, one_hot
+from mechinterp_toolkit.geometry.arguments import finite, same_width, whole_numbers
+from mechinterp_toolkit.geometry.factoring import ALPHA, control_of, one_hot
 from mechinterp_toolkit.results import Estimate, Verdict
 from mechinterp_toolkit.stats import bootstrap, max_statistic_p, p_value, permutations, too_few_draws
 
@@ -102,12 +103,14 @@ def residue_features(
         draws: permutations behind `shuffled`.
 
     Raises:
-        ToolkitError: a residue has no item or no direction, or an unknown method.
+        ToolkitError: a residue has no item or no direction, an unknown method, or arguments that are no tensors of finite
+            numbers with a row each.
     """
-    rows = finite(acts, "activations")
+    rows = finite(acts, "acts", "item d")
+    number = whole_numbers(number, "number", len(rows))
     if period < 2:
         raise ToolkitError(f"got period={period}; expected at least 2 residues.")
-    residue = number.cpu() % period
+    residue = number % period
     items = torch.bincount(residue, minlength=period)
     if int(items.min()) == 0:
         missing = (items == 0).nonzero()[:, 0].tolist()
@@ -116,7 +119,7 @@ def residue_features(
         )
     if method not in ("mean", "probe", "sae"):
         raise ToolkitError(f"got method={method!r}; expected 'mean', 'probe' or 'sae'.")
-    rows = _without(rows, _cubic(number.cpu())) if detrend else rows - rows.mean(0)
+    rows = _without(rows, _cubic(number)) if detrend else rows - rows.mean(0)
     if method == "sae":
         active, decoder = _autoencoder(rows, latents, sparsity, steps, rate, seed)
         latent, share = _key_latents(active, residue, period)
@@ -263,7 +266,8 @@ def residue_scan(
         seed: of permutations and bootstrap.
 
     Raises:
-        ToolkitError: fewer than 12 different numbers, or no period is left.
+        ToolkitError: fewer than 12 different numbers, no period is left, or arguments that are no tensors of finite numbers
+            with a row each.
     """
     rows, unique = _by_number(acts, number)
     longest = (int(unique[-1]) - int(unique[0]) + 1) // 2
@@ -300,10 +304,10 @@ def residue_scan(
     )
 
 
-def _by_number(acts: Tensor, number: Tensor) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
+def _by_number(acts: Any, number: Any) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
     """Mean activation of each different number, in rising order, and the numbers."""
-    rows = finite(acts, "activations")
-    unique, which = number.cpu().unique(return_inverse=True)
+    rows = finite(acts, "acts", "item d")
+    unique, which = whole_numbers(number, "number", len(rows)).unique(return_inverse=True)
     if len(unique) < _FEWEST:
         raise ToolkitError(f"got {len(unique)} different numbers; expected at least {_FEWEST} to look for residues.")
     members = one_hot(which, len(unique))
@@ -409,12 +413,15 @@ def steer_residues(
         cyclic: whether the smallest number follows the largest.
 
     Raises:
-        ToolkitError: a number comes twice, no cell is left, or the logits are not finite or have the wrong shape.
+        ToolkitError: a number comes twice, no cell is left, arguments that are no tensors of finite numbers with a row each,
+            features of another width, or logits that are not finite or have the wrong shape.
     """
-    rows, directions = finite(items, "states"), finite(features, "features")
-    item, residue, intended, left_out = _cells(number.cpu(), len(directions), cyclic)
+    rows, directions = finite(items, "items", "item d"), finite(features, "features", "residue d")
+    number = whole_numbers(number, "number", len(rows))
+    same_width(directions, "features", rows.shape[1], "items")
+    item, residue, intended, left_out = _cells(number, len(directions), cyclic)
 
-    own, follows = number.cpu() % len(directions), _successors(number.cpu(), cyclic)
+    own, follows = number % len(directions), _successors(number, cyclic)
 
     def chosen(states: Tensor) -> Tensor:
         return _largest(read(states.to(items)), len(states), len(rows))
@@ -480,11 +487,11 @@ def _cells(number: Int[Tensor, " item"], period: int, cyclic: bool) -> tuple[Ten
     return item, residue, intended, left_out
 
 
-def _largest(logits: Tensor, n: int, items: int) -> Int[Tensor, " n"]:
+def _largest(logits: Any, n: int, items: int) -> Int[Tensor, " n"]:
     """Position of the largest logit, -1 where several tie: equal logits choose nothing."""
-    if tuple(logits.shape) != (n, items):
-        raise ToolkitError(f"read gave logits of shape {tuple(logits.shape)}; expected {(n, items)}: one per item.")
-    values = finite(logits, "logits")
+    values = finite(logits, "logits", "n item")
+    if tuple(values.shape) != (n, items):
+        raise ToolkitError(f"read gave logits of shape {tuple(values.shape)}; expected {(n, items)}: one per item.")
     most = values.amax(1, keepdim=True)
     return values.argmax(1).where((values == most).sum(1) == 1, torch.tensor(-1))
 

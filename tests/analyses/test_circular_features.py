@@ -20,6 +20,7 @@ from mechinterp_toolkit.analyses.circular_features import (
     _thinned,
     circular_features,
     planted_circles,
+    random_model,
     scrambled_model,
 )
 from mechinterp_toolkit.errors import NotApplicable
@@ -88,6 +89,11 @@ def on_toy() -> CircularFeatures:
 
 
 @pytest.fixture(scope="module")
+def on_random() -> CircularFeatures:
+    return circular_features(random_model(0), **QUICK)
+
+
+@pytest.fixture(scope="module")
 def on_planted() -> CircularFeatures:
     return circular_features(planted_circles(1.0, 0).model, **QUICK)
 
@@ -121,6 +127,54 @@ def test_the_circle_holds_in_templates_it_was_not_fitted_to(on_toy):
     for one in on_toy.circles:
         assert one.transfer.value > 0.9
         assert one.transfer.value > one.transfer.control.max()
+    assert "mean cosine of the angles' error is 0.999 [0.999, 1], 1 being no error" in on_toy.answer()
+    assert on_toy.circles[0].transfer.control_text() in on_toy.answer()
+
+
+def test_that_it_holds_there_is_no_evidence_of_a_circle_and_said_not_to_be(on_random, on_toy):
+    assert not on_random.found
+    for one in on_random.circles:
+        assert one.transfer.value > one.transfer.control.max()  # the items' tokens are the same in every template
+    for finding in (on_random, on_toy):
+        assert "for which the token they share is enough, circle or none" in finding.answer()
+
+
+def test_too_few_draws_decide_nothing_and_say_how_many_it_takes():
+    found = circular_features("toy/ordinal", draws=10)
+    assert found.represented.outcome == found.ring.outcome == "undecided"
+    assert "2 classes share the level of 0.05" in found.represented.reason
+    assert "at least 39 draws are needed" in found.represented.reason
+    assert "No class is held" not in found.answer()
+    assert "would be found in" not in found.answer()
+    alone = circular_features("toy/ordinal", draws=19, classes=("months",))
+    assert alone.represented.outcome == "found"
+    assert replace(alone, draws=18, circles=(replace(alone.circles[0], p=0.06),)).represented.outcome == "undecided"
+
+
+def test_an_answer_that_does_not_need_the_circle_it_follows_is_told_so(on_toy, on_planted):
+    said = [line for line in on_toy.caveats if "do not need it" in line]
+    assert [line.split(":")[0] for line in said] == ["months", "days"]
+    assert "removed 1.00 of the old answers are right" in said[0]
+    assert "makes the new answer right in 0.04 (chance 0.08)" in said[0]
+    assert not any("do not need it" in line for line in on_planted.caveats)  # removal leaves less than .3
+    unmoved = tuple(replace(one, moved=replace(one.moved, value=one.moved.value - 9)) for one in on_toy.circles)
+    assert not any("do not need it" in line for line in replace(on_toy, circles=unmoved).caveats)
+
+
+def test_closure_that_is_none_is_said_in_words(on_random):
+    """Of the days, no resample has neighbours nearer than days half a week apart; of the months, some have."""
+    (days,) = (one for one in on_random.circles if one.name == "days")
+    assert (days.closure_low, days.closure_high) == (-5, -5)
+    assert "no closure to speak of" in on_random.answer()
+    assert "-5" not in on_random.answer()
+
+
+def test_few_items_are_named_where_they_leave_closure_undecided(on_toy, on_random):
+    note = "days: with so few items, closure is often undecided."
+    unsure = tuple(replace(one, closure_low=0.3, closure_high=0.8) for one in on_toy.circles)
+    assert note in replace(on_toy, circles=unsure).caveats
+    assert note not in on_toy.caveats  # decided
+    assert note not in on_random.caveats  # no order, so closure is not asked
 
 
 def test_the_circle_reaches_the_position_that_answers_through_the_planted_head(on_planted):
@@ -272,9 +326,9 @@ def test_results_of_sums_come_back_and_draw_and_older_ones_still_load(on_sums, o
     assert back.figures()["What the last token holds of days"].to_plotly_json()["data"]
     path = save_result(on_toy, tmp_path / "toy") / "result.json"
     document = json.loads(path.read_text())
-    del document["fields"]["task"]
+    del document["fields"]["task"], document["fields"]["draws"]
     for circle in document["fields"]["circles"]:
-        del circle["fields"]["accuracies"], circle["fields"]["regression"]
+        del circle["fields"]["accuracies"], circle["fields"]["regression"], circle["fields"]["arrangements"]
     path.write_text(json.dumps(document))
     assert load_result(path.parent).answer() == on_toy.answer()
 

@@ -9,6 +9,7 @@ import torch
 
 from mechinterp_toolkit.analyses.concept_reliance import ERASURES, ConceptReliance, concept_reliance
 from mechinterp_toolkit.concepts import WORD_CONCEPTS
+from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.model import load_model
 from mechinterp_toolkit.toys import concept_model
 
@@ -66,6 +67,52 @@ def test_verdicts_read_again_from_other_numbers_change(on_planted):
     assert replace(on_planted, rise=wide).used.outcome == "undecided"
 
 
+def test_too_few_draws_decide_nothing(on_planted):
+    few = replace(on_planted, accuracy=replace(on_planted.accuracy, control=on_planted.accuracy.control[:10]))
+    assert few.represented.outcome == "undecided"
+    assert "at least 19 draws are needed" in few.represented.reason
+    few = replace(on_planted, rise=replace(on_planted.rise, control=on_planted.rise.control[:10]))
+    assert few.used.outcome == "undecided"
+    assert "at least 19 draws are needed" in few.used.reason
+
+
+def test_nothing_is_denied_where_nothing_was_decided():
+    found = concept_reliance(concept_model(1.0, 0), draws=10)
+    assert found.represented.outcome == found.used.outcome == "undecided"
+    assert "not decided whether sentiment is represented, so nothing was erased" in found.used.reason
+    assert found.answer().startswith("Whether sentiment is represented linearly is undecided.")
+    assert "not represented" not in str(found)
+
+
+def test_classes_that_stay_readable_in_other_words_are_a_caveat_and_others_not(on_planted):
+    says = "Erasure of words that the eraser was not fitted to leaves an accuracy of "
+    best = int(on_planted.accuracy.value.argmax())
+    value = on_planted.erased.value.clone()
+    value[best] = on_planted.erased.control[:, best].max() + 0.01
+    left = replace(on_planted, erased=replace(on_planted.erased, value=value))
+    assert any(caveat.startswith(f"{says}{left.erased.at(best).text()}; control: ") for caveat in left.caveats)
+    value = value.clone()
+    value[best] = on_planted.erased.control[:, best].median()
+    gone = replace(on_planted, erased=replace(on_planted.erased, value=value))
+    assert not any(says in caveat for caveat in gone.caveats)
+
+
+def test_rises_are_written_in_thousandths_of_a_nat_and_units_by_name(on_planted):
+    ends = {end: getattr(on_planted.by_erasure, end).clone() for end in ("value", "low", "high")}
+    for end, rise in zip(ends, (3.17e-8, -1.69e-6, 1.66e-6), strict=True):  # what rounding makes
+        ends[end][:, ERASURES.index("random directions")] = rise
+    rounding = replace(on_planted, by_erasure=replace(on_planted.by_erasure, **ends))
+    assert rounding.causal_check().endswith("random directions about 0.")
+    assert "e-0" not in rounding.causal_check().partition("the loss rises by")[2]
+    assert "(labels shuffled over words, largest of all)" in on_planted.answer()
+    assert "With an eraser fitted to one half of the words, the other half is classified with" in on_planted.answer()
+
+
+def test_a_misspelt_concept_is_told_the_right_name():
+    with pytest.raises(ToolkitError, match=r"no concept of words is called 'sentimant'. Did you mean 'sentiment'\?"):
+        concept_reliance(concept_model(1.0, 0), concept="sentimant")
+
+
 def treebank_model(folder):
     """A two-layer GPT-2 shape trained on the treebank's sentences, word by word; rare words are unknown."""
     from collections import Counter
@@ -121,9 +168,11 @@ def test_a_corpus_of_labelled_texts_is_judged_by_its_next_tokens(tmp_path):
     positive, negative = (words[:12] for words in WORD_CONCEPTS["sentiment"].words.values())
     rows = [{"text": f"the movie was {word}", "label": side} for side, words in (("good", positive), ("bad", negative))
             for word in words]  # fmt: skip
-    path = tmp_path / "reviews.jsonl"
+    path = tmp_path / "Reviews.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     found = concept_reliance(model, concept=str(path), **QUICK)
     assert found.unit_name == "texts"
     assert found.units == (12, 12)
     assert found.represented.outcome == "found"
+    assert "(labels shuffled over texts, largest of all)" in found.answer()
+    assert "Reviews.jsonl is read off" in found.represented.reason

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mechinterp_toolkit.analyses.feature_clusters import _score, feature_clusters, planted_circles, structureless_groups
 from mechinterp_toolkit.errors import HookError, NotApplicable
@@ -80,6 +82,36 @@ def test_a_group_whose_points_mostly_lie_on_one_line_is_a_mixture(planted):
     assert not found.found
 
 
+def test_rounding_of_the_directions_moves_no_score_and_no_group(planted, finding):
+    """What other CPU kernels do: every direction a little off, in its last digit."""
+    model, sae = planted
+    generator = torch.Generator().manual_seed(1)
+    eps = torch.finfo(torch.float32).eps
+    for _ in range(2):
+        off = sae.w_dec * (1 + eps * torch.randint(-1, 2, sae.w_dec.shape, generator=generator))
+        other = feature_clusters(model, sae=replace(sae, w_dec=off), draws=99)
+        assert [c.latents for c in other.clusters] == [c.latents for c in finding.clusters]
+        for a, b in zip(other.clusters, finding.clusters, strict=True):
+            assert a.score == pytest.approx(b.score, abs=1e-3)  # histograms: a point or two may change its bin
+
+
+def test_groups_whose_p_values_are_both_at_the_floor_come_by_score(finding):
+    first, second = finding.clusters
+    assert first.p == second.p == 1 / 100
+    assert first.score > second.score + 0.05  # .64 and .53, of the circle and the plane of one axis with the intensity
+
+
+def test_the_answer_says_of_what_the_share_is_one(finding):
+    days = finding.clusters[0]
+    assert f"are active at {days.active} tokens. Of the variance of what they write there together, a share of 1 [1, 1] lies in " \
+        "the plane of principal components 1 and 2" in finding.answer()  # fmt: skip
+    later = replace(finding, clusters=(replace(days, plane=2),)).answer()
+    assert "together that component 1 leaves, a share" in later
+    latest = replace(finding, clusters=(replace(days, plane=4),)).answer()
+    assert "together that components 1 to 3 leave, a share of" in latest
+    assert "components 4 and 5" in latest
+
+
 def score(*pairs: tuple[float, float]) -> list[Irreducibility]:
     return [Irreducibility(s, s, torch.zeros(1), m, True, 100) for s, m in pairs]
 
@@ -92,7 +124,9 @@ def test_the_published_ranking_counts_a_zero_more_and_leaves_out_failed_planes()
 
 def test_what_it_cannot_read_is_refused(planted, tmp_path):
     model, sae = planted
-    with pytest.raises(NotApplicable, match="none was given; set sae=FOLDER"):
+    with pytest.raises(
+        NotApplicable, match=r"none was given; set sae=FOLDER .* or give a mechinterp_toolkit\.sae\.Sparse"
+    ):
         feature_clusters(model)
     with pytest.raises(NotApplicable, match="does not say where it reads"):
         feature_clusters(model, sae=replace(sae, hook_point=None))
@@ -100,6 +134,23 @@ def test_what_it_cannot_read_is_refused(planted, tmp_path):
         feature_clusters(model, sae=sae, hook_point="blocks.9.hook_resid_pre")
     with pytest.raises(NotApplicable, match="reads 128 features, these activations have 256"):
         feature_clusters(model, sae=sae, hook_point="blocks.0.mlp.hook_post")
+
+
+def test_a_folder_is_called_by_its_name_and_its_path_stays_in_the_options(planted, tmp_path):
+    model, sae = planted
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    state = {"W_enc": sae.w_enc, "b_enc": sae.b_enc, "W_dec": sae.w_dec, "b_dec": sae.b_dec}
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "sae_weights.safetensors")
+    d_in, d_sae = sae.w_enc.shape
+    metadata = {"sae_lens_version": "6.54.12", "hook_name": sae.hook_point}
+    record = {"architecture": "topk", "k": 1, "d_in": d_in, "d_sae": d_sae, "metadata": metadata}
+    (folder / "cfg.json").write_text(json.dumps(record))
+    for given in (str(folder), load_sae(folder)):
+        found = feature_clusters(model, sae=given, draws=19)
+        assert "The groups come from mine; what it does not encode cannot be found." in found.caveats
+        assert str(tmp_path) not in str(found)
+        assert found.provenance.run.options["sae"] == str(folder)
 
 
 def test_a_corpus_takes_the_place_of_random_tokens(planted, tmp_path):

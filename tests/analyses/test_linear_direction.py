@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from mechinterp_toolkit.analyses.linear_direction import METHODS, TOKENS, LinearDirection, linear_direction
 from mechinterp_toolkit.toys import concept_model
@@ -63,6 +64,57 @@ def test_where_there_is_no_direction_none_is_sought():
     assert found.agreement is None
     assert found.used.outcome == found.summarised.outcome == "not_applicable"
     assert "lies along no direction" in found.answer()
+
+
+def test_a_method_that_disagrees_is_named_and_hides_in_no_mean(on_word):
+    """Four methods agree by 1 and one with none: a mean of 0.6 over all pairs, 0 for the one and 0.75 for the others."""
+    alike = torch.ones(5, 5, dtype=torch.float64)
+    apart = alike.clone()
+    apart[1], apart[:, 1] = 0, 0
+    apart[1, 1] = 1
+    assert not any("disagree" in caveat for caveat in replace(on_word, agreement=alike).caveats)
+    one = replace(on_word, agreement=apart)
+    assert one.agreement_with_others == {name: 0.0 if name == "k-means" else 0.75 for name in METHODS}
+    caveat = next(caveat for caveat in one.caveats if "disagree" in caveat)
+    assert "by mean |cosine|: k-means (0.00)." in caveat
+    assert "mean |cosine| of 0.60, least that of k-means with 0.00." in one.answer()
+    nobody = replace(on_word, agreement=torch.eye(5, dtype=torch.float64))
+    assert any("logistic (0.00) and alignment (0.00)." in caveat for caveat in nobody.caveats)
+    assert replace(on_word, agreement=None).caveats == ()
+
+
+def test_pairs_of_words_are_the_units_of_patching(on_word):
+    assert on_word.patched.n == 12
+    assert on_word.patched.method.startswith("percentile bootstrap over pairs of words")
+    assert "(labels shuffled over words, largest of all)" in on_word.answer()
+
+
+def test_each_control_is_called_one_and_named_once(on_word):
+    text = on_word.causal_check()
+    assert text.count("directions of shuffled labels") == 2
+    assert "at all tokens; control, at all tokens: " in text
+    assert "; control: " in text.partition("Patching")[2]
+
+
+def test_too_few_draws_decide_nothing(on_word, on_summary):
+    few = replace(on_word, accuracy=replace(on_word.accuracy, control=on_word.accuracy.control[:10]))
+    assert few.represented.outcome == "undecided"
+    assert "at least 19 draws are needed" in few.represented.reason
+    few = replace(on_word, fall=replace(on_word.fall, control=on_word.fall.control[:10]))
+    assert few.used.outcome == "undecided"
+    few = replace(on_summary, summary=replace(on_summary.summary, control=on_summary.summary.control[:10]))
+    assert few.summarised.outcome == "undecided"
+    # Halves of four words: 36 even relabellings, of which two that swap the classes ablate one direction.
+    of_eight_words = replace(on_word, words=(9, 8))
+    assert "no more arrangements exist: it takes more units" in of_eight_words.used.reason
+
+
+def test_nothing_is_denied_where_nothing_was_decided():
+    found = linear_direction(concept_model(1.0, 0), draws=10)
+    assert found.represented.outcome == found.used.outcome == found.summarised.outcome == "undecided"
+    assert "not decided whether sentiment is represented, so none was ablated" in found.used.reason
+    assert found.answer().startswith("Whether sentiment lies along a direction is undecided.")
+    assert "no direction" not in str(found).lower()
 
 
 def test_verdicts_read_again_from_other_numbers_change(on_summary):

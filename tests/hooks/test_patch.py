@@ -139,6 +139,47 @@ def test_intervals_widen_with_the_spread_over_pairs(wrapped, pairs):
     assert width[0] > 0.01 > 1e-4 > width[1]  # moving everything is exact for every pair
 
 
+def doubled(pairs):
+    """Every pair twice, and a metric that answers row by row as before."""
+    source, base, metric = pairs
+    return source.repeat(2, 1), base.repeat(2, 1), lambda logits: torch.cat([metric(part) for part in logits.chunk(2)])
+
+
+def test_pairs_of_one_unit_count_once(wrapped, pairs):
+    """Each pair run twice: by units intervals are those of single pairs, by rows they are narrower for nothing."""
+    places, unit = [Place(PRE1, positions=(1,))], torch.arange(12).repeat(2)
+    once, by_rows = (
+        patch_effects(wrapped, *pairs[:2], places, pairs[2]),
+        patch_effects(wrapped, *doubled(pairs)[:2], places, doubled(pairs)[2]),
+    )
+    source, base, metric = doubled(pairs)
+    by_unit = patch_effects(wrapped, source, base, places, metric, unit=unit, unit_name="pairs of words")
+    paths = path_effects(wrapped, source, base, [(0, 1)], [Place(POST1)], metric, unit=unit, unit_name="pairs of words")
+    for name in ("normalised", "raw", "gap"):
+        one, rows, units = (getattr(effects, name) for effects in (once, by_rows, by_unit))
+        assert (rows.n, units.n, getattr(paths, name).n) == (24, 12, 12)
+        for end in ("value", "low", "high"):
+            # float32 logits of other batch sizes
+            assert torch.allclose(getattr(units, end), getattr(one, end), atol=1e-4), (name, end)
+        assert "over pairs of words" in units.method
+        assert ((rows.high - rows.low) < 0.9 * (units.high - units.low)).all()  # 1 / sqrt(2) but for chance
+    with pytest.raises(ToolkitError, match="got units for 12 of 24 pairs of prompts"):
+        patch_effects(wrapped, source, base, places, metric, unit=torch.arange(12))
+
+
+def test_whether_prompts_differ_is_judged_by_units(wrapped, pairs):
+    """Gaps of 1, 1 and -0.51 in units of four: by rows .497 +- .21. Deviations add up to 2, 2, -4: +- sqrt(24 * 3 / 2) / 12."""
+    gap = torch.tensor([1.0, 1.0, -0.51], dtype=torch.float64).repeat_interleave(4)
+
+    def effects(**options):
+        answers = iter([torch.zeros(12), gap, torch.zeros(12)])  # patched, source, base
+        return patch_effects(wrapped, *pairs[:2], [Place(PRE0)], lambda _: next(answers), **options)
+
+    assert float(effects().gap.value) == pytest.approx(1.49 / 3)
+    with pytest.raises(ToolkitError, match=r"differs by 0\.497 \+- 0\.5 on average"):
+        effects(unit=torch.arange(3).repeat_interleave(4))
+
+
 @pytest.mark.parametrize(("edit", "words"), [
     (PatchActivation(torch.zeros(2, 4, 8)), r"has shape \(2, 3, 8\) here and \(2, 4, 8\)"),
     (PatchActivation(torch.zeros(2, 3, 8), heads=(0,)), "and no heads"),

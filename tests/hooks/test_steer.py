@@ -321,6 +321,52 @@ def test_pairs_that_agree_and_pairs_that_do_not():
         pair_agreement(Contrast(PRE1, torch.ones(3, 2), torch.ones(2, 2)))
 
 
+def test_a_pair_is_compared_with_pairs_of_other_units():
+    """Twelve random pairs of words in six sentences each, alike in all: five of a pair's 71 others are its own words."""
+    generator = torch.Generator().manual_seed(0)
+    words, unit = torch.randn(12, 400, generator=generator).repeat(6, 1), torch.arange(12).repeat(6)
+    contrast = Contrast(PRE1, words, torch.zeros(72, 400))
+    by_rows, by_unit = pair_agreement(contrast), pair_agreement(contrast, unit=unit, unit_name="pairs of words")
+    # 5 parts of itself among sums of 6 parts of 11 others, all of one length and orthogonal but for noise: 5 / sqrt(25 + 396)
+    assert float(by_rows.value) == pytest.approx(0.24, abs=0.03)
+    assert abs(float(by_unit.value)) < 0.03  # a mean of twelve cosines of sd 1 / sqrt(400)
+    once = pair_agreement(Contrast(PRE1, words[:12], torch.zeros(12, 400)))
+    for end in ("value", "low", "high"):
+        assert float(getattr(by_unit, end)) == pytest.approx(float(getattr(once, end)))
+    assert (by_unit.n, by_rows.n) == (12, 72)
+    assert "over pairs of words" in by_unit.method
+    with pytest.raises(ToolkitError, match="got units for 12 of 72 rows; give each row its own"):
+        pair_agreement(contrast, unit=unit[:12])
+
+
+def test_d_prime_resamples_units():
+    """Words that lie at their own place in every sentence: as sure as one sentence makes it, but for n - 2 in the variance."""
+    generator = torch.Generator().manual_seed(0)
+    positive, negative = torch.randn(2, 10, 3, generator=generator)
+    axis, units = torch.tensor([1.0, 0.0, 0.0]), (torch.arange(10).repeat(6), torch.arange(10, 20).repeat(6))
+    once = separation(Contrast(PRE1, positive + 1, negative), axis)
+    many = Contrast(PRE1, (positive + 1).repeat(6, 1), negative.repeat(6, 1))
+    by_unit, by_rows = separation(many, axis, units=units, unit_name="words"), separation(many, axis)
+    scale = ((120 - 2) / (6 * (20 - 2))) ** 0.5
+    for end in ("value", "low", "high"):
+        assert float(getattr(by_unit, end)) == pytest.approx(scale * float(getattr(once, end)))
+    assert (by_unit.n, by_rows.n) == (20, 120)
+    assert by_rows.high - by_rows.low < 0.6 * (by_unit.high - by_unit.low)  # 1 / sqrt(6) but for chance
+    with pytest.raises(ToolkitError, match="got units for 12 of 120 rows"):
+        separation(many, axis, units=(units[0][:6], units[1][:6]))
+
+
+def test_resamples_of_few_words_without_a_class_or_any_spread_do_not_stop_d_prime():
+    """Of six words 3 % of resamples lack a class, and 1 % hold one word of either: 40 of 999 would be infinite."""
+    words = torch.tensor([[5.0], [6.0], [7.0], [0.0], [1.0], [2.0]]).repeat_interleave(4, 0)
+    units = torch.arange(3).repeat_interleave(4), torch.arange(3, 6).repeat_interleave(4)
+    d = separation(Contrast(PRE1, words[:12], words[12:]), torch.ones(1), units=units, unit_name="words")
+    assert d.n == 6
+    assert d.low > 0
+    with pytest.raises(ToolkitError, match="NaN or infinite"):  # nothing varies at all
+        separation(Contrast(PRE1, torch.ones(4, 1), torch.zeros(4, 1)), torch.ones(1))
+
+
 def test_d_prime_by_hand():
     """Projections 3, 5 and 0, 2: means 4 and 1, pooled variance (2 + 2) / 2, d' = 3 / sqrt(2)."""
     contrast = Contrast(

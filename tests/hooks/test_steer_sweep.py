@@ -12,6 +12,7 @@ from mechinterp_toolkit.hooks.steer import SteeringVector
 from mechinterp_toolkit.hooks.steer_fit import Contrast, read_contrast, train_steering_vector
 from mechinterp_toolkit.hooks.steer_sweep import (
     Prompts,
+    guidance_kl,
     logit_contrast,
     mention_rates,
     shuffled_vectors,
@@ -62,6 +63,48 @@ def test_logit_guidance_adds_the_same_to_every_prompt(sweep, wrapped, tokens):
     assert sweep.guidance_effect.value.tolist() == pytest.approx(expected)
     assert (sweep.guidance_effect.high - sweep.guidance_effect.low).abs().max() < 1e-9
     assert (sweep.guidance_kl.value > 0).all()
+
+
+def test_prompts_of_one_unit_count_once(wrapped, tokens):
+    """Each prompt run twice: by units intervals are those of single prompts; neutral prompts are units of their own."""
+    neutral, guidance = (
+        Prompts(tokens.roll(2, 1)),
+        torch.randn(wrapped.cfg.d_vocab, generator=torch.Generator().manual_seed(0)),
+    )
+
+    def metric(logits):
+        """Without a constant part, so that guidance moves prompts by different amounts."""
+        return logits[:, -1, 5].double() ** 2
+
+    def swept(prompts, **options):
+        return steering_sweep(
+            wrapped, VECTORS, MULTIPLIERS, Prompts(prompts), neutral, metric, guidance=guidance, **options
+        )
+
+    twice = tokens.repeat(2, 1)
+    once, by_rows = swept(tokens), swept(twice)
+    by_unit = swept(twice, unit=torch.arange(4).repeat(2), unit_name="words", measured="square logits")
+    for name in ("effect", "wrong_way", "guidance_effect"):
+        one, rows, units = (getattr(sweep, name) for sweep in (once, by_rows, by_unit))
+        assert (rows.n, units.n) == (8, 4)
+        assert "over words" in units.method
+        for end in ("value", "low", "high"):
+            # float32 logits of other batch sizes
+            assert torch.allclose(getattr(units, end), getattr(one, end), rtol=1e-4, atol=1e-4), (name, end)
+    assert not torch.allclose(by_rows.effect.low, once.effect.low, rtol=1e-4, atol=1e-4)
+    assert torch.equal(by_unit.kl.low, once.kl.low)
+    assert by_unit.effect.unit == by_unit.guidance_effect.unit == "square logits"
+    with pytest.raises(ToolkitError, match="got units for 4 of 8 prompts; give each prompt its own"):
+        swept(twice, unit=torch.arange(4))
+
+
+def test_the_cost_of_guidance_is_to_be_had_at_any_strength(sweep, wrapped, tokens):
+    contrast = logit_contrast(wrapped, Prompts(tokens), Prompts(tokens.flip(1)))
+    cost = guidance_kl(wrapped, Prompts(tokens.roll(2, 1)), contrast, (*MULTIPLIERS, 1.0))
+    assert torch.equal(cost.value[:2], sweep.guidance_kl.value)
+    assert torch.equal(cost.low[:2], sweep.guidance_kl.low)
+    assert 0 < cost.value[2] < cost.value[1]
+    assert cost.labels == {"multiplier": ("-1", "2", "1")}
 
 
 def test_the_concept_cancels_in_shuffled_vectors(wrapped, tokens):
