@@ -30,7 +30,6 @@ from mechinterp_toolkit.concept_finding import (
     about,
     about_control,
     concept_twins,
-    over,
     p_of_largest,
     planted_concepts,
 )
@@ -197,13 +196,10 @@ def concept_reliance(
     text = labelled_tokens(model, concept)
     names = tuple(f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers))
     read = activations(model, text.tokens, names, mask=text.mask)
-    labelled = _Labelled(text.label[text.labelled], text.unit[text.labelled])
+    labelled = _Labelled(text.label[text.labelled], text.unit[text.labelled], text.unit_name)
     sites = [_Site(name, read[name][text.labelled].double(), labelled) for name in names]
     plain, right = _losses(model, text, {})
-    accuracy = over(
-        along([_read(site.x, labelled, draws, seed) for site in sites], "hook point", names), text.unit_name
-    )
-    erased = over(along([_read_after_erasure(site, seed) for site in sites], "hook point", names), text.unit_name)
+    accuracy = along([_read(site.x, labelled, draws, seed) for site in sites], "hook point", names)
     common: dict[str, Any] = {"unit": _row_units(text), "unit_name": text.unit_name, "seed": seed}
     rise = by_erasure = None
     if p_of_largest(accuracy) <= 0.05:
@@ -214,7 +210,7 @@ def concept_reliance(
         unit_name=text.unit_name,
         units=tuple(_units_of_classes(labelled, len(text.names))),
         accuracy=accuracy,
-        erased=erased,
+        erased=along([_read_after_erasure(site, seed) for site in sites], "hook point", names),
         cross_covariance_left=torch.tensor([site.fitter.report.cross_covariance_left for site in sites]).double(),
         cosine=torch.stack([_filter_and_pattern(site) for site in sites]),
         loss=bootstrap(plain, measured="nats", **common),
@@ -231,6 +227,7 @@ class _Labelled(NamedTuple):
 
     label: Int[Tensor, " token"]
     unit: Int[Tensor, " token"]
+    unit_name: str
 
 
 class _Site:
@@ -252,7 +249,7 @@ def _read(x: Tensor, labelled: _Labelled, draws: int, seed: int) -> Estimate:
     enough = label.bincount()[label] >= _FEWEST
     if len(label[enough].unique()) < 2:
         raise ToolkitError(f"fewer than two classes have {_FEWEST} words or texts of their own; give more text.")
-    return read_classes(means[enough], label[enough], draws=draws, seed=seed).accuracy
+    return read_classes(means[enough], label[enough], unit_name=labelled.unit_name, draws=draws, seed=seed).accuracy
 
 
 def _units_of_classes(labelled: _Labelled, n_classes: int) -> list[int]:
@@ -266,7 +263,7 @@ def _read_after_erasure(site: _Site, seed: int) -> Estimate:
     generator = torch.Generator().manual_seed(seed)
     half = torch.isin(site.labelled.unit, units[torch.randperm(len(units), generator=generator)[: len(units) // 2]])
     eraser = _fitted(site.x[half], site.labelled.label[half]).eraser
-    held_out = _Labelled(site.labelled.label[~half], site.labelled.unit[~half])
+    held_out = _Labelled(site.labelled.label[~half], site.labelled.unit[~half], site.labelled.unit_name)
     return _read(eraser(site.x[~half]), held_out, 99, seed)
 
 

@@ -48,7 +48,8 @@ def generate_guided(
         model: a `HookedModel` or a TransformerLens model.
         tokens: prompts, left-padded where they differ in length.
         scale: g above.
-        edits: hook name -> edit, in force in both branches unless an edit names one.
+        edits: hook name -> edit, in force in both branches unless an edit names one. What an edit knows row by row
+            (`Where(positions=...)`) it has to know of both branches, those of `tokens` first.
         negative: negative prompts, left-padded; None takes the last token of each prompt alone, as in the paper.
         mask, negative_mask: True at real tokens; needed where there is padding.
         max_new_tokens, temperature, seed, stop, use_cache: as for `generate`. Sampling draws from the guided

@@ -258,5 +258,9 @@ def _check_head(head: int, activation: Tensor, name: str) -> None:
 
 def _check_places(places: Sequence[Place]) -> None:
     labels = [place.label for place in places]
-    if not labels or len(set(labels)) < len(labels):
-        raise ToolkitError(f"got places {labels}; expected one or more with names of their own (Place.name).")
+    if not labels:
+        raise ToolkitError("got no places; expected one or more.")
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise ToolkitError(
+            f"several places are called {', '.join(twice[:5])}; give them names of their own (Place.name)."
+        )

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.errors import ToolkitError, nearest
 from mechinterp_toolkit.geometry.classes import unit_means
 from mechinterp_toolkit.hooks.steer import SteeringVector
 from mechinterp_toolkit.model import HookedModel, load_model
@@ -30,6 +30,9 @@ from mechinterp_toolkit.results import Estimate
 from mechinterp_toolkit.stats import balanced_relabellings, bootstrap
 
 Method = Literal["mean_difference", "kmeans", "pca", "logistic"]
+
+Token = int | tuple[Int[Tensor, " n"], Int[Tensor, " m"]]
+"""A place among the real tokens, the same in all prompts, or one for each positive and each negative prompt."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,21 +56,28 @@ def read_contrast(
     hook_point: str,
     *,
     masks: tuple[Bool[Tensor, "n pos"], Bool[Tensor, "m pos2"]] | None = None,
-    token: int = -1,
+    token: Token = -1,
 ) -> Contrast:
     """Return the activations of both sets at one token of each prompt.
 
     Args:
         positive, negative: token ids, padded on either side.
         masks: True at the real tokens of the two; None where all are.
-        token: place among the real tokens of a prompt; -1 is the last, -2 the one before.
+        token: place among the real tokens of a prompt; -1 is the last, -2 the one before. One for all prompts, or one place
+            for each of both sets (of a word that stands elsewhere in every sentence).
 
     Raises:
-        ToolkitError: a prompt is too short for `token`.
+        ToolkitError: a prompt is too short for `token`, or places for another number of prompts.
     """
     hooked = load_model(model)
     rows = [
-        _read(hooked, tokens, hook_point, None if masks is None else masks[i], token)
+        _read(
+            hooked,
+            tokens,
+            hook_point,
+            None if masks is None else masks[i],
+            token if isinstance(token, int) else token[i],
+        )
         for i, tokens in enumerate((positive, negative))
     ]
     return Contrast(hook_point, rows[0], rows[1])
@@ -81,7 +91,7 @@ def train_steering_vector(
     *,
     method: Method = "mean_difference",
     masks: tuple[Bool[Tensor, "n pos"], Bool[Tensor, "m pos2"]] | None = None,
-    token: int = -1,
+    token: Token = -1,
 ) -> SteeringVector:
     """Return the vector that separates two sets of prompts at one hook point.
 
@@ -94,9 +104,11 @@ def train_steering_vector(
             (weights of an L2-penalised logistic probe).
 
     Raises:
-        ToolkitError: too few prompts, no difference between the sets, or activations with heads.
+        ToolkitError: too few prompts, no difference between the sets, activations with heads, or an unknown method.
     """
     hooked = load_model(model)
+    if method not in FITS:
+        raise ToolkitError(f"method is one of {', '.join(FITS)}, not {method!r}.{nearest(method, FITS)}")
     contrast = read_contrast(hooked, positive, negative, hook_point, masks=masks, token=token)
     direction = FITS[method](contrast)
     difference = contrast.positive.double().mean(0) - contrast.negative.double().mean(0)
@@ -243,7 +255,7 @@ def head_mass_mean_shifts(
     *,
     top: int,
     masks: tuple[Bool[Tensor, "n pos"], Bool[Tensor, "m pos2"]] | None = None,
-    token: int = -1,
+    token: Token = -1,
     seed: int = 0,
 ) -> HeadShifts:
     """Return inference-time-intervention vectors: for the `top` heads, sigma times the unit mean difference.
@@ -385,12 +397,21 @@ def _scatter(x: Tensor) -> Tensor:
     return (x - x.mean()).square().sum()
 
 
-def _read(model: HookedModel, tokens: Tensor, hook_point: str, mask: Tensor | None, token: int) -> Tensor:
+def _read(model: HookedModel, tokens: Tensor, hook_point: str, mask: Tensor | None, token: int | Tensor) -> Tensor:
     real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
     count = real.sum(1)
-    place = torch.full_like(count, token) if token >= 0 else count + token
-    if bool(((place < 0) | (place >= count)).any()):
-        raise ToolkitError(f"token {token} lies outside a prompt of {int(count.min())} tokens; choose another.")
+    given = torch.full_like(count, token) if isinstance(token, int) else token.to(count)
+    if given.shape != count.shape:
+        raise ToolkitError(
+            f"token names places {tuple(given.shape)} for {len(count)} prompts; give one for each, or a number."
+        )
+    place = torch.where(given >= 0, given, count + given)
+    outside = ((place < 0) | (place >= count)).nonzero()
+    if len(outside):
+        first = int(outside[0])
+        raise ToolkitError(
+            f"token {int(given[first])} lies outside a prompt of {int(count[first])} tokens; choose another."
+        )
     order = (real.long().cumsum(1) - 1).masked_fill(~real, -1)
     column = (order == place[:, None]).long().argmax(1)
     return activations(model, tokens, (hook_point,), mask=mask, position=column)[hook_point]
@@ -447,6 +468,7 @@ def _shifts(contrast: Contrast, heads: list[int]) -> Float[Tensor, "head d_head"
     return shift
 
 
-def _origin(model: HookedModel, method: str, n: int, token: int | None) -> dict[str, Any]:
+def _origin(model: HookedModel, method: str, n: int, token: Token | None) -> dict[str, Any]:
     known = {k: getattr(model.provenance, k) for k in ("checkpoint", "revision", "fingerprint", "processing", "dtype")}
-    return {"method": method, "n": n, "token": token, **known}
+    place = token if token is None or isinstance(token, int) else "one place per prompt"
+    return {"method": method, "n": n, "token": place, **known}

@@ -165,8 +165,10 @@ def logit_contrast(model: HookedModel, positive: Prompts, negative: Prompts) -> 
 def shuffled_vectors(contrast: Contrast, norm: float, *, draws: int, seed: int) -> list[SteeringVector]:
     """Return mean differences of pairs of which a random half is swapped, all with the norm given.
 
-    Exactly half (an odd pair is left out), so that the concept itself cancels: were each pair swapped by a coin, a
-    little of it would be left, and brought to the full norm that could be most of the vector.
+    Exactly half (an odd pair is left out), so that the concept cancels where all pairs differ by the same: were each pair
+    swapped by a coin, a little of it would be left, and brought to the full norm that could be most of the vector. Where pairs
+    differ along one line by unequal lengths (at a last token, say), what is left lies on that line too, and the control moves
+    the answer like the vector: look at its cosine with it.
 
     Raises:
         ToolkitError: fewer than four pairs, rows without partners, or activations with heads.

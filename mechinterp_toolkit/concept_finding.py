@@ -101,16 +101,9 @@ def read_layers(
     rows = []
     for activation in read.values():
         means, own = unit_means(activation, unit, label)
-        rows.append(over(read_classes(means, own, reader=reader, draws=draws, seed=seed).accuracy, unit_name))
+        read_off = read_classes(means, own, reader=reader, unit_name=unit_name, draws=draws, seed=seed)
+        rows.append(read_off.accuracy)
     return along(rows, "hook point", tuple(read))
-
-
-def over(accuracy: Estimate, unit_name: str) -> Estimate:
-    """Return an accuracy of `read_classes` that calls its units by their name ("words")."""
-    method, control = (
-        text.replace("over units", f"over {unit_name}") for text in (accuracy.method, accuracy.control_name)
-    )
-    return replace(accuracy, method=method, control_name=control)
 
 
 def even_relabellings(sizes: tuple[int, int], *, directed: bool) -> int:

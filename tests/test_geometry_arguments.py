@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 from scipy.sparse import csc_matrix
@@ -18,11 +17,7 @@ from mechinterp_toolkit.geometry.clusters import decoder_clusters, plane_shares
 from mechinterp_toolkit.geometry.factoring import factor
 from mechinterp_toolkit.geometry.residues import residue_features, residue_scan, steer_residues
 
-
-@pytest.fixture(autouse=True)
-def as_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shape checks of the test run would speak first."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+pytestmark = pytest.mark.usefixtures("as_a_user")
 
 
 def rows(n: int, d: int = 6) -> torch.Tensor:

@@ -85,6 +85,7 @@ def read_classes(
     label: Int[Tensor, " unit"],
     *,
     reader: Reader = "ridge",
+    unit_name: str = "units",
     draws: int = 999,
     seed: int = 0,
 ) -> ClassReadout:
@@ -94,6 +95,7 @@ def read_classes(
         acts: one row per unit, see `unit_means`.
         label: class of each unit.
         reader: "ridge" (penalty: the mean eigenvalue of the rows' Gram matrix) or "nearest_mean".
+        unit_name: what a unit is, in the plural ("words").
         draws: shuffles of the labels.
         seed: of shuffles and interval.
 
@@ -117,12 +119,12 @@ def read_classes(
     control = torch.cat([_balanced(predict(label[part]), label[part], len(count)) for part in shuffles.split(batch)])
     estimate = bootstrap(
         torch.cat([observed[:, None], torch.nn.functional.one_hot(label).double()], 1),
-        unit_name="units",
+        unit_name=unit_name,
         measured="balanced accuracy in [0, 1]",
         seed=seed,
         statistic=_weighted_balance,
         control=control,
-        control_name="labels shuffled over units",
+        control_name=f"labels shuffled over {unit_name}",
     )
     return ClassReadout(estimate, float(count.max() / count.sum()))
 

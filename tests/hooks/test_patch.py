@@ -190,8 +190,10 @@ def test_runs_that_do_not_line_up_are_refused(edit, words):
 
 
 def test_places_need_names_of_their_own(wrapped, pairs):
-    with pytest.raises(ToolkitError, match="names of their own"):
+    with pytest.raises(ToolkitError, match=f"several places are called {PRE0}; give them names of their own"):
         patch_effects(wrapped, *pairs[:2], [Place(PRE0), Place(PRE0)], pairs[2])
+    with pytest.raises(ToolkitError, match="got no places"):
+        patch_effects(wrapped, *pairs[:2], [], pairs[2])
 
 
 def test_a_metric_for_other_prompts_is_refused(wrapped, pairs):

@@ -269,6 +269,25 @@ def test_prompts_are_read_at_their_last_real_token_however_padded(wrapped, token
         read_contrast(wrapped, left, right, PRE1, masks=masks, token=5)
 
 
+def test_each_prompt_can_be_read_at_a_place_of_its_own(wrapped, tokens):
+    places = torch.tensor([0, 3, -1, 6]), torch.tensor([1, 1, 2, -2])
+    contrast = read_contrast(wrapped, tokens, tokens, PRE1, token=places)
+    whole = activations(wrapped, tokens, (PRE1,))[PRE1]
+    assert (contrast.positive - whole[torch.arange(4), torch.tensor([0, 3, 6, 6])]).abs().max() < 1e-5
+    assert (contrast.negative - whole[torch.arange(4), torch.tensor([1, 1, 2, 5])]).abs().max() < 1e-5
+    vector = train_steering_vector(wrapped, tokens, tokens.flip(0), PRE1, token=places)
+    assert vector.provenance["token"] == "one place per prompt"
+
+
+def test_places_and_methods_that_do_not_fit_are_refused(wrapped, tokens, as_a_user):
+    with pytest.raises(ToolkitError, match=r"token names places \(3,\) for 4 prompts"):
+        read_contrast(wrapped, tokens, tokens, PRE1, token=(torch.zeros(3, dtype=torch.long),) * 2)
+    with pytest.raises(ToolkitError, match="token 9 lies outside a prompt of 7 tokens"):
+        read_contrast(wrapped, tokens, tokens, PRE1, token=(torch.tensor([0, 9, 1, 2]),) * 2)
+    with pytest.raises(ToolkitError, match=r"not 'meandiff'\. Did you mean 'mean_difference'\?"):
+        train_steering_vector(wrapped, tokens, tokens, PRE1, method="meandiff")
+
+
 def test_one_pair_added_turns_the_stream_of_one_prompt_into_the_others(wrapped, tokens):
     vector = activation_addition(wrapped, tokens[:1], tokens[1:2], PRE1)
     with torch.no_grad(), applied(wrapped, {PRE1: vector.add(where=Where(bos=True))}):
