@@ -75,6 +75,7 @@ def _environment(language: Literal["html", "markdown"]) -> Environment:
         "heading": _heading,
         "number": _number,
         "option": _option,
+        "place": _place,
         "pretty": _pretty,
         "references": _with_references,
         "sentence": _sentence,
@@ -216,6 +217,11 @@ def _breakable(name: str) -> Any:
     from markupsafe import Markup, escape
 
     return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[._/])", name))
+
+
+def _place(name: str) -> str:
+    """Return a location for a narrow column: the stream in front of a block by the block's number."""
+    return re.sub(r"\bblocks\.(\d+)\.hook_resid_pre\b", r"before block \1", name)
 
 
 def _sentence(text: str) -> str:

@@ -534,6 +534,12 @@ def test_arxiv_numbers_and_addresses_become_links_and_the_rest_stays_text() -> N
     )
 
 
+def test_places_in_the_stream_are_short_in_the_table_of_verdicts() -> None:
+    assert page._place("blocks.12.hook_resid_pre") == "before block 12"
+    assert page._place("blocks.0.hook_resid_post") == "blocks.0.hook_resid_post"
+    assert page._place("(4,1)") == "(4,1)"
+
+
 def test_marks_place_estimate_interval_control_and_twin_on_one_line() -> None:
     control = {"percentile_2.5": 0.0, "percentile_97.5": 0.5}
     marks = page._marks({"value": 0.75, "low": 0.5, "high": 1.0, "control": control}, {"value": 0.25})
