@@ -82,7 +82,8 @@ class Cluster:
     """Tokens of the text at which it is active."""
 
     plane: int
-    """Its best plane: i stands for principal components i and i + 1, from 1."""
+    """Its plane, i for principal components i and i + 1, from 1: the first that is flat beyond the null, or else the flattest
+    beside it."""
 
     flatness: float
     """Variance in the plane among what earlier components leave, in [0, 1]."""
@@ -447,7 +448,9 @@ def _judge(
     beyond[tested] = (value - null.mean(0)) / null.std(0)
     judged = []
     for i in tested.any(1).nonzero().flatten().tolist():
-        plane = int(beyond[i].argmax())
+        # Behind a plane that passes, the next one holds its second component too and looks flat because that one is large.
+        passed = (p[i] <= 0.05).nonzero().flatten().tolist()
+        plane = passed[0] if passed else int(beyond[i].argmax())
         n_planes = int(shares.measured[i].sum())
         shapes = _shapes(clouds[i], n_planes, plane, 199 if p[i, plane] <= 0.05 else 19, seed)
         cluster = Cluster(

@@ -57,6 +57,14 @@ def test_flatness_grows_with_the_share_of_the_circle(strength):
     assert (found.represented.outcome == "found") == (strength > 0.5)
 
 
+def test_the_plane_is_the_circle_and_not_the_flat_rest_behind_it():
+    """With some noise the months' components 2 and 3 stand out most: the circle's second half beside almost nothing."""
+    made = planted_circles(0.9, 0)
+    found = feature_clusters(made.model, **made.options)
+    assert [one.plane for one in found.clusters if one.found] == [1, 1]
+    assert found.moved.value > 0.9
+
+
 def test_groups_that_share_a_direction_and_nothing_else_are_not_found():
     made = structureless_groups(3)
     found = feature_clusters(made.model, draws=99, **made.options)
