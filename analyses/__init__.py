@@ -1,1 +1,1 @@
-"""The analyses: one finding per file."""
+"""The analyses: a file or a folder for each finding."""

@@ -1,18 +1,22 @@
-"""Does one direction hold a concept of two classes, do methods agree on it, and at which tokens does the model read it?
+"""Does one direction hold a concept of two classes, do methods agree on it, and at which tokens
+does the model read it?
 
-At the word of sentences whose answer depends on the word's class, a direction is sought by five methods: mean difference,
-k-means, PCA, a logistic probe and alignment (trained on what patching does, from the PCA's). *Represented*: words left out are
-nearer to the mean of their own class than with labels shuffled over words, the search over layers repeated. *Used*: with the
-direction of half of the words ablated in sentences about the other half, the right answer falls further than with
-directions of shuffled labels. *Summary*: ablated at punctuation alone, it takes more than at as many other tokens.
+At the word of sentences whose answer depends on the word's class, a direction is sought by five
+methods: mean difference, k-means, PCA, a logistic probe and alignment (trained on what patching
+does, from the PCA's). *Represented*: words left out are nearer to the mean of their own class than
+with labels shuffled over words, the search over layers repeated. *Used*: with the direction of half
+of the words ablated in sentences about the other half, the right answer falls further than with
+directions of shuffled labels. *Summary*: ablated at punctuation alone, it takes more than at as
+many other tokens.
 
-What would fool it: words are units, not sentences, and directions are judged on words they were not fitted to; a mean over
-methods hides the one that found something else, hence its name; methods that agree may agree on word frequency, which no
-shuffle sees; random directions change nothing, so the null are directions of shuffled labels; and alignment can use a
-direction that the model never uses by itself, so its effect stands beside the others.
+What would fool it: words are units, not sentences, and directions are judged on words they were not
+fitted to; a mean over methods hides the one that found something else, hence its name; methods that
+agree may agree on word frequency, which no shuffle sees; random directions change nothing, so the
+null are directions of shuffled labels; and alignment can use a direction that the model never uses
+by itself, so its effect stands beside the others.
 
-Source: Tigges, Hollinsworth, Geiger, Nanda 2023, Linear Representations of Sentiment, arXiv:2310.15154; Geiger et al. 2024,
-arXiv:2303.02536 (alignment). The nulls are this toolkit's.
+Source: Tigges, Hollinsworth, Geiger, Nanda 2023, Linear Representations of Sentiment,
+arXiv:2310.15154; Geiger et al. 2024, arXiv:2303.02536 (alignment). The nulls are this toolkit's.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mechinterp_toolkit.concept_finding import (
+from mechinterp_toolkit.analyses._concepts import (
     ConceptFinding,
     concept_twins,
     even_relabellings,
@@ -32,7 +36,6 @@ from mechinterp_toolkit.concept_finding import (
     planted_concepts,
     read_layers,
 )
-from mechinterp_toolkit.concepts import WordPrompts, reads_text, word_prompts
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry.classes import read_classes
 from mechinterp_toolkit.hooks.ablate import ablate_direction
@@ -42,6 +45,7 @@ from mechinterp_toolkit.hooks.patch import Place, patch_effects
 from mechinterp_toolkit.hooks.steer_fit import FITS, Contrast, shuffled_differences
 from mechinterp_toolkit.hooks.where import only_at
 from mechinterp_toolkit.model import HookedModel
+from mechinterp_toolkit.prompts.concepts import WordPrompts, reads_text, word_prompts
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.registry import analysis
 from mechinterp_toolkit.results import Estimate, Verdict
@@ -52,13 +56,20 @@ METHODS = ("mean difference", "k-means", "PCA", "logistic", "alignment")
 TOKENS = ("word", "punctuation", "all others", "all")
 """Classes of tokens at which the direction is ablated; the beginning of the sequence is in none."""
 
-_SPOKEN = {"word": "the word", "punctuation": "punctuation", "all others": "all other tokens", "all": "all tokens"}
+_SPOKEN = {
+    "word": "the word",
+    "punctuation": "punctuation",
+    "all others": "all other tokens",
+    "all": "all tokens",
+}
 
 LOWEST_AGREEMENT = 0.5
-"""Mean |cosine| with the directions of the other methods below which a method is said to disagree with them."""
+"""Mean |cosine| with the directions of the other methods below which a method is said to disagree
+with them."""
 
 SMALLEST_FALL = 0.1
-"""Logits: a fall of the right answer over the wrong one below this is none of interest, however surely it is one."""
+"""Logits: a fall of the right answer over the wrong one below this is none of interest, however
+surely it is one."""
 
 
 @dataclass(frozen=True)
@@ -72,21 +83,24 @@ class LinearDirection(ConceptFinding):
     """Words of either class."""
 
     agreement: Float[Tensor, "method method"] | None
-    """|Cosine| of the directions that `METHODS` find on half of the words, in [0, 1]; None where there is none to find."""
+    """|Cosine| of the directions that `METHODS` find on half of the words, in [0, 1]; None where
+    there is none to find."""
 
     difference: Estimate
     """Right minus wrong answers' logit as it is, in logits."""
 
     patched: Estimate | None
-    """Share of the gap between a positive and a negative sentence closed by patching the word along each direction,
-    [method]; interval over pairs of words; control: directions of shuffled labels. None where nothing was found or the model
-    does not answer."""
+    """Share of the gap between a positive and a negative sentence closed by patching the word along
+    each direction, [method]; interval over pairs of words; control: directions of shuffled labels.
+    None where nothing was found or the model does not answer."""
 
     fall: Estimate | None
-    """Fall of `difference` with the mean difference's direction ablated at each of `TOKENS`, in logits; control as above."""
+    """Fall of `difference` with the mean difference's direction ablated at each of `TOKENS`, in
+    logits; control as above."""
 
     summary: Estimate | None
-    """The fall at punctuation alone, in logits; control: at as many other tokens, drawn at random."""
+    """The fall at punctuation alone, in logits; control: at as many other tokens, drawn at random.
+    """
 
     @property
     def used(self) -> Verdict:
@@ -95,7 +109,9 @@ class LinearDirection(ConceptFinding):
         fall = self.fall.at(TOKENS.index("all"))
         said = f"Ablating it everywhere takes {fall.text()} logits from the right answer"
         there_are = even_relabellings((self.words[0] // 2, self.words[1] // 2), directed=False)
-        return judge_effect(fall, said, "directions of shuffled labels", SMALLEST_FALL, arrangements=there_are)
+        return judge_effect(
+            fall, said, "directions of shuffled labels", SMALLEST_FALL, arrangements=there_are
+        )
 
     @property
     def summarised(self) -> Verdict:
@@ -113,8 +129,9 @@ class LinearDirection(ConceptFinding):
 
     def answer(self) -> str:
         text = (
-            f"Of {sum(self.words)} words, those left out are nearer to their own class' mean in {self.best_accuracy.text()} at "
-            f"{self.hook_point}; control: {self.best_accuracy.control_text()}."
+            f"Of {sum(self.words)} words, those left out are nearer to their own class' mean in"
+            f" {self.best_accuracy.text()} at {self.hook_point}; control:"
+            f" {self.best_accuracy.control_text()}."
         )
         if self.short:
             return f"Whether {self.concept} lies along a direction is undecided. {text}"
@@ -123,30 +140,37 @@ class LinearDirection(ConceptFinding):
         agreed = self.agreement_with_others
         least = min(agreed, key=agreed.__getitem__)
         return (
-            f"{text} Directions of five methods agree with a mean |cosine| of {sum(agreed.values()) / len(agreed):.2f}, least that "
-            f"of {least} with {agreed[least]:.2f}. {self.summarised.reason}"
+            f"{text} Directions of five methods agree with a mean |cosine| of"
+            f" {sum(agreed.values()) / len(agreed):.2f}, least that of {least} with"
+            f" {agreed[least]:.2f}. {self.summarised.reason}"
         )
 
     def causal_check(self) -> str:
         asked = f"As it is, the right answer leads by {self.difference.text()} logits."
         if self.fall is None:
-            return f"{asked} {self._not_edited('No direction was found', 'so nothing was edited').reason}"
-        falls = ", ".join(f"by {self.fall.at(i).text()} at {_SPOKEN[name]}" for i, name in enumerate(TOKENS))
+            return (
+                f"{asked}"
+                f" {self._not_edited('No direction was found', 'so nothing was edited').reason}"
+            )
+        falls = ", ".join(
+            f"by {self.fall.at(i).text()} at {_SPOKEN[name]}" for i, name in enumerate(TOKENS)
+        )
         said = (
-            f"{asked} With the direction ablated to its mean it falls {falls}; control, at all tokens: "
-            f"{self.fall.at(TOKENS.index('all')).control_text()}."
+            f"{asked} With the direction ablated to its mean it falls {falls}; control, at all"
+            f" tokens: {self.fall.at(TOKENS.index('all')).control_text()}."
         )
         if self.patched is None:
             return said
         closed = "; ".join(f"{name} {self.patched.at(i).text()}" for i, name in enumerate(METHODS))
         return (
-            f"{said} Patching the word along one direction closes this share of the gap between two sentences: {closed}; "
-            f"control: {self.patched.at(0).control_text()}."
+            f"{said} Patching the word along one direction closes this share of the gap between two"
+            f" sentences: {closed}; control: {self.patched.at(0).control_text()}."
         )
 
     @property
     def agreement_with_others(self) -> dict[str, float]:
-        """Method -> mean |cosine| of its direction with those of the other methods, in [0, 1]; empty where none was found."""
+        """Method -> mean |cosine| of its direction with those of the other methods, in [0, 1];
+        empty where none was found."""
         if self.agreement is None:
             return {}
         others = (self.agreement.sum(1) - self.agreement.diagonal()) / (len(METHODS) - 1)
@@ -155,11 +179,16 @@ class LinearDirection(ConceptFinding):
     @property
     def caveats(self) -> tuple[str, ...]:
         apart = [
-            f"{name} ({cosine:.2f})" for name, cosine in self.agreement_with_others.items() if cosine < LOWEST_AGREEMENT
+            f"{name} ({cosine:.2f})"
+            for name, cosine in self.agreement_with_others.items()
+            if cosine < LOWEST_AGREEMENT
         ]
         named = f"{', '.join(apart[:-1])} and {apart[-1]}" if len(apart) > 1 else "".join(apart)
         low = (
-            f"Directions that disagree with those of the other methods, by mean |cosine|: {named}. They may hold something else.",
+            (
+                "Directions that disagree with those of the other methods, by mean |cosine|:"
+                f" {named}. They may hold something else."
+            ),
         )
         return (*(low if apart else ()), *self.notes)
 
@@ -176,11 +205,17 @@ class LinearDirection(ConceptFinding):
                 self.agreement, METHODS, METHODS, title="|cosine| of directions"
             )
         if self.fall is not None:
-            shown["Ablation by token"] = plots.spectrum(self.fall, title="Fall of the right answer, logits")
+            shown["Ablation by token"] = plots.spectrum(
+                self.fall, title="Fall of the right answer, logits"
+            )
         if self.patched is not None:
-            shown["Patching by method"] = plots.spectrum(self.patched, title="Share of the gap closed")
+            shown["Patching by method"] = plots.spectrum(
+                self.patched, title="Share of the gap closed"
+            )
         if self.summary is not None:
-            shown["Punctuation"] = plots.strip(self.summary, title="Fall at punctuation over as many other tokens")
+            shown["Punctuation"] = plots.strip(
+                self.summary, title="Fall at punctuation over as many other tokens"
+            )
         return shown
 
 
@@ -208,7 +243,8 @@ def linear_direction(
         concept: a concept of `concepts.WORD_CONCEPTS`.
         steps: of the training of the alignment.
         draws: shuffles of the labels behind the accuracy's null.
-        edit_draws: directions of shuffled labels, and sets of other tokens, behind the nulls of the edits.
+        edit_draws: directions of shuffled labels, and sets of other tokens, behind the nulls of the
+            edits.
         seed: of everything drawn.
 
     Raises:
@@ -220,7 +256,13 @@ def linear_direction(
     prompts = asked.prompts
     read = activations(model, prompts.tokens, names, mask=prompts.mask, position=asked.at_word)
     accuracy = read_layers(
-        read, asked.word, asked.label, reader="nearest_mean", unit_name="words", draws=draws, seed=seed
+        read,
+        asked.word,
+        asked.label,
+        reader="nearest_mean",
+        unit_name="words",
+        draws=draws,
+        seed=seed,
     )
     best = names[int(accuracy.value.argmax())]
     halves = asked.halves(seed)
@@ -230,7 +272,9 @@ def linear_direction(
         shuffled = shuffled_differences(
             read[best][halves], asked.word[halves], asked.label[halves], draws=edit_draws, seed=seed
         )
-        edited = _edited(model, asked.select(~halves), names, best, fitted, shuffled, edit_draws, seed)
+        edited = _edited(
+            model, asked.select(~halves), names, best, fitted, shuffled, edit_draws, seed
+        )
     metric = logit_difference(*_right_and_wrong(asked), position=prompts.position)
     return LinearDirection(
         concept=concept,
@@ -267,7 +311,12 @@ def _fitted(
     """The unit direction of each method, from the prompts `rows`."""
     ours, theirs = asked.pairs(rows)
     contrast = Contrast(hook_point, x[ours], x[theirs])
-    named = {"k-means": "kmeans", "PCA": "pca", "logistic": "logistic", "mean difference": "mean_difference"}
+    named = {
+        "k-means": "kmeans",
+        "PCA": "pca",
+        "logistic": "logistic",
+        "mean difference": "mean_difference",
+    }
     found = {name: FITS[key](contrast) for name, key in named.items()}
     source, base = asked.prompts.select(ours), asked.prompts.select(theirs)
     answers = tuple(ids[ours] for ids in asked.positive_minus_negative)
@@ -284,7 +333,9 @@ def _fitted(
         steps=steps,
         learning_rate=0.01,
     )
-    return torch.nn.functional.normalize(torch.stack([found[name].double() for name in METHODS]), dim=1)
+    return torch.nn.functional.normalize(
+        torch.stack([found[name].double() for name in METHODS]), dim=1
+    )
 
 
 def _edited(
@@ -302,11 +353,23 @@ def _edited(
     direction = fitted[METHODS.index("mean difference")]
     tokens = _token_classes(asked)
     falls = torch.stack([run.fall(direction, tokens[name]) for name in TOKENS], 1)
-    null = torch.stack([torch.stack([run.fall(one, tokens[name]).mean() for name in TOKENS]) for one in shuffled])
-    common: dict[str, Any] = {"unit": asked.word, "unit_name": "words", "measured": "logits", "seed": seed}
+    null = torch.stack(
+        [torch.stack([run.fall(one, tokens[name]).mean() for name in TOKENS]) for one in shuffled]
+    )
+    common: dict[str, Any] = {
+        "unit": asked.word,
+        "unit_name": "words",
+        "measured": "logits",
+        "seed": seed,
+    }
     fall = bootstrap(
-        falls, control=null, control_name="directions of shuffled labels", axes=("tokens",), labels={"tokens": TOKENS}, **common
-    )  # fmt: skip
+        falls,
+        control=null,
+        control_name="directions of shuffled labels",
+        axes=("tokens",),
+        labels={"tokens": TOKENS},
+        **common,
+    )
     summary = None
     if bool(tokens["punctuation"].any(1).all()):
         elsewhere = _other_tokens(asked, tokens, draws, seed)
@@ -328,12 +391,18 @@ class _Ablation:
         self.streams = activations(model, asked.prompts.tokens, names, mask=asked.prompts.mask)
         self.before = self._measure({})
 
-    def fall(self, direction: Float[Tensor, " d"], chosen: Bool[Tensor, "batch pos"]) -> Float[Tensor, " batch"]:
+    def fall(
+        self, direction: Float[Tensor, " d"], chosen: Bool[Tensor, "batch pos"]
+    ) -> Float[Tensor, " batch"]:
         """How far the right answer falls, prompt by prompt."""
         unit = (direction / direction.norm()).double()
-        means = {name: float(self.streams[name][chosen].double().mean(0) @ unit) for name in self.names}
+        means = {
+            name: float(self.streams[name][chosen].double().mean(0) @ unit) for name in self.names
+        }
         edits = ablate_direction(unit, self.names, means)
-        return self.before - self._measure({name: only_at(chosen, edit) for name, edit in edits.items()})
+        return self.before - self._measure(
+            {name: only_at(chosen, edit) for name, edit in edits.items()}
+        )
 
     def _measure(self, edits: dict[str, Any]) -> Float[Tensor, " batch"]:
         return measure(self.model, self.prompts.tokens, self.metric, edits, mask=self.prompts.mask)
@@ -346,25 +415,37 @@ def _right_and_wrong(asked: WordPrompts) -> tuple[Tensor, Tensor]:
 
 
 def _token_classes(asked: WordPrompts) -> dict[str, Bool[Tensor, "batch pos"]]:
-    """Which tokens belong to each of `TOKENS`; the first column is left out where it is the beginning of the sequence."""
+    """Which tokens belong to each of `TOKENS`; the first column is left out where it is the
+    beginning of the sequence."""
     prompts, rows = asked.prompts, torch.arange(len(asked.prompts))
     real = prompts.mask.clone()
     if len(prompts.tokens[:, 0].unique()) == 1:
         real[:, 0] = False
     word = torch.zeros_like(real)
     word[rows, asked.at_word] = True
-    return {"word": word, "punctuation": asked.summary, "all others": real & ~word & ~asked.summary, "all": real | word}
+    return {
+        "word": word,
+        "punctuation": asked.summary,
+        "all others": real & ~word & ~asked.summary,
+        "all": real | word,
+    }
 
 
 def _other_tokens(
     asked: WordPrompts, tokens: dict[str, Bool[Tensor, "batch pos"]], draws: int, seed: int
 ) -> list[Bool[Tensor, "batch pos"]]:
-    """Sets of other tokens, as many in each prompt as it has punctuation; fewer where it has no more."""
+    """Sets of other tokens, as many in each prompt as it has punctuation; fewer where it has no
+    more."""
     generator = torch.Generator().manual_seed(seed + 2)
     count, others = asked.summary.sum(1), tokens["all others"]
     sets = []
     for _ in range(draws):
-        order = torch.rand(others.shape, generator=generator).masked_fill(~others, 2).argsort(1).argsort(1)
+        order = (
+            torch.rand(others.shape, generator=generator)
+            .masked_fill(~others, 2)
+            .argsort(1)
+            .argsort(1)
+        )
         sets.append((order < count[:, None]) & others)
     return sets
 
@@ -377,13 +458,17 @@ def _patched(
     shuffled: list[Tensor],
     seed: int,
 ) -> Estimate | None:
-    """Patch the word of negative sentences along each direction from positive ones; None where their answers are alike."""
+    """Patch the word of negative sentences along each direction from positive ones; None where
+    their answers are alike."""
     ours, theirs = asked.pairs()
     source, base = asked.prompts.select(ours), asked.prompts.select(theirs)
     answers = tuple(ids[ours] for ids in asked.positive_minus_negative)
     metric = logit_difference(answers[0], answers[1], position=source.position)
     at = asked.at_word[ours][:, None]
-    directions = [*zip(METHODS, fitted, strict=True), *((f"shuffled {i}", one) for i, one in enumerate(shuffled))]
+    directions = [
+        *zip(METHODS, fitted, strict=True),
+        *((f"shuffled {i}", one) for i, one in enumerate(shuffled)),
+    ]
     places = [Place(hook_point, positions=at, direction=one, name=name) for name, one in directions]
     try:
         effects = patch_effects(
@@ -401,7 +486,14 @@ def _patched(
     n = len(METHODS)
     null = effects.value[n:, None].expand(-1, n)
     return Estimate(
-        value=effects.value[:n], low=effects.low[:n], high=effects.high[:n], n=effects.n, unit=effects.unit,
-        method=effects.method, control=null.contiguous(), control_name="directions of shuffled labels", axes=("method",),
+        value=effects.value[:n],
+        low=effects.low[:n],
+        high=effects.high[:n],
+        n=effects.n,
+        unit=effects.unit,
+        method=effects.method,
+        control=null.contiguous(),
+        control_name="directions of shuffled labels",
+        axes=("method",),
         labels={"method": METHODS},
-    )  # fmt: skip
+    )

@@ -3,9 +3,10 @@
     python benchmarks/circles.py            # both
     python benchmarks/circles.py --runs 20  # a quick look
 
-Power: class means of which a share of the variance is a circle, the rest random in 12 dimensions, in seven templates with noise
-of the size of a class mean, 768 dimensions; the share of runs with p <= .05, with the natural order alone and with all candidate
-orders. Indices: the exact mixture index of 1,300 points against 10,000 steps of gradient ascent on its smooth form, as published.
+Power: class means of which a share of the variance is a circle, the rest random in 12 dimensions,
+in seven templates with noise of the size of a class mean, 768 dimensions; the share of runs with p
+<= .05, with the natural order alone and with all candidate orders. Indices: the exact mixture index
+of 1,300 points against 10,000 steps of gradient ascent on its smooth form, as published.
 """
 
 from __future__ import annotations
@@ -44,13 +45,23 @@ def planted(period: int, share: float, generator: torch.Generator) -> Tensor:
 def power(runs: int) -> None:
     """Print the share of runs in which an order is found."""
     for period in (7, 12):
-        labels, unit = torch.arange(period).repeat_interleave(TEMPLATES), torch.arange(TEMPLATES).repeat(period)
+        labels, unit = (
+            torch.arange(period).repeat_interleave(TEMPLATES),
+            torch.arange(TEMPLATES).repeat(period),
+        )
         for share in (0.0, 0.2, 0.3, 0.5):
             for name, orders in ORDERS.items():
                 found = 0
                 for seed in range(runs):
                     acts = planted(period, share, torch.Generator().manual_seed(seed))
-                    fit = fit_circle(acts, labels, period, unit=unit, orders=orders, draws=5040 if period == 7 else 999)
+                    fit = fit_circle(
+                        acts,
+                        labels,
+                        period,
+                        unit=unit,
+                        orders=orders,
+                        draws=5040 if period == 7 else 999,
+                    )
                     found += fit.p <= 0.05
                 print(f"{period} classes, share {share}, {name}: p <= .05 in {found} of {runs}")
 
@@ -86,8 +97,9 @@ def indices(steps: int = 10_000) -> None:
     climbed = [ascent(points, steps, seed) for seed in range(2)]
     taken = (time.perf_counter() - middle) / len(climbed)
     print(
-        f"mixture index of 1,300 points: exact {exact:.3f}, gradient ascent {', '.join(f'{c:.3f}' for c in climbed)} "
-        f"({steps} steps); the ascent takes {taken / (middle - began):.0f} times as long"
+        f"mixture index of 1,300 points: exact {exact:.3f}, gradient ascent"
+        f" {', '.join(f'{c:.3f}' for c in climbed)} ({steps} steps); the ascent takes"
+        f" {taken / (middle - began):.0f} times as long"
     )
 
 

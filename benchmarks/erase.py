@@ -2,14 +2,16 @@
 
     python benchmarks/erase.py [--rows 100000] [--d 768 2048] [--repeats 3] [--threads 1]
 
-For each width and dtype: fitting on batches of 4096 rows, finishing (statistics to eraser), and transforming all rows in
-batches of 4096, in one piece, and in place, for this package and for `concept-erasure` where it is installed, as ratios to
-`X.T @ X` in the same process and dtype. In one piece, half of the time is the system's for the pages of the result. The
-parts take turns and the best of the repeats counts. Time is CPU time of the process, so what else runs on the machine
+For each width and dtype: fitting on batches of 4096 rows, finishing (statistics to eraser), and
+transforming all rows in batches of 4096, in one piece, and in place, for this package and for
+`concept-erasure` where it is installed, as ratios to `X.T @ X` in the same process and dtype. In
+one piece, half of the time is the system's for the pages of the result. The parts take turns and
+the best of the repeats counts. Time is CPU time of the process, so what else runs on the machine
 counts little; with more than one thread it is the sum over threads.
 
-Memory is the peak of the resident set over what it was before, in MiB (Linux). The row "products in float64" is the
-default of `LeaceFitter` on float32 activations; the others take products in the dtype of the data.
+Memory is the peak of the resident set over what it was before, in MiB (Linux). The row "products in
+float64" is the default of `LeaceFitter` on float32 activations; the others take products in the
+dtype of the data.
 """
 
 from __future__ import annotations
@@ -30,12 +32,16 @@ from mechinterp_toolkit.hooks.erase import LeaceFitter
 BATCH = 4096
 CLASSES = 20
 PARTS = ("fit", "finish", "transform", "in one piece", "in place")
-GOALS = "goals: fit <= 1.2 (<= 1.0 at d = 2048), finish >= 5x and transform >= 4x faster than the peer"
+GOALS = (
+    "goals: fit <= 1.2 (<= 1.0 at d = 2048), finish >= 5x and transform >= 4x faster than the peer"
+)
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--d", type=int, nargs="+", default=[768, 2048])
     parser.add_argument("--dtype", nargs="+", default=["float32", "float64"])
@@ -44,10 +50,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     peer = importlib.util.find_spec("concept_erasure") is not None
-    print(f"{args.rows} rows, batches of {BATCH}, {CLASSES} classes, {args.threads} threads; ratios to X.T @ X.")
+    print(
+        f"{args.rows} rows, batches of {BATCH}, {CLASSES} classes, {args.threads} threads; ratios"
+        " to X.T @ X."
+    )
     print(GOALS if peer else "concept-erasure is not installed: no comparison.")
     print(
-        f"{'':36}{'fit':>7}{'finish':>8}{'transf.':>8}{'one piece':>10}{'in place':>9}{'fit MiB':>9}{'transf. MiB':>12}"
+        f"{'':36}{'fit':>7}{'finish':>8}{'transf.':>8}{'one piece':>10}{'in place':>9}"
+        f"{'fit MiB':>9}{'transf. MiB':>12}"
     )
     for d in args.d:
         for name in args.dtype:
@@ -86,12 +96,18 @@ def _cell(rows: int, d: int, dtype: torch.dtype, repeats: int, peer: bool) -> No
     sys.stdout.flush()
 
 
-def _measure(best: dict[str, float], side: str, make: Callable[[], Any], x: Tensor, z: Tensor) -> None:
+def _measure(
+    best: dict[str, float], side: str, make: Callable[[], Any], x: Tensor, z: Tensor
+) -> None:
     seconds, fitter = _seconds(lambda: _fit(make, x, z))
     _keep_best(best, f"{side} fit", seconds)
     seconds, eraser = _seconds(lambda: fitter.eraser)
     _keep_best(best, f"{side} finish", seconds)
-    _keep_best(best, f"{side} transform", _seconds(lambda: [len(eraser(rows)) for rows in x.split(BATCH)])[0])
+    _keep_best(
+        best,
+        f"{side} transform",
+        _seconds(lambda: [len(eraser(rows)) for rows in x.split(BATCH)])[0],
+    )
     _keep_best(best, f"{side} in one piece", _seconds(lambda: eraser(x))[0])
     if hasattr(eraser, "erase_"):
         again = x.clone()
@@ -109,7 +125,8 @@ def _print_speed_up(best: dict[str, float]) -> None:
     theirs = [best[f"concept-erasure {part}"] for part in (*PARTS[:4], "in one piece")]
     ratios = [their / best[f"ours {part}"] for their, part in zip(theirs, PARTS, strict=True)]
     print(
-        f"{'   times faster than the peer':36}{ratios[0]:7.2f}{ratios[1]:8.1f}{ratios[2]:8.1f}{ratios[3]:10.1f}{ratios[4]:9.1f}"
+        f"{'   times faster than the peer':36}{ratios[0]:7.2f}{ratios[1]:8.1f}{ratios[2]:8.1f}"
+        f"{ratios[3]:10.1f}{ratios[4]:9.1f}"
     )
 
 
@@ -134,12 +151,21 @@ def _memory(make: Callable[[], Any], x: Tensor, z: Tensor) -> tuple[float, float
 def _peak(work: Callable[[], Any]) -> tuple[float, Any]:
     status = Path("/proc/self/status")
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident now
+        Path("/proc/self/clear_refs").write_text(
+            "5"
+        )  # the peak starts anew from what is resident now
     except OSError:
         return float("nan"), work()
 
     def read(key: str) -> float:
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(key)) / 1024
+        return (
+            next(
+                int(line.split()[1])
+                for line in status.read_text().splitlines()
+                if line.startswith(key)
+            )
+            / 1024
+        )
 
     before = read("VmRSS")
     result = work()

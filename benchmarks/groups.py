@@ -1,6 +1,8 @@
-"""Group-Fourier analysis: `python benchmarks/groups.py`, one thread, best of a few runs, ratios on one machine.
+"""Group-Fourier analysis: `python benchmarks/groups.py`, one thread, best of a few runs, ratios on
+one machine.
 
-- 256 columns on S_6 against one dense product of the same size, and against a loop over elements and irreps, as in published code;
+- 256 columns on S_6 against one dense product of the same size, and against a loop over elements
+  and irreps, as in published code;
 - S_7 and S_8 transforms;
 - stabilisers of 128 S_6 neurons against the search through all proper subgroups;
 - the whole analysis of the bundled 128-neuron S_5 network.
@@ -14,13 +16,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mechinterp_toolkit.analyses.group_fourier.neurons import coset_stabilisers
 from mechinterp_toolkit.groups import Group, cosets, subgroups, symmetric
-from mechinterp_toolkit.groups.neurons import coset_stabilisers
 from mechinterp_toolkit.registry import get_analysis
 
 
 def seconds(run: Callable[[], object], repeats: int = 5) -> float:
-    """Return the shortest of a few timings, in seconds of processor time: others share the machine."""
+    """Return the shortest of a few timings, in seconds of processor time: others share the
+    machine."""
     times = []
     for _ in range(repeats):
         start = time.process_time()
@@ -41,7 +44,8 @@ def loop_transform(group: Group, f: Tensor) -> list[Tensor]:
 
 
 def exhaustive(group: Group, f: Tensor, found: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """The largest subgroup whose right cosets explain 98 % of each function, by the variance within all cosets of each."""
+    """The largest subgroup whose right cosets explain 98 % of each function, by the variance within
+    all cosets of each."""
     centred = f - f.mean(1, keepdim=True)
     best: list[tuple[int, ...]] = [(group.identity,)] * len(f)
     for members in found:
@@ -54,7 +58,8 @@ def exhaustive(group: Group, f: Tensor, found: list[tuple[int, ...]]) -> list[tu
 
 
 def coset_functions(group: Group, found: list[tuple[int, ...]], count: int) -> Tensor:
-    """Functions like neurons': constant on the cosets of a random subgroup of at least 24 elements, with 0.1 % of noise."""
+    """Functions like neurons': constant on the cosets of a random subgroup of at least 24 elements,
+    with 0.1 % of noise."""
     generator = torch.Generator().manual_seed(0)
     large = [members for members in found if len(members) >= 24]
     f = torch.empty(count, group.order, dtype=torch.float64)
@@ -73,13 +78,16 @@ def transforms() -> None:
     ours, dense = seconds(lambda: group.fourier(f)), seconds(lambda: f @ matrix)
     loop = seconds(lambda: loop_transform(group, f), repeats=1)
     print(
-        f"S_6, 256 columns: {ours * 1e3:.1f} ms, {ours / dense:.2f} x a dense product, {loop / ours:.0f} x faster than a loop"
+        f"S_6, 256 columns: {ours * 1e3:.1f} ms, {ours / dense:.2f} x a dense product,"
+        f" {loop / ours:.0f} x faster than a loop"
     )
     for n, columns in ((7, 128), (8, 16)):
         g = symmetric(n)
         f = torch.randn(columns, g.order, dtype=torch.float64)
         g.fourier(f[:1])  # tables of the irreps' generators are made once
-        print(f"S_{n}, {columns} columns: {seconds(lambda g=g, f=f: g.fourier(f), repeats=2):.2f} s")
+        print(
+            f"S_{n}, {columns} columns: {seconds(lambda g=g, f=f: g.fourier(f), repeats=2):.2f} s"
+        )
 
 
 def stabilisers() -> None:
@@ -94,10 +102,14 @@ def stabilisers() -> None:
     start = time.process_time()
     expected = exhaustive(group, f, found)
     search = time.process_time() - start
-    same = sum(a.members == b for a, b in zip(coset_stabilisers(group, f, of="left"), expected, strict=True))
+    same = sum(
+        a.members == b
+        for a, b in zip(coset_stabilisers(group, f, of="left"), expected, strict=True)
+    )
     print(
-        f"stabilisers of 128 functions on S_6: {ours:.2f} s; exhaustive search {search:.1f} s ({search / ours:.0f} x) after "
-        f"listing {len(found)} subgroups in {listing:.1f} s; {same} of 128 the same"
+        f"stabilisers of 128 functions on S_6: {ours:.2f} s; exhaustive search {search:.1f} s"
+        f" ({search / ours:.0f} x) after listing {len(found)} subgroups in {listing:.1f} s; {same}"
+        " of 128 the same"
     )
 
 
@@ -106,7 +118,10 @@ def analysis() -> None:
     from mechinterp_toolkit.model import load_model
 
     model, run = load_model("toy/s5"), get_analysis("group_fourier").function
-    print(f"group_fourier on toy/s5: {seconds(lambda: run(model), repeats=2):.1f} s of processor time, one thread")
+    print(
+        f"group_fourier on toy/s5: {seconds(lambda: run(model), repeats=2):.1f} s of processor"
+        " time, one thread"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What does the toolkit cost beside the forward passes it needs? On a folder shaped like GPT-2 small, random weights.
+"""What does the toolkit cost beside the forward passes it needs? On a folder shaped like GPT-2
+small, random weights.
 
-Goals: one edit through `applied` within 1.05 times the plain forward pass; a report within twice the forward passes it
-needs, imports and loading aside.
+Goals: one edit through `applied` within 1.05 times the plain forward pass; a report within twice
+the forward passes it needs, imports and loading aside.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def gpt2_small(folder: Path, tokenizer: Path | None) -> HookedModel:
 
     Args:
         folder: where it is saved.
-        tokenizer: folder with GPT-2's vocab.json and merges.txt; None takes ../shared/data/tokenizers/gpt2.
+        tokenizer: folder with GPT-2's vocab.json and merges.txt; None takes
+            ../shared/data/tokenizers/gpt2.
     """
     from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
@@ -74,7 +76,8 @@ def edit_against_forward(model: HookedModel, runs: int) -> None:
 
 
 def analyses_against_forwards(model: HookedModel) -> None:
-    """Print, for each analysis that applies, its time over the time of the forward passes it made."""
+    """Print, for each analysis that applies, its time over the time of the forward passes it
+    made."""
     for name, entry in all_analyses()[0].items():
         if entry.reason_not(model):
             continue
@@ -82,7 +85,10 @@ def analyses_against_forwards(model: HookedModel) -> None:
         forward = model.model.forward
 
         def counted(
-            *args: object, spent: list[float] = spent, forward: Callable[..., object] = forward, **kw: object
+            *args: object,
+            spent: list[float] = spent,
+            forward: Callable[..., object] = forward,
+            **kw: object,
         ) -> object:
             start = time.perf_counter()
             try:

@@ -1,6 +1,8 @@
-"""How long does the command take before it does anything? Whole processes, several runs each, in turn.
+"""How long does the command take before it does anything? Whole processes, several runs each, in
+turn.
 
-Goals: `mechinterp --help` within half a second and `mechinterp list` within two and a half of a bare interpreter.
+Goals: `mechinterp --help` within half a second and `mechinterp list` within two and a half of a
+bare interpreter.
 """
 
 from __future__ import annotations

@@ -1,12 +1,15 @@
-"""What does the successor scan of all heads cost beside a loop over heads, and beside the products it needs?
+"""What does the successor scan of all heads cost beside a loop over heads, and beside the products
+it needs?
 
     python benchmarks/successor.py [--items 1000] [--classes 1] [--repeats 5]
 
-A random model of GPT-2 small's shape (12 layers of 12 heads, d_model 768, vocabulary 50,257). The loop makes W_V W_O [d_model
-d_model] of each head, as published code does, then what it writes for each item, its logits of the class and their argmax;
-it leaves the LayerNorms out. The products are LN(x) W_V and that result times the folded W_O W_U, into memory that is
-there; making the fold is a third product of the size of the first, so the ratio is also given with it. Embeddings stand for
-the tokens, so that no forward pass is in any of them. The parts take turns and the best of the repeats counts.
+A random model of GPT-2 small's shape (12 layers of 12 heads, d_model 768, vocabulary 50,257). The
+loop makes W_V W_O [d_model d_model] of each head, as published code does, then what it writes for
+each item, its logits of the class and their argmax; it leaves the LayerNorms out. The products are
+LN(x) W_V and that result times the folded W_O W_U, into memory that is there; making the fold is a
+third product of the size of the first, so the ratio is also given with it. Embeddings stand for the
+tokens, so that no forward pass is in any of them. The parts take turns and the best of the repeats
+counts.
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mechinterp_toolkit.heads.ov_circuit import Convention, best_candidates
 from mechinterp_toolkit.model import HookedModel, load_model
-from mechinterp_toolkit.ov_circuit import Convention, best_candidates
 from mechinterp_toolkit.prompts import OrdinalClass
 from mechinterp_toolkit.toys.random_models import random_gpt2
 
@@ -29,13 +32,18 @@ VOCABULARY = 50257
 def classes_of(items: int, n_classes: int) -> dict[str, OrdinalClass]:
     """Return classes of random tokens, no token in two of them."""
     drawn = torch.randperm(VOCABULARY, generator=torch.Generator().manual_seed(0))[:items]
-    return {f"class {i}": _class(f"class {i}", tokens) for i, tokens in enumerate(drawn.chunk(n_classes))}
+    return {
+        f"class {i}": _class(f"class {i}", tokens)
+        for i, tokens in enumerate(drawn.chunk(n_classes))
+    }
 
 
 def _class(name: str, tokens: Tensor) -> OrdinalClass:
     n = len(tokens)
     words = tuple(f"w{int(token)}" for token in tokens)
-    return OrdinalClass(name, words, tokens, torch.arange(n), order=n, cyclic=True, variant="as is", dropped=())
+    return OrdinalClass(
+        name, words, tokens, torch.arange(n), order=n, cyclic=True, variant="as is", dropped=()
+    )
 
 
 def loop(model: HookedModel, classes: dict[str, OrdinalClass]) -> None:
@@ -49,13 +57,16 @@ def loop(model: HookedModel, classes: dict[str, OrdinalClass]) -> None:
 
 
 class Products:
-    """The bare matrix products of the scan, operands ready; `fold` says whether W_O W_U is among them."""
+    """The bare matrix products of the scan, operands ready; `fold` says whether W_O W_U is among
+    them."""
 
     def __init__(self, model: HookedModel, classes: dict[str, OrdinalClass]) -> None:
         net = model.model
         tokens = torch.cat([c.tokens for c in classes.values()])
         self.shown = net.W_E[tokens]
-        self.value = [v.transpose(0, 1).flatten(1).contiguous() for v in net.W_V]  # d_model (head d_head)
+        self.value = [
+            v.transpose(0, 1).flatten(1).contiguous() for v in net.W_V
+        ]  # d_model (head d_head)
         self.output = list(net.W_O.flatten(1, 2))  # (head d_head) d_model
         self.n_heads, self.sizes = model.cfg.n_heads, [len(c) for c in classes.values()]
         self.columns = net.W_U[:, tokens].contiguous()
@@ -67,7 +78,12 @@ class Products:
             z = (self.shown @ value).chunk(self.n_heads, dim=1)
             folded = (output @ self.columns if fold else ready).chunk(self.n_heads)
             for i in range(self.n_heads):
-                parts = zip(z[i].split(self.sizes), folded[i].split(self.sizes, dim=1), self.logits, strict=True)
+                parts = zip(
+                    z[i].split(self.sizes),
+                    folded[i].split(self.sizes, dim=1),
+                    self.logits,
+                    strict=True,
+                )
                 for rows, columns, logits in parts:
                     torch.mm(rows, columns, out=logits)
 
@@ -94,17 +110,23 @@ def main(items: int, n_classes: int, repeats: int) -> None:
     for _ in range(repeats + 1):  # the first round warms up, and is never the best
         for name, work in parts.items():
             best[name] = min(best[name], _seconds(work))
-    print(f"{items} items in {n_classes} classes, {torch.get_num_threads()} threads; best of {repeats}, in s: ", end="")
+    print(
+        f"{items} items in {n_classes} classes, {torch.get_num_threads()} threads; best of"
+        f" {repeats}, in s: ",
+        end="",
+    )
     print(", ".join(f"{name} {taken:.3f}" for name, taken in best.items()))
     print(
-        f"the loop takes {best['loop'] / best['scan']:.1f} times as long as the scan; the scan takes "
-        f"{best['scan'] / best['two products']:.2f} times its two products, {best['scan'] / best['with the fold']:.2f} times "
-        "with the fold among them"
+        f"the loop takes {best['loop'] / best['scan']:.1f} times as long as the scan; the scan"
+        f" takes {best['scan'] / best['two products']:.2f} times its two products,"
+        f" {best['scan'] / best['with the fold']:.2f} times with the fold among them"
     )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--items", type=int, default=1000)
     parser.add_argument("--classes", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)

@@ -1,7 +1,9 @@
-"""What every fitter of an eraser does: take in activations and labels, merge, and forget a fitted eraser when it must.
+"""What every fitter of an eraser does: take in activations and labels, merge, and forget a fitted
+eraser when it must.
 
-What would fool it: class numbers handed over as one real column. As a quantity they have one direction, and erasing it
-leaves most of the class means where they were; so a single column of three or more whole numbers is refused.
+What would fool it: class numbers handed over as one real column. As a quantity they have one
+direction, and erasing it leaves most of the class means where they were; so a single column of
+three or more whole numbers is refused.
 """
 
 from __future__ import annotations
@@ -37,20 +39,24 @@ class ConceptFitter:
 
         Args:
             x: activations of any floating-point dtype; every axis but the last counts as rows.
-            z: one class number 0 ... z_dim - 1 per row (integers), or z_dim real columns per row. With fewer row axes
-                than x a label counts for all rows behind it: `z [batch]` labels every position of a prompt.
+            z: one class number 0 ... z_dim - 1 per row (integers), or z_dim real columns per row.
+                With fewer row axes than x a label counts for all rows behind it: `z [batch]` labels
+                every position of a prompt.
             mask: which rows count, with the row axes of x or the first of them.
 
         Returns:
             The fitter.
 
         Raises:
-            ToolkitError: shapes that do not fit, a NaN or infinity, or class numbers where real columns are meant.
+            ToolkitError: shapes that do not fit, a NaN or infinity, or class numbers where real
+                columns are meant.
         """
         if z is None:
             raise ToolkitError("an eraser needs labels: update(x, z), or record(..., labels=...).")
         if x.shape[-1] != self.x_dim:
-            raise ToolkitError(f"x has {x.shape[-1]} features, but the fitter was made for x_dim={self.x_dim}.")
+            raise ToolkitError(
+                f"x has {x.shape[-1]} features, but the fitter was made for x_dim={self.x_dim}."
+            )
         rows, labels = flat_rows(x, z, mask, self.z_dim)
         whole = None if self._whole is None else _more_whole_numbers(self._whole, labels)
         self._moments.update(self._features(rows), labels)
@@ -67,8 +73,15 @@ class ConceptFitter:
             ToolkitError: the two are of different kinds or dimensions.
         """
         if type(other) is not type(self):
-            raise ToolkitError(f"a {type(self).__name__} merges with its own kind, not with a {type(other).__name__}.")
-        whole = None if self._whole is None or other._whole is None else _refuse_classes(self._whole | other._whole)
+            raise ToolkitError(
+                f"a {type(self).__name__} merges with its own kind, not with a"
+                f" {type(other).__name__}."
+            )
+        whole = (
+            None
+            if self._whole is None or other._whole is None
+            else _refuse_classes(self._whole | other._whole)
+        )
         self._moments.merge(other._moments)
         self._whole, self._cache = whole, {}
         return self
@@ -103,8 +116,11 @@ class ConceptFitter:
         return rows
 
 
-def count_columns(x: Float[Tensor, "*rows d"], z: Shaped[Tensor, "*labels"], mask: Bool[Tensor, "..."] | None) -> int:
-    """Return the z_dim that `z` asks for: its columns, one for real numbers, or one more than its last class number.
+def count_columns(
+    x: Float[Tensor, "*rows d"], z: Shaped[Tensor, "*labels"], mask: Bool[Tensor, "..."] | None
+) -> int:
+    """Return the z_dim that `z` asks for: its columns, one for real numbers, or one more than its
+    last class number.
 
     Raises:
         ToolkitError: class numbers so far apart that most classes would have no row.
@@ -117,8 +133,8 @@ def count_columns(x: Float[Tensor, "*rows d"], z: Shaped[Tensor, "*labels"], mas
     classes = int(numbers.max()) + 1 if len(numbers) else 1
     if classes > max(len(rows), 2):
         raise ToolkitError(
-            f"class numbers go up to {classes - 1} for {len(rows)} rows; number the classes from 0 without gaps, e.g. "
-            "z = torch.unique(z, return_inverse=True)[1]."
+            f"class numbers go up to {classes - 1} for {len(rows)} rows; number the classes from 0"
+            " without gaps, e.g. z = torch.unique(z, return_inverse=True)[1]."
         )
     return classes
 
@@ -126,7 +142,9 @@ def count_columns(x: Float[Tensor, "*rows d"], z: Shaped[Tensor, "*labels"], mas
 def _more_whole_numbers(seen: frozenset[float], z: Tensor) -> frozenset[float] | None:
     """The values of a single real column so far, or None once one of them is no whole number."""
     values = z.unique()
-    if not (values.isfinite() & (values == values.round())).all():  # what is not finite is refused with the sums
+    if not (
+        values.isfinite() & (values == values.round())
+    ).all():  # what is not finite is refused with the sums
         return None
     return _refuse_classes(seen | frozenset(values[:3].tolist()))
 
@@ -134,8 +152,9 @@ def _more_whole_numbers(seen: frozenset[float], z: Tensor) -> frozenset[float] |
 def _refuse_classes(values: frozenset[float]) -> frozenset[float]:
     if len(values) > 2:
         raise ToolkitError(
-            f"z is one real column that holds only whole numbers ({', '.join(f'{v:g}' for v in sorted(values)[:3])}, "
-            "...). If they are class numbers, give integers and z_dim = number of classes (or one-hot columns): as a "
-            "quantity they would leave most of the class means apart. If they are a quantity, say numeric=True."
+            "z is one real column that holds only whole numbers"
+            f" ({', '.join(f'{v:g}' for v in sorted(values)[:3])}, ...). If they are class numbers,"
+            " give integers and z_dim = number of classes (or one-hot columns): as a quantity they"
+            " would leave most of the class means apart. If they are a quantity, say numeric=True."
         )
     return values

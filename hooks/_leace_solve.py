@@ -1,16 +1,18 @@
 """From moments to the subspace that carries a concept: the linear algebra behind an eraser.
 
-With S = Cov(x), C = Cov(x, z) and any F with S = F F', the whitened features F^-1 x have the canonical correlations of
-x and z as singular values of B = F^-1 C Szz^(-1/2), and LEACE is P = I - F U U' F^-1 with U the left singular vectors of
-B that are not zero. F is a Cholesky factor, much cheaper than an eigendecomposition; where S is singular (fewer rows than
-features, repeated features, rows that sum to zero) it comes from eigenvectors.
+With S = Cov(x), C = Cov(x, z) and any F with S = F F', the whitened features F^-1 x have the
+canonical correlations of x and z as singular values of B = F^-1 C Szz^(-1/2), and LEACE is P = I -
+F U U' F^-1 with U the left singular vectors of B that are not zero. F is a Cholesky factor, much
+cheaper than an eigendecomposition; where S is singular (fewer rows than features, repeated
+features, rows that sum to zero) it comes from eigenvectors.
 
-What would fool it: units. So features and concept are first divided by their standard deviations (which changes nothing:
-LEACE is equivariant), and ranks are read off correlations, never off covariances: a class of one row in ten thousand, z
-in units of 1e-6 or a feature 10,000 times larger than the others count like any other.
+What would fool it: units. So features and concept are first divided by their standard deviations
+(which changes nothing: LEACE is equivariant), and ranks are read off correlations, never off
+covariances: a class of one row in ten thousand, z in units of 1e-6 or a feature 10,000 times larger
+than the others count like any other.
 
-Source: Belrose et al. 2023, LEACE: Perfect linear concept erasure in closed form, arXiv:2306.03819, Theorem 4.2, in a
-solved form; shrinkage by Bodnar, Gupta & Parolya 2014, arXiv:1308.2608.
+Source: Belrose et al. 2023, LEACE: Perfect linear concept erasure in closed form, arXiv:2306.03819,
+Theorem 4.2, in a solved form; shrinkage by Bodnar, Gupta & Parolya 2014, arXiv:1308.2608.
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ from torch import Tensor
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.hooks._leace_moments import JointMoments
 
-# Largest part of a concept's correlations that may stay, relative to them, before the covariance is factorised anew. A
-# pseudo-inverse that fits leaves 1e-15 of them, one that cuts off a feature leaves all.
+# Largest part of a concept's correlations that may stay, relative to them, before the covariance is
+# factorised anew. A pseudo-inverse that fits leaves 1e-15 of them, one that cuts off a feature
+# leaves all.
 _LEFT = 1e-12
 
-# How many times the variance of rounding a direction must vary to be one: rounding is not quite independent.
+# How many times the variance of rounding a direction must vary to be one: rounding is not quite
+# independent.
 _ABOVE_NOISE = 16
 
 
@@ -80,19 +84,23 @@ class ConceptSubspace:
     absent: tuple[int, ...]
     """Columns of z that never vary: classes without a row."""
 
-    def oblique(self, basis: Float[Tensor, "whitened r"]) -> tuple[Float[Tensor, "d r"], Float[Tensor, "r d"]]:
+    def oblique(
+        self, basis: Float[Tensor, "whitened r"]
+    ) -> tuple[Float[Tensor, "d r"], Float[Tensor, "r d"]]:
         """Return (left, right) with I - left right the LEACE projection that removes `basis`."""
         left, inverse = self.sd[:, None] * (self.root.factor @ basis), _inverse(self.sd)
         right = self.root.read(basis) * inverse
         if self.root.null is not None:
-            # Where no row has ever been, the map is the identity. "Where" is orthogonal to all rows in the features as
-            # they are, which the inverse of standardised features is not.
+            # Where no row has ever been, the map is the identity. "Where" is orthogonal to all rows
+            # in the features as they are, which the inverse of standardised features is not.
             unseen = torch.linalg.qr(inverse[:, None] * self.root.null).Q
             right = right - (right @ unseen) @ unseen.T
         return left.contiguous(), right.contiguous()
 
 
-def concept_subspace(moments: JointMoments, *, shrinkage: bool, rank_tol: float | None) -> ConceptSubspace:
+def concept_subspace(
+    moments: JointMoments, *, shrinkage: bool, rank_tol: float | None
+) -> ConceptSubspace:
     """Find the directions of x that say anything linear about z.
 
     Args:
@@ -101,7 +109,8 @@ def concept_subspace(moments: JointMoments, *, shrinkage: bool, rank_tol: float 
         rank_tol: canonical correlations up to this count as zero; None means rounding error.
 
     Raises:
-        ToolkitError: fewer than two rows, z or x never varies, or a feature varies less than rounding shows.
+        ToolkitError: fewer than two rows, z or x never varies, or a feature varies less than
+            rounding shows.
     """
     from_z = whitened_concept(moments)
     sigma = optimal_linear_shrinkage(moments.sigma_xx, moments.n) if shrinkage else moments.upper_xx
@@ -111,28 +120,36 @@ def concept_subspace(moments: JointMoments, *, shrinkage: bool, rank_tol: float 
     cross = moments.sigma_xz @ from_z
     standard = inverse[:, None] * cross
     correlation_matrix = sigma.mul_(inverse[:, None]).mul_(inverse)
-    correlation_matrix.diagonal().copy_(torch.ones_like(sd))  # a constant feature stands apart and correlates with none
+    correlation_matrix.diagonal().copy_(
+        torch.ones_like(sd)
+    )  # a constant feature stands apart and correlates with none
     tol = 16 * _rounding(moments.x_dim, moments.eps) if rank_tol is None else rank_tol
     noise = _input_noise(moments) * inverse**2
-    root, u, s, v = _canonical(correlation_matrix, standard, moments.eps, noise, singular=moments.n <= moments.x_dim)
+    root, u, s, v = _canonical(
+        correlation_matrix, standard, moments.eps, noise, singular=moments.n <= moments.x_dim
+    )
     kept = s > tol
     absent = (from_z == 0).all(1).nonzero().flatten().tolist()
     return ConceptSubspace(root, sd, u[:, kept], s[kept], cross @ v[:, kept], tuple(absent))
 
 
-def optimal_linear_shrinkage(S_n: Float[Tensor, "*batch p p"], n: int) -> Float[Tensor, "*batch p p"]:
-    """Shrink sample covariances towards the multiple of the identity of the same trace, as far as n rows suggest.
+def optimal_linear_shrinkage(
+    S_n: Float[Tensor, "*batch p p"], n: int
+) -> Float[Tensor, "*batch p p"]:
+    """Shrink sample covariances towards the multiple of the identity of the same trace, as far as n
+    rows suggest.
 
-    Best in Frobenius norm among all such mixtures as p and n grow together, whatever the distribution (finite moments
-    of order four). Worth it where n is of the order of p; it costs LEACE its optimality, never its guarantee.
+    Best in Frobenius norm among all such mixtures as p and n grow together, whatever the
+    distribution (finite moments of order four). Worth it where n is of the order of p; it costs
+    LEACE its optimality, never its guarantee.
 
     Args:
         S_n: sample covariances, over n.
         n: rows they were taken over.
 
     Returns:
-        The mixtures, in the unit of `S_n`. The weight of `S_n` stays within [0, 1], which the formula alone leaves when
-        n is small.
+        The mixtures, in the unit of `S_n`. The weight of `S_n` stays within [0, 1], which the
+        formula alone leaves when n is small.
 
     Source: Bodnar, Gupta & Parolya 2014, arXiv:1308.2608.
 
@@ -142,15 +159,20 @@ def optimal_linear_shrinkage(S_n: Float[Tensor, "*batch p p"], n: int) -> Float[
     """
     p = S_n.shape[-1]
     trace = S_n.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-    spread = S_n.square().sum((-2, -1), keepdim=True) - trace**2 / p  # squared distance from the target
+    spread = (
+        S_n.square().sum((-2, -1), keepdim=True) - trace**2 / p
+    )  # squared distance from the target
     noise = trace**2 / n
-    weight = torch.where(spread > noise, 1 - noise / spread.clamp(min=torch.finfo(S_n.dtype).tiny), 0)
+    weight = torch.where(
+        spread > noise, 1 - noise / spread.clamp(min=torch.finfo(S_n.dtype).tiny), 0
+    )
     target = torch.eye(p, dtype=S_n.dtype, device=S_n.device) * (trace / p)
     return weight * S_n + (1 - weight) * target
 
 
 def whitened_concept(moments: JointMoments) -> Float[Tensor, "z_dim rank"]:
-    """Return W for which the columns of z W are uncorrelated and of variance one, whatever the units of z.
+    """Return W for which the columns of z W are uncorrelated and of variance one, whatever the
+    units of z.
 
     Raises:
         ToolkitError: fewer than two rows, or z never varies.
@@ -161,7 +183,8 @@ def whitened_concept(moments: JointMoments) -> Float[Tensor, "z_dim rank"]:
     inverse = _inverse(sigma.diagonal().clamp(min=0).sqrt())
     if not inverse.any():
         raise ToolkitError(
-            f"z is the same in all {moments.n} rows, so there is no concept to erase; give rows of at least two classes."
+            f"z is the same in all {moments.n} rows, so there is no concept to erase; give rows of"
+            " at least two classes."
         )
     values, vectors = torch.linalg.eigh(inverse[:, None] * sigma * inverse)
     kept = values > 4 * eps * len(values) * values[-1]
@@ -172,35 +195,44 @@ def _varies(moments: JointMoments) -> Tensor:
     """Which features vary at all."""
     variance = moments.variance_x
     if not variance.isfinite().all():
-        raise ToolkitError("the squares of x are too large for the dtype of the products; use dtype=torch.float64.")
+        raise ToolkitError(
+            "the squares of x are too large for the dtype of the products; use dtype=torch.float64."
+        )
     lost = (variance <= 0) & (moments.sigma_xz != 0).any(1)
     if lost.any():
         raise ToolkitError(
-            f"{int(lost.sum())} features (first {lost.nonzero().flatten()[:3].tolist()}) vary, but their deviations are too "
-            "small to be squared; give larger numbers, or dtype=torch.float64."
+            f"{int(lost.sum())} features (first {lost.nonzero().flatten()[:3].tolist()}) vary, but"
+            " their deviations are too small to be squared; give larger numbers, or"
+            " dtype=torch.float64."
         )
     if not (variance > 0).any():
-        raise ToolkitError(f"x is the same in all {moments.n} rows; there is nothing to erase a concept from.")
+        raise ToolkitError(
+            f"x is the same in all {moments.n} rows; there is nothing to erase a concept from."
+        )
     return variance > 0
 
 
 def _input_noise(moments: JointMoments) -> Tensor:
-    """Variance that rounding x to its dtype puts on each feature: at most half a unit of its last digit at any value."""
+    """Variance that rounding x to its dtype puts on each feature: at most half a unit of its last
+    digit at any value."""
     return (moments.x_eps / 2) ** 2 * (moments.mean_x.square() + moments.variance_x)
 
 
 def _canonical(
     matrix: Tensor, standard: Tensor, eps: float, noise: Tensor, *, singular: bool
 ) -> tuple[Root, Tensor, Tensor, Tensor]:
-    """Whitening by `matrix`, of which the upper triangle is read, and the decomposition of the whitened correlations.
+    """Whitening by `matrix`, of which the upper triangle is read, and the decomposition of the
+    whitened correlations.
 
-    Directions that vary by no more than the rounding of x (`noise`, a variance per feature) are left alone: behind a LayerNorm
-    all features add up to zero but for rounding, and to whiten that direction would magnify rounding a million times, for
-    class means that differ there by less than the last digit of an activation. By Cauchy-Schwarz no more than this stays.
+    Directions that vary by no more than the rounding of x (`noise`, a variance per feature) are
+    left alone: behind a LayerNorm all features add up to zero but for rounding, and to whiten that
+    direction would magnify rounding a million times, for class means that differ there by less than
+    the last digit of an activation. By Cauchy-Schwarz no more than this stays.
 
-    A covariance can be singular, and then its range must hold the correlations with z. Where rounding has put a part of
-    them outside, cutting it off would leave it unerased; instead the small eigenvalues are lifted to the cut, because
-    any positive-definite matrix in place of the covariance keeps the guarantee.
+    A covariance can be singular, and then its range must hold the correlations with z. Where
+    rounding has put a part of them outside, cutting it off would leave it unerased; instead the
+    small eigenvalues are lifted to the cut, because any positive-definite matrix in place of the
+    covariance keeps the guarantee.
     """
     root = None if singular else _cholesky_root(matrix, eps, float(noise.max()))
     if root is not None:
@@ -225,7 +257,8 @@ def _rounding(d: int, eps: float) -> float:
 
 
 def _cut(d: int, eps: float, largest: float) -> float:
-    """Eigenvalues of a correlation matrix up to this are rounding error: of its entries, and of its decomposition."""
+    """Eigenvalues of a correlation matrix up to this are rounding error: of its entries, and of its
+    decomposition."""
     return _rounding(d, eps) + 4 * d * torch.finfo(torch.float64).eps * largest
 
 
@@ -235,11 +268,18 @@ def _cholesky_root(matrix: Tensor, eps: float, noise: float) -> Root | None:
     if info.item():
         return None
     root = Root(factor.mT)
-    vector = torch.randn(len(matrix), 4, generator=torch.Generator().manual_seed(0), dtype=matrix.dtype)
+    vector = torch.randn(
+        len(matrix), 4, generator=torch.Generator().manual_seed(0), dtype=matrix.dtype
+    )
     vector = vector.to(matrix.device)
-    for _ in range(3):  # inverse iteration: the growth tends to the inverse of the smallest eigenvalue
+    for _ in range(
+        3
+    ):  # inverse iteration: the growth tends to the inverse of the smallest eigenvalue
         vector = root.read(root.whiten(vector / vector.norm(dim=0))).mT
-    smallest, most = 1 / vector.norm(dim=0).max().item(), float(len(matrix))  # no eigenvalue exceeds the trace
+    smallest, most = (
+        1 / vector.norm(dim=0).max().item(),
+        float(len(matrix)),
+    )  # no eigenvalue exceeds the trace
     return root if smallest > 2 * _cut(len(matrix), eps, most) + _ABOVE_NOISE * noise else None
 
 

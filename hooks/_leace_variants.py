@@ -1,14 +1,16 @@
-"""Erasers beside LEACE: for known labels (oracle), and for any predictor of the concept (free form).
+"""Erasers beside LEACE: for known labels (oracle), and for any predictor of the concept (free
+form).
 
-Both subtract from an activation what is predicted of it from the concept: the oracle from the true labels, the free form
-from a prediction of them. In mean squared distance: oracle <= free form <= LEACE <= orthogonal projection, the second
-where the predictor is good.
+Both subtract from an activation what is predicted of it from the concept: the oracle from the true
+labels, the free form from a prediction of them. In mean squared distance: oracle <= free form <=
+LEACE <= orthogonal projection, the second where the predictor is good.
 
-What would fool it: their output is guarded against linear readers alone. What they subtract depends on labels or
-predictions, so a non-linear reader may find more of the concept after than before.
+What would fool it: their output is guarded against linear readers alone. What they subtract depends
+on labels or predictions, so a non-linear reader may find more of the concept after than before.
 
-Source: the oracle as in `concept-erasure`, the package of Belrose et al. 2023, arXiv:2306.03819. The instrument form of the
-free form follows in a line: Cov(x - A f, z) = Cov(x, z) - A Cov(f, z), which A = Cov(x, z) Cov(f, z)^+ makes zero.
+Source: the oracle as in `concept-erasure`, the package of Belrose et al. 2023, arXiv:2306.03819.
+The instrument form of the free form follows in a line: Cov(x - A f, z) = Cov(x, z) - A Cov(f, z),
+which A = Cov(x, z) Cov(f, z)^+ makes zero.
 """
 
 from __future__ import annotations
@@ -29,10 +31,11 @@ from mechinterp_toolkit.hooks._leace_solve import whitened_concept
 
 @dataclass(frozen=True)
 class OracleEraser:
-    """The map x -> x - coef (z - mean_z) for activations whose labels are known: moves x least of all maps of (x, z).
+    """The map x -> x - coef (z - mean_z) for activations whose labels are known: moves x least of
+    all maps of (x, z).
 
-    It subtracts what the labels predict, so its output can tell them to a non-linear reader: no network should be
-    trained on it.
+    It subtracts what the labels predict, so its output can tell them to a non-linear reader: no
+    network should be trained on it.
     """
 
     coef: Float[Tensor, "d k"]
@@ -49,10 +52,13 @@ class OracleEraser:
         mask: Bool[Tensor, "..."] | None = None,
         **options: Any,
     ) -> OracleEraser:
-        """Return the eraser of concept `z` from activations that are all there; arguments of `OracleFitter.fit`."""
+        """Return the eraser of concept `z` from activations that are all there; arguments of
+        `OracleFitter.fit`."""
         return OracleFitter.fit(x, z, mask, **options).eraser
 
-    def __call__(self, x: Float[Tensor, "*rows d"], z: Shaped[Tensor, "*labels"]) -> Float[Tensor, "*rows d"]:
+    def __call__(
+        self, x: Float[Tensor, "*rows d"], z: Shaped[Tensor, "*labels"]
+    ) -> Float[Tensor, "*rows d"]:
         """Return `x` with everything linear in its labels `z` subtracted, in its dtype."""
         _, labels = flat_rows(x, z, None, len(self.mean_z))
         if not labels.is_floating_point():
@@ -104,11 +110,13 @@ class OracleFitter(ConceptFitter):
 
 @dataclass(frozen=True)
 class FreeFormEraser:
-    """The map x -> x - coef (f(x) - mean_f) for a predictor f of the concept: no labels needed, any shape of f.
+    """The map x -> x - coef (f(x) - mean_f) for a predictor f of the concept: no labels needed, any
+    shape of f.
 
-    With f(x) = E[z | x] it moves x least of all functions of x that leave no linear trace of z; with any other f that
-    covaries with all of z it still leaves none, only moves x further. `coef` is the instrument form,
-    Cov(x, z) Cov(f, z)^+, which is what makes the trace zero for an f that is only an estimate.
+    With f(x) = E[z | x] it moves x least of all functions of x that leave no linear trace of z;
+    with any other f that covaries with all of z it still leaves none, only moves x further. `coef`
+    is the instrument form, Cov(x, z) Cov(f, z)^+, which is what makes the trace zero for an f that
+    is only an estimate.
     """
 
     predictor: Callable[[Tensor], Tensor]
@@ -134,12 +142,16 @@ class FreeFormEraser:
         fitter = FreeFormFitter(predictor, x.shape[-1], z_dim, **options)
         return fitter.update(x, z, mask).eraser
 
-    def __call__(self, activation: Float[Tensor, "*rows d"], hook: object = None) -> Float[Tensor, "*rows d"]:
+    def __call__(
+        self, activation: Float[Tensor, "*rows d"], hook: object = None
+    ) -> Float[Tensor, "*rows d"]:
         """Return the activation with the concept erased, in its dtype and on its device."""
         rows = activation.reshape(-1, activation.shape[-1])
         dtype = torch.promote_types(activation.dtype, torch.float32)
         device = activation.device
-        told = (self.predictor(rows).to(device, dtype) - self.mean_f.to(device, dtype)) @ self.coef.T.to(device, dtype)
+        told = (
+            self.predictor(rows).to(device, dtype) - self.mean_f.to(device, dtype)
+        ) @ self.coef.T.to(device, dtype)
         return (activation.to(dtype) - told.reshape(activation.shape)).to(activation.dtype)
 
 
@@ -168,9 +180,12 @@ class FreeFormFitter(ConceptFitter):
             device: where the statistics live.
             numeric: says that whole numbers in a single column are a quantity.
         """
-        # The predictions are further features: one pass gives their covariance with z beside that of x.
+        # The predictions are further features: one pass gives their covariance with z beside that
+        # of x.
         self.predictor, self.f_dim = predictor, z_dim if f_dim is None else f_dim
-        moments = JointMoments(x_dim + self.f_dim, z_dim, dtype=dtype, device=device, covariance=False)
+        moments = JointMoments(
+            x_dim + self.f_dim, z_dim, dtype=dtype, device=device, covariance=False
+        )
         super().__init__(x_dim, z_dim, moments, numeric=numeric)
 
     @property
@@ -178,7 +193,8 @@ class FreeFormFitter(ConceptFitter):
         """The eraser of what was seen so far, in float64.
 
         Raises:
-            ToolkitError: fewer than two rows, one class, or a predictor blind to a part of the concept.
+            ToolkitError: fewer than two rows, one class, or a predictor blind to a part of the
+                concept.
         """
         if "eraser" not in self._cache:
             from_z = whitened_concept(self._moments)
@@ -194,22 +210,26 @@ class FreeFormFitter(ConceptFitter):
             told = self.predictor(rows)
         if tuple(told.shape) != (len(rows), self.f_dim):
             raise ToolkitError(
-                f"the predictor made {tuple(told.shape)} of {len(rows)} rows; expected one row of f_dim={self.f_dim} "
-                "numbers for each."
+                f"the predictor made {tuple(told.shape)} of {len(rows)} rows; expected one row of"
+                f" f_dim={self.f_dim} numbers for each."
             )
         wide = torch.promote_types(told.dtype, torch.promote_types(rows.dtype, torch.float32))
         return torch.cat([rows.to(wide), told.to(rows.device, wide)], 1)
 
 
 def _through(told: Float[Tensor, "f k"], cross: Float[Tensor, "d k"]) -> Float[Tensor, "d f"]:
-    """Solve coef told = cross: what each prediction has to subtract for no covariance with z to be left."""
+    """Solve coef told = cross: what each prediction has to subtract for no covariance with z to be
+    left."""
     size = told.norm(dim=1, keepdim=True)
-    unit = torch.where(size > 0, told / size, 0)  # the units of predictions do not decide which of them count
+    unit = torch.where(
+        size > 0, told / size, 0
+    )  # the units of predictions do not decide which of them count
     coef = cross @ torch.linalg.pinv(unit, rtol=1e-10)
     left = (cross - coef @ unit).norm() / cross.norm().clamp(min=torch.finfo(cross.dtype).tiny)
     if left > 1e-9:
         raise ToolkitError(
-            f"the predictor says nothing about a part of the concept: subtracting its predictions leaves {left:.2g} of the "
-            "covariance. Give a predictor with a column for every class, that tells all of them apart."
+            "the predictor says nothing about a part of the concept: subtracting its predictions"
+            f" leaves {left:.2g} of the covariance. Give a predictor with a column for every class,"
+            " that tells all of them apart."
         )
     return torch.where(size > 0, coef.T / size, 0).T

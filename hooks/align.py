@@ -1,17 +1,21 @@
-"""Which direction, patched from one run into another, carries the answer with it? Found by gradient descent.
+"""Which direction, patched from one run into another, carries the answer with it? Found by gradient
+descent.
 
-Distributed alignment search in one dimension: the unit vector v is trained so that replacing a token's component along v by
-that of the source prompt moves the metric from the base prompt's to the source's. Unlike the directions of `steer_fit`
-it looks at what the model does, not at how activations lie.
+Distributed alignment search in one dimension: the unit vector v is trained so that replacing a
+token's component along v by that of the source prompt moves the metric from the base prompt's to
+the source's. Unlike the directions of `steer_fit` it looks at what the model does, not at how
+activations lie.
 
-What would fool it: trained on few pairs it may find a direction that works on these alone, so judge it on others; it may
-use a direction the model never does by itself (Makelov et al. 2023, arXiv:2311.17030); and it may get stuck. On a model
-whose head reads one direction of a word, every random start ended at directions that turn the head's attention away from
-the word: they close half of the gap, from the wrong answer to none, and have no gradient left. Start from a candidate. A random
-direction is too weak a control: one trained on pairs of which a random half is swapped closes more of the gap.
+What would fool it: trained on few pairs it may find a direction that works on these alone, so judge
+it on others; it may use a direction the model never does by itself (Makelov et al. 2023,
+arXiv:2311.17030); and it may get stuck. On a model whose head reads one direction of a word, every
+random start ended at directions that turn the head's attention away from the word: they close half
+of the gap, from the wrong answer to none, and have no gradient left. Start from a candidate. A
+random direction is too weak a control: one trained on pairs of which a random half is swapped
+closes more of the gap.
 
-Source: Geiger et al. 2024, Finding Alignments Between Interpretable Causal Variables and Distributed Neural
-Representations, arXiv:2303.02536.
+Source: Geiger et al. 2024, Finding Alignments Between Interpretable Causal Variables and
+Distributed Neural Representations, arXiv:2303.02536.
 """
 
 from __future__ import annotations
@@ -42,7 +46,8 @@ def align_direction(
     learning_rate: float = 0.03,
     seed: int = 0,
 ) -> Float[Tensor, " d"]:
-    """Return the unit direction whose patching raises the metric most, of the steps of training the best.
+    """Return the unit direction whose patching raises the metric most, of the steps of training the
+    best.
 
     Args:
         source: prompts whose metric is higher; activations are taken from them.
@@ -61,7 +66,11 @@ def align_direction(
     if steps < 1:
         raise ToolkitError(f"steps={steps}: a direction is found in one step or more.")
     there = activations(model, source, (hook_point,))[hook_point]
-    drawn = torch.randn(there.shape[-1], generator=torch.Generator().manual_seed(seed)) if start is None else start
+    drawn = (
+        torch.randn(there.shape[-1], generator=torch.Generator().manual_seed(seed))
+        if start is None
+        else start
+    )
     vector = (drawn / drawn.norm()).to(model.device, torch.float32).requires_grad_()
     optimiser = torch.optim.Adam([vector], lr=learning_rate)
     where = EVERYTHING if positions is None else Where(positions=positions, bos=True)

@@ -1,19 +1,21 @@
 """How does an activation look with a concept erased, and everything else as it was?
 
-LEACE removes exactly what linear predictors can read: after it every class has the same mean, so no affine predictor of
-the concept beats the best constant, for any convex loss; among all affine maps that achieve this it moves the activations
-least, in every metric at once. Statistics stream through a fitter, the fitted eraser is a small frozen edit for `applied`:
+LEACE removes exactly what linear predictors can read: after it every class has the same mean, so no
+affine predictor of the concept beats the best constant, for any convex loss; among all affine maps
+that achieve this it moves the activations least, in every metric at once. Statistics stream through
+a fitter, the fitted eraser is a small frozen edit for `applied`:
 
     fitter = LeaceFitter(d_model, n_classes)
     record(model, tokens, {name: fitter}, mask=mask, labels=labels)
     with applied(model, {name: fitter.eraser}): ...
 
-What would fool it: the guarantee is about the rows it was fitted on; on others expect what noise of order sqrt(d / n)
-allows. It says nothing about non-linear predictors. An equal-rank control decides what erasing this concept did:
-`shuffled_eraser` removes as many directions, as far, that carry labels without meaning.
+What would fool it: the guarantee is about the rows it was fitted on; on others expect what noise of
+order sqrt(d / n) allows. It says nothing about non-linear predictors. An equal-rank control decides
+what erasing this concept did: `shuffled_eraser` removes as many directions, as far, that carry
+labels without meaning.
 
-Source: Belrose et al. 2023, LEACE: Perfect linear concept erasure in closed form, arXiv:2306.03819. Words as in the
-authors' package `concept-erasure`.
+Source: Belrose et al. 2023, LEACE: Perfect linear concept erasure in closed form, arXiv:2306.03819.
+Words as in the authors' package `concept-erasure`.
 """
 
 from __future__ import annotations
@@ -29,8 +31,17 @@ from torch import Tensor
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.hooks._leace_fitter import ConceptFitter, count_columns
 from mechinterp_toolkit.hooks._leace_moments import JointMoments
-from mechinterp_toolkit.hooks._leace_solve import ConceptSubspace, concept_subspace, optimal_linear_shrinkage
-from mechinterp_toolkit.hooks._leace_variants import FreeFormEraser, FreeFormFitter, OracleEraser, OracleFitter
+from mechinterp_toolkit.hooks._leace_solve import (
+    ConceptSubspace,
+    concept_subspace,
+    optimal_linear_shrinkage,
+)
+from mechinterp_toolkit.hooks._leace_variants import (
+    FreeFormEraser,
+    FreeFormFitter,
+    OracleEraser,
+    OracleFitter,
+)
 
 __all__ = [
     "FreeFormEraser",
@@ -50,7 +61,8 @@ ErasureMethod = Literal["leace", "orth"]
 
 _SCHEMA = "1"
 
-# Numbers in one block of rows while erasing: few enough to stay in cache between the three passes over them.
+# Numbers in one block of rows while erasing: few enough to stay in cache between the three passes
+# over them.
 _BLOCK = 2**16
 
 
@@ -58,7 +70,8 @@ _BLOCK = 2**16
 class LeaceEraser:
     """The map x -> x - proj_left proj_right (x - bias), an edit for any hook point of this width.
 
-    All positions are edited. Arithmetic is in the dtype of the activation, in float32 for half precision.
+    All positions are edited. Arithmetic is in the dtype of the activation, in float32 for half
+    precision.
     """
 
     proj_left: Float[Tensor, "d rank"]
@@ -78,10 +91,13 @@ class LeaceEraser:
         mask: Bool[Tensor, "..."] | None = None,
         **options: Any,
     ) -> LeaceEraser:
-        """Return the eraser of concept `z` from activations that are all there; arguments of `LeaceFitter.fit`."""
+        """Return the eraser of concept `z` from activations that are all there; arguments of
+        `LeaceFitter.fit`."""
         return LeaceFitter.fit(x, z, mask, **options).eraser
 
-    def __call__(self, activation: Float[Tensor, "*rows d"], hook: object = None) -> Float[Tensor, "*rows d"]:
+    def __call__(
+        self, activation: Float[Tensor, "*rows d"], hook: object = None
+    ) -> Float[Tensor, "*rows d"]:
         """Return the activation with the concept erased, in its dtype and on its device.
 
         Raises:
@@ -89,7 +105,9 @@ class LeaceEraser:
         """
         factors = self._factors(activation, hook)
         rows = activation.reshape(-1, activation.shape[-1])
-        if activation.device.type != "cpu" or (torch.is_grad_enabled() and activation.requires_grad):
+        if activation.device.type != "cpu" or (
+            torch.is_grad_enabled() and activation.requires_grad
+        ):
             erased = _erase(rows.to(factors.left.dtype), factors)
             return erased.to(activation.dtype).reshape(activation.shape)
         result = torch.empty(rows.shape, dtype=activation.dtype)
@@ -97,17 +115,21 @@ class LeaceEraser:
         return result.reshape(activation.shape)
 
     def erase_(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
-        """Erase the concept from `x` in place, for arrays too large to hold twice; an edit of a model calls the eraser.
+        """Erase the concept from `x` in place, for arrays too large to hold twice; an edit of a
+        model calls the eraser.
 
         Returns:
             `x`.
 
         Raises:
-            ToolkitError: another width, or `x` is a view whose rows do not lie one after the other, or needs a gradient.
+            ToolkitError: another width, or `x` is a view whose rows do not lie one after the other,
+                or needs a gradient.
         """
         factors = self._factors(x, None)
         if not x.is_contiguous() or (torch.is_grad_enabled() and x.requires_grad):
-            raise ToolkitError("only contiguous activations without gradient are erased in place; call eraser(x).")
+            raise ToolkitError(
+                "only contiguous activations without gradient are erased in place; call eraser(x)."
+            )
         rows = x.view(-1, x.shape[-1])
         _erase_by_blocks(rows, factors, into=rows)
         return x
@@ -115,7 +137,9 @@ class LeaceEraser:
     @property
     def P(self) -> Float[Tensor, "d d"]:
         """The slope of the map as a whole matrix."""
-        eye = torch.eye(len(self.proj_left), dtype=self.proj_left.dtype, device=self.proj_left.device)
+        eye = torch.eye(
+            len(self.proj_left), dtype=self.proj_left.dtype, device=self.proj_left.device
+        )
         return eye - self.proj_left @ self.proj_right
 
     @property
@@ -124,10 +148,13 @@ class LeaceEraser:
         return self.proj_left.shape[1]
 
     def scaled(self, strength: float) -> LeaceEraser:
-        """Return the eraser that moves every activation `strength` times as far; only 1 erases exactly."""
+        """Return the eraser that moves every activation `strength` times as far; only 1 erases
+        exactly."""
         return replace(self, proj_left=self.proj_left * strength)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> LeaceEraser:
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> LeaceEraser:
         """Return the same eraser on `device`, kept in `dtype`.
 
         Raises:
@@ -135,17 +162,24 @@ class LeaceEraser:
         """
         if dtype not in (None, torch.float32, torch.float64):
             raise ToolkitError(
-                f"an eraser kept in {dtype} would leave a part of the concept; keep it in float32 or float64, "
-                "activations of any dtype are erased with it."
+                f"an eraser kept in {dtype} would leave a part of the concept; keep it in float32"
+                " or float64, activations of any dtype are erased with it."
             )
-        left, right = (part.to(device=device, dtype=dtype) for part in (self.proj_left, self.proj_right))
-        return LeaceEraser(left, right, None if self.bias is None else self.bias.to(device=device, dtype=dtype))
+        left, right = (
+            part.to(device=device, dtype=dtype) for part in (self.proj_left, self.proj_right)
+        )
+        return LeaceEraser(
+            left, right, None if self.bias is None else self.bias.to(device=device, dtype=dtype)
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the eraser to a safetensors file."""
         from safetensors.torch import save_file
 
-        tensors = {"proj_left": self.proj_left.contiguous(), "proj_right": self.proj_right.contiguous()}
+        tensors = {
+            "proj_left": self.proj_left.contiguous(),
+            "proj_right": self.proj_right.contiguous(),
+        }
         tensors |= {} if self.bias is None else {"bias": self.bias.contiguous()}
         save_file(tensors, str(path), metadata={"kind": "LeaceEraser", "schema": _SCHEMA})
 
@@ -163,13 +197,13 @@ class LeaceEraser:
                 metadata = file.metadata() or {}
                 if metadata.get("kind") != "LeaceEraser" or metadata.get("schema") != _SCHEMA:
                     raise ToolkitError(
-                        f"{path} holds {metadata.get('kind', 'no kind')}, schema {metadata.get('schema', 'none')}, "
-                        f"not a LeaceEraser of schema {_SCHEMA}."
+                        f"{path} holds {metadata.get('kind', 'no kind')}, schema"
+                        f" {metadata.get('schema', 'none')}, not a LeaceEraser of schema {_SCHEMA}."
                     )
                 return cls(
                     file.get_tensor("proj_left"),
                     file.get_tensor("proj_right"),
-                    file.get_tensor("bias") if "bias" in file.keys() else None,  # noqa: SIM118  (not a dict)
+                    (file.get_tensor("bias") if "bias" in file.keys() else None),  # noqa: SIM118  (not a dict)
                 )
         except (SafetensorError, FileNotFoundError) as error:
             raise ToolkitError(f"no eraser could be read from {path}: {error}") from error
@@ -179,9 +213,13 @@ class LeaceEraser:
         d = len(self.proj_left)
         if x.shape[-1] != d:
             at = f" at {hook.name!r}" if hasattr(hook, "name") else ""
-            raise ToolkitError(f"the eraser was fitted on {d} features; the activation{at} has {x.shape[-1]}.")
+            raise ToolkitError(
+                f"the eraser was fitted on {d} features; the activation{at} has {x.shape[-1]}."
+            )
         dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
-        left, right = (part.to(x.device, dtype).T.contiguous() for part in (self.proj_left, self.proj_right))
+        left, right = (
+            part.to(x.device, dtype).T.contiguous() for part in (self.proj_left, self.proj_right)
+        )
         return _Factors(left, right, None if self.bias is None else self.bias.to(x.device, dtype))
 
 
@@ -204,23 +242,28 @@ class QualityReport:
     """Directions erased."""
 
     variance_removed: float
-    """Part of the total variance of x that is gone, in [0, 1] for a projection (orthogonal or LEACE)."""
+    """Part of the total variance of x that is gone, in [0, 1] for a projection (orthogonal or
+    LEACE)."""
 
     distance: float
-    """Mean squared distance between x and what becomes of it, in squared units of x, the shift of the mean left out."""
+    """Mean squared distance between x and what becomes of it, in squared units of x, the shift of
+    the mean left out."""
 
     cross_covariance_left: float
-    """The largest part of a column of z's correlations with x that is left: 0 is erased, 1 untouched."""
+    """The largest part of a column of z's correlations with x that is left: 0 is erased, 1
+    untouched."""
 
     correlations: Float[Tensor, " concept_rank"]
-    """Canonical correlations of x and z that the fitter's own eraser removes, falling. Noise alone gives sqrt(d / n)."""
+    """Canonical correlations of x and z that the fitter's own eraser removes, falling. Noise alone
+    gives sqrt(d / n)."""
 
     absent: tuple[int, ...]
     """Columns of z that never varied (classes without a row); nothing was erased for them."""
 
     @property
     def least_correlation(self) -> float:
-        """Smallest canonical correlation that counts as a part of the concept; 0 where there is none."""
+        """Smallest canonical correlation that counts as a part of the concept; 0 where there is
+        none."""
         return self.correlations[-1].item() if len(self.correlations) else 0.0
 
 
@@ -245,23 +288,33 @@ class LeaceFitter(ConceptFitter):
         Args:
             x_dim: features of the activations.
             z_dim: number of classes, or of real columns.
-            method: "leace", or "orth" for the orthogonal projection that removes the class means' differences (moves x
-                further, and depends on the units of its features).
+            method: "leace", or "orth" for the orthogonal projection that removes the class means'
+                differences (moves x further, and depends on the units of its features).
             affine: whether the mean of x stays; else only the slope is applied, and the mean moves.
-            shrinkage: whether the covariance of x is shrunk (`optimal_linear_shrinkage`), for n of the order of x_dim.
-            rank_tol: directions whose canonical correlation is at most this stay; None erases all but rounding errors.
-            dtype: of the products within a batch; float32 is faster and leaves the rounding of float32. Sums from batch
-                to batch are float64 always.
+            shrinkage: whether the covariance of x is shrunk (`optimal_linear_shrinkage`), for n of
+                the order of x_dim.
+            rank_tol: directions whose canonical correlation is at most this stay; None erases all
+                but rounding errors.
+            dtype: of the products within a batch; float32 is faster and leaves the rounding of
+                float32. Sums from batch to batch are float64 always.
             device: where the statistics live; None puts them where the first batch is.
-            numeric: says that whole numbers in a single column are a quantity, such as a year, and no class numbers.
+            numeric: says that whole numbers in a single column are a quantity, such as a year, and
+                no class numbers.
 
         Raises:
             ToolkitError: an unknown method, no columns, or another dtype.
         """
         if method not in ("leace", "orth"):
             raise ToolkitError(f"method is 'leace' or 'orth', not {method!r}.")
-        super().__init__(x_dim, z_dim, JointMoments(x_dim, z_dim, dtype=dtype, device=device), numeric=numeric)
-        self.method, self.affine, self.shrinkage, self.rank_tol = method, affine, shrinkage, rank_tol
+        super().__init__(
+            x_dim, z_dim, JointMoments(x_dim, z_dim, dtype=dtype, device=device), numeric=numeric
+        )
+        self.method, self.affine, self.shrinkage, self.rank_tol = (
+            method,
+            affine,
+            shrinkage,
+            rank_tol,
+        )
 
     @classmethod
     def fit(
@@ -271,7 +324,8 @@ class LeaceFitter(ConceptFitter):
         mask: Bool[Tensor, "..."] | None = None,
         **options: Any,
     ) -> LeaceFitter:
-        """Return a fitter that has seen `x` and `z`; as many classes as the largest class number says."""
+        """Return a fitter that has seen `x` and `z`; as many classes as the largest class number
+        says."""
         return cls(x.shape[-1], count_columns(x, z, mask), **options).update(x, z, mask)
 
     @property
@@ -297,13 +351,19 @@ class LeaceFitter(ConceptFitter):
 
     @property
     def subspace(self) -> ConceptSubspace:
-        """The directions of x that say anything linear about z, and their canonical correlations."""
+        """The directions of x that say anything linear about z, and their canonical
+        correlations."""
         if "subspace" not in self._cache:
-            self._cache["subspace"] = concept_subspace(self._moments, shrinkage=self.shrinkage, rank_tol=self.rank_tol)
+            self._cache["subspace"] = concept_subspace(
+                self._moments, shrinkage=self.shrinkage, rank_tol=self.rank_tol
+            )
         return self._cache["subspace"]
 
-    def project(self, basis: Float[Tensor, "whitened r"], cross: Float[Tensor, "d r"]) -> LeaceEraser:
-        """Return the eraser, by this fitter's method, of `basis` among whitened features, or of the range of `cross`."""
+    def project(
+        self, basis: Float[Tensor, "whitened r"], cross: Float[Tensor, "d r"]
+    ) -> LeaceEraser:
+        """Return the eraser, by this fitter's method, of `basis` among whitened features, or of the
+        range of `cross`."""
         bias = self.mean_x if self.affine else None
         if self.method == "leace":
             return LeaceEraser(*self.subspace.oblique(basis), bias)
@@ -312,7 +372,8 @@ class LeaceFitter(ConceptFitter):
 
 
 def quality(eraser: LeaceEraser, fitter: LeaceFitter) -> QualityReport:
-    """Measure `eraser` on the rows that `fitter` has seen, which need not be those it was fitted on."""
+    """Measure `eraser` on the rows that `fitter` has seen, which need not be those it was fitted
+    on."""
     sigma, cross = fitter.sigma_xx, fitter.sigma_xz
     left, right = eraser.proj_left.to(sigma), eraser.proj_right.to(sigma)
     moved = ((right @ sigma @ right.T) * (left.T @ left)).sum().item()
@@ -329,8 +390,11 @@ def quality(eraser: LeaceEraser, fitter: LeaceFitter) -> QualityReport:
     )
 
 
-def random_eraser(x_dim: int, rank: int, *, mean: Float[Tensor, " d"] | None = None, seed: int = 0) -> LeaceEraser:
-    """Return the orthogonal projection that removes `rank` random directions: a control that knows nothing of the data.
+def random_eraser(
+    x_dim: int, rank: int, *, mean: Float[Tensor, " d"] | None = None, seed: int = 0
+) -> LeaceEraser:
+    """Return the orthogonal projection that removes `rank` random directions: a control that knows
+    nothing of the data.
 
     Args:
         x_dim: features of the activations.
@@ -342,41 +406,51 @@ def random_eraser(x_dim: int, rank: int, *, mean: Float[Tensor, " d"] | None = N
         ToolkitError: there are not so many directions.
     """
     if not 0 <= rank <= x_dim:
-        raise ToolkitError(f"{x_dim} features have between 0 and {x_dim} directions to erase, not {rank}.")
+        raise ToolkitError(
+            f"{x_dim} features have between 0 and {x_dim} directions to erase, not {rank}."
+        )
     q = _random_basis(x_dim, rank, seed)
     device = None if mean is None else mean.device
     return LeaceEraser(q, q.T.contiguous(), None if mean is None else mean.double()).to(device)
 
 
 def shuffled_eraser(fitter: LeaceFitter, *, seed: int = 0, matched: bool = True) -> LeaceEraser:
-    """Return an eraser of as many directions, of labels that mean nothing: the control for erasing this concept.
+    """Return an eraser of as many directions, of labels that mean nothing: the control for erasing
+    this concept.
 
-    Labels shuffled over the rows covary with x by chance alone: their covariance is a random matrix with the covariance
-    of x, so that among whitened features the subspace they span is uniform. It is drawn from there, without another pass.
-    Where not rows but groups of rows are exchangeable (all tokens of one word, say), shuffle labels over the groups and
-    fit again instead.
+    Labels shuffled over the rows covary with x by chance alone: their covariance is a random matrix
+    with the covariance of x, so that among whitened features the subspace they span is uniform. It
+    is drawn from there, without another pass. Where not rows but groups of rows are exchangeable
+    (all tokens of one word, say), shuffle labels over the groups and fit again instead.
 
     Args:
         fitter: of the concept; its method, mean and number of directions are kept.
         seed: decides the directions.
-        matched: whether the control also moves the activations as far, in mean square, as the eraser does. Otherwise
-            it removes its directions exactly.
+        matched: whether the control also moves the activations as far, in mean square, as the
+            eraser does. Otherwise it removes its directions exactly.
     """
     subspace = fitter.subspace
-    basis = _random_basis(subspace.root.factor.shape[1], len(subspace.correlation), seed).to(subspace.sd.device)
+    basis = _random_basis(subspace.root.factor.shape[1], len(subspace.correlation), seed).to(
+        subspace.sd.device
+    )
     control = fitter.project(basis, subspace.sd[:, None] * (subspace.root.factor @ basis))
     if not matched or not control.rank:
         return control
-    return control.scaled((quality(fitter.eraser, fitter).distance / quality(control, fitter).distance) ** 0.5)
+    return control.scaled(
+        (quality(fitter.eraser, fitter).distance / quality(control, fitter).distance) ** 0.5
+    )
 
 
 def _random_basis(d: int, rank: int, seed: int) -> Float[Tensor, "d rank"]:
     generator = torch.Generator().manual_seed(seed)
-    return torch.linalg.qr(torch.randn(d, rank, generator=generator, dtype=torch.float64)).Q.contiguous()
+    return torch.linalg.qr(
+        torch.randn(d, rank, generator=generator, dtype=torch.float64)
+    ).Q.contiguous()
 
 
 def _largest_part(left: Tensor, whole: Tensor, fitter: LeaceFitter) -> float:
-    """Largest ratio of columns, in standard deviations of x: large features and frequent classes hide no other."""
+    """Largest ratio of columns, in standard deviations of x: large features and frequent classes
+    hide no other."""
     variance = fitter.sigma_xx.diagonal()
     inverse = torch.where(fitter.subspace.sd > 0, variance.rsqrt(), 0)[:, None]
     sd_z = fitter.sigma_zz.diagonal().sqrt()
@@ -386,16 +460,23 @@ def _largest_part(left: Tensor, whole: Tensor, fitter: LeaceFitter) -> float:
 
 
 def _erase(rows: Tensor, by: _Factors) -> Tensor:
-    return torch.addmm(rows, (rows if by.mean is None else rows - by.mean) @ by.right, by.left, alpha=-1)
+    return torch.addmm(
+        rows, (rows if by.mean is None else rows - by.mean) @ by.right, by.left, alpha=-1
+    )
 
 
 def _erase_by_blocks(rows: Tensor, by: _Factors, into: Tensor) -> None:
-    """The same into memory that is there (that of `rows` too), a block of rows at a time, which stays in cache."""
+    """The same into memory that is there (that of `rows` too), a block of rows at a time, which
+    stays in cache."""
     size = max(1, _BLOCK // rows.shape[1])
     room = torch.empty(size, rows.shape[1], dtype=by.left.dtype, device=rows.device)
     for start in range(0, len(rows), size):
         block, target = rows[start : start + size], into[start : start + size]
-        centred = block.to(room.dtype) if by.mean is None else torch.sub(block, by.mean, out=room[: len(block)])
+        centred = (
+            block.to(room.dtype)
+            if by.mean is None
+            else torch.sub(block, by.mean, out=room[: len(block)])
+        )
         told = centred @ by.right
         if target.dtype == room.dtype:
             torch.addmm(block, told, by.left, alpha=-1, out=target)

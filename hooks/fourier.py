@@ -1,13 +1,15 @@
 """Edits in group-Fourier space, at any activation whose rows are indexed by group elements.
 
-Each row of the activation belongs to a group element (its product ab, say, or a, or b). The part of the activation that depends
-on that element alone is its mean over the rows of each element. `ProjectRows` keeps or removes what a projector of the group picks
-of that part: some irreps (`irrep_projector`), or what is constant on cosets (`coset_projector`). `MapRows` passes the part through
-an orthogonal operator, such as one that swaps two irreps (`irrep_swap`). Both act on the last position of an activation with
-positions and leave the others bit-equal.
+Each row of the activation belongs to a group element (its product ab, say, or a, or b). The part of
+the activation that depends on that element alone is its mean over the rows of each element.
+`ProjectRows` keeps or removes what a projector of the group picks of that part: some irreps
+(`irrep_projector`), or what is constant on cosets (`coset_projector`). `MapRows` passes the part
+through an orthogonal operator, such as one that swaps two irreps (`irrep_swap`). Both act on the
+last position of an activation with positions and leave the others bit-equal.
 
-Source: restricted and excluded loss of Nanda et al. 2023, arXiv:2301.05217, on groups as in Chughtai et al. 2023,
-arXiv:2302.03025; coset components as in Stander et al. 2023, arXiv:2312.06581.
+Source: restricted and excluded loss of Nanda et al. 2023, arXiv:2301.05217, on groups as in
+Chughtai et al. 2023, arXiv:2302.03025; coset components as in Stander et al. 2023,
+arXiv:2312.06581.
 """
 
 from __future__ import annotations
@@ -28,12 +30,17 @@ from mechinterp_toolkit.intervention import Site
 def irrep_projector(group: Group, labels: Sequence[str]) -> Float[Tensor, "order order"]:
     """Return the orthogonal projector onto the isotypic subspaces of some irreps."""
     if not labels:
-        raise ToolkitError(f"name at least one irrep of {group.name}: {', '.join(group.irrep_labels[:12])}.")
+        raise ToolkitError(
+            f"name at least one irrep of {group.name}: {', '.join(group.irrep_labels[:12])}."
+        )
     return torch.stack([group.isotypic_projector(label) for label in labels]).sum(0)
 
 
-def coset_projector(group: Group, members: Sequence[int], *, side: Side) -> Float[Tensor, "order order"]:
-    """Return the projector onto functions constant on the cosets Hx (`side="left"`) or xH ("right"), constants left out.
+def coset_projector(
+    group: Group, members: Sequence[int], *, side: Side
+) -> Float[Tensor, "order order"]:
+    """Return the projector onto functions constant on the cosets Hx (`side="left"`) or xH
+    ("right"), constants left out.
 
     Raises:
         ToolkitError: `members` is not a subgroup.
@@ -46,9 +53,11 @@ def coset_projector(group: Group, members: Sequence[int], *, side: Side) -> Floa
 
 
 def irrep_swap(group: Group, first: str, second: str) -> Float[Tensor, "order order"]:
-    """Return the orthogonal operator that exchanges the Fourier coefficients of two irreps of one size.
+    """Return the orthogonal operator that exchanges the Fourier coefficients of two irreps of one
+    size.
 
-    Entry (i, j) of one goes to entry (i, j) of the other, in the bases the group's irreps are built in.
+    Entry (i, j) of one goes to entry (i, j) of the other, in the bases the group's irreps are built
+    in.
 
     Raises:
         ToolkitError: the irreps have different sizes, or are the same.
@@ -57,8 +66,8 @@ def irrep_swap(group: Group, first: str, second: str) -> Float[Tensor, "order or
     a, b = (blocks[group.irrep(label).label] for label in (first, second))
     if (a.dimension, a.multiplicity) != (b.dimension, b.multiplicity) or first == second:
         raise ToolkitError(
-            f"{first} (dimension {a.dimension}) and {second} (dimension {b.dimension}) cannot be swapped; give two different "
-            "irreps of one size."
+            f"{first} (dimension {a.dimension}) and {second} (dimension {b.dimension}) cannot be"
+            " swapped; give two different irreps of one size."
         )
     order = torch.arange(group.order)
     order[a.columns], order[b.columns] = order[b.columns].clone(), order[a.columns].clone()
@@ -70,7 +79,8 @@ def irrep_swap(group: Group, first: str, second: str) -> Float[Tensor, "order or
 class ProjectRows:
     """Keep or remove a part of what an activation says about the group element of its row.
 
-    An orthogonal projection: removing twice is removing once. Rows of an element that never occurs count as absent, not as
+    An orthogonal projection: removing twice is removing once. Rows of an element that never occurs
+    count as absent, not as
     zero: every element must have as many rows.
     """
 
@@ -78,16 +88,20 @@ class ProjectRows:
     """Group element of each row of the activation."""
 
     projector: Float[Tensor, "order order"]
-    """Orthogonal projector on functions of the group, e.g. from `irrep_projector` or `coset_projector`."""
+    """Orthogonal projector on functions of the group, e.g. from `irrep_projector` or
+    `coset_projector`."""
 
     mode: Literal["keep", "remove"]
     """Whether the projected part is all that stays, or what goes."""
 
-    def __call__(self, activation: Float[Tensor, "batch *pos d"], hook: Site) -> Float[Tensor, "batch *pos d"]:
+    def __call__(
+        self, activation: Float[Tensor, "batch *pos d"], hook: Site
+    ) -> Float[Tensor, "batch *pos d"]:
         """Return the edited activation; arithmetic in float64, result in the activation's dtype.
 
         Raises:
-            HookError: the batch is not the one this edit was made for, or elements have different numbers of rows.
+            HookError: the batch is not the one this edit was made for, or elements have different
+                numbers of rows.
         """
         if activation.dim() == 3:
             return _at_last(self, activation, hook)
@@ -97,7 +111,8 @@ class ProjectRows:
 
 @dataclass(frozen=True)
 class MapRows:
-    """Pass what an activation says about the group element of its row through an operator, e.g. from `irrep_swap`."""
+    """Pass what an activation says about the group element of its row through an operator, e.g.
+    from `irrep_swap`."""
 
     element: Int[Tensor, " batch"]
     """Group element of each row of the activation."""
@@ -105,7 +120,9 @@ class MapRows:
     operator: Float[Tensor, "order order"]
     """Operator on functions of the group."""
 
-    def __call__(self, activation: Float[Tensor, "batch *pos d"], hook: Site) -> Float[Tensor, "batch *pos d"]:
+    def __call__(
+        self, activation: Float[Tensor, "batch *pos d"], hook: Site
+    ) -> Float[Tensor, "batch *pos d"]:
         """Return the edited activation; errors are those of `ProjectRows`."""
         if activation.dim() == 3:
             return _at_last(self, activation, hook)
@@ -119,21 +136,23 @@ def row_part(
     operator: Float[Tensor, "order order"],
     hook: Site,
 ) -> Float[Tensor, "batch d"]:
-    """Return `operator` applied to the mean row of each element, row by row, in the activation's dtype."""
+    """Return `operator` applied to the mean row of each element, row by row, in the activation's
+    dtype."""
     if len(activation) != len(element):
         raise HookError(
-            f"the edit at {hook.name!r} knows the elements of {len(element)} rows but got {len(activation)}; "
-            "run the very rows it was made for, in one batch."
+            f"the edit at {hook.name!r} knows the elements of {len(element)} rows but got"
+            f" {len(activation)}; run the very rows it was made for, in one batch."
         )
     order = len(operator)
     element = element.to(activation.device)
     counts = torch.bincount(element, minlength=order)
     if counts.min() != counts.max():
         raise HookError(
-            f"group elements have between {int(counts.min())} and {int(counts.max())} rows; the projection is "
-            "orthogonal only where each has as many: run all pairs."
+            f"group elements have between {int(counts.min())} and {int(counts.max())} rows; the"
+            " projection is orthogonal only where each has as many: run all pairs."
         )
-    # Sorted by element the rows form a block, and its mean is far quicker than adding rows up one by one.
+    # Sorted by element the rows form a block, and its mean is far quicker than adding rows up one
+    # by one.
     grouped = activation[element.argsort()].reshape(order, int(counts[0]), -1)
     part = operator.to(activation.device, torch.float64) @ grouped.mean(1, dtype=torch.float64)
     return part.to(activation.dtype)[element]

@@ -1,10 +1,13 @@
-"""`generate(model, tokens, edits)`: continue prompts with edits in force, the same tokens however it is run.
+"""`generate(model, tokens, edits)`: continue prompts with edits in force, the same tokens however
+it is run.
 
-With a KV cache and without, in one left-padded batch and one by one, on either wrapper: an edit that says where it acts
-(`Where`) gives the same tokens, up to rounding where two logits all but tie. Sampling draws each row's noise from its
-own seed, so a row's tokens don't depend on the rows beside it.
+With a KV cache and without, in one left-padded batch and one by one, on either wrapper: an edit
+that says where it acts (`Where`) gives the same tokens, up to rounding where two logits all but
+tie. Sampling draws each row's noise from its own seed, so a row's tokens don't depend on the rows
+beside it.
 
-What would fool it: right-padded prompts, whose continuation would stand behind padding. They are refused.
+What would fool it: right-padded prompts, whose continuation would stand behind padding. They are
+refused.
 """
 
 from __future__ import annotations
@@ -48,13 +51,13 @@ class Decoding:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.temperature < 0:
             raise ToolkitError(
-                f"got max_new_tokens={self.max_new_tokens} and temperature={self.temperature}; expected at least one "
-                "token and a temperature of 0 (greedy) or more."
+                f"got max_new_tokens={self.max_new_tokens} and temperature={self.temperature};"
+                " expected at least one token and a temperature of 0 (greedy) or more."
             )
         if (self.temperature > 0) != (self.seed is not None):
             raise ToolkitError(
-                f"temperature={self.temperature} and seed={self.seed} do not fit: drawing (temperature above 0) needs a "
-                "seed, and taking the likeliest token has none."
+                f"temperature={self.temperature} and seed={self.seed} do not fit: drawing"
+                " (temperature above 0) needs a seed, and taking the likeliest token has none."
             )
 
 
@@ -80,7 +83,8 @@ def generate(
         max_new_tokens, temperature, seed, stop, use_cache: see `Decoding`.
 
     Raises:
-        ToolkitError: padding on the right, a continuation beyond the model's context, or options that do not fit.
+        ToolkitError: padding on the right, a continuation beyond the model's context, or options
+            that do not fit.
         HookError: see `applied`; nothing is left on the model.
     """
     decoding = Decoding(max_new_tokens, temperature, seed, tuple(stop), use_cache)
@@ -99,10 +103,12 @@ def decode(
     combine: Combine | None = None,
     copies: int = 1,
 ) -> Int[Tensor, "batch new"]:
-    """Return what `generate` does; with `combine`, all rows run and one token is chosen for each row it returns.
+    """Return what `generate` does; with `combine`, all rows run and one token is chosen for each
+    row it returns.
 
-    The rows that run are then `copies` blocks of the rows that are generated, and each block goes on with the same token.
-    Arguments and errors are those of `generate` otherwise, `group` is handed to `applied`.
+    The rows that run are then `copies` blocks of the rows that are generated, and each block goes
+    on with the same token. Arguments and errors are those of `generate` otherwise, `group` is
+    handed to `applied`.
     """
     check_left_padded(tokens, mask)
     if mask is None:
@@ -110,9 +116,16 @@ def decode(
     _check_context(model, tokens, decoding.max_new_tokens)
     tokens, prompt = tokens.to(model.device), tokens.shape[1]
     mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.to(model.device)
-    place = applied(model, edits, mask=mask, prompt_length=prompt, group=group) if edits else nullcontext()
+    place = (
+        applied(model, edits, mask=mask, prompt_length=prompt, group=group)
+        if edits
+        else nullcontext()
+    )
     with place:
-        runner, chooser = _Runner(model, decoding.use_cache), _Chooser(decoding, len(tokens) // copies, model.device)
+        runner, chooser = (
+            _Runner(model, decoding.use_cache),
+            _Chooser(decoding, len(tokens) // copies, model.device),
+        )
         for _ in range(decoding.max_new_tokens):
             logits = runner.last_logits(tokens, mask)
             new = chooser.next(logits if combine is None else combine(logits))
@@ -167,9 +180,12 @@ class _Chooser:
     def _score(self, logits: Tensor) -> Tensor:
         if not self._noise:
             return logits
-        # The largest of logits plus Gumbel noise is a draw from the softmax (Gumbel 1954), and small changes of the
-        # logits, as between a batch and a single row, rarely change which is the largest.
-        uniform = torch.stack([torch.rand(logits.shape[1], generator=g, dtype=torch.float64) for g in self._noise])
+        # The largest of logits plus Gumbel noise is a draw from the softmax (Gumbel 1954), and
+        # small changes of the logits, as between a batch and a single row, rarely change which is
+        # the largest.
+        uniform = torch.stack(
+            [torch.rand(logits.shape[1], generator=g, dtype=torch.float64) for g in self._noise]
+        )
         gumbel = -(-uniform.clamp_min(1e-300).log()).log()
         return logits.double() / self._decoding.temperature + gumbel.to(logits.device)
 
@@ -181,27 +197,38 @@ class _Chooser:
         return torch.cat([new, self._stop[0].expand(len(new), missing)], 1)
 
 
-def check_left_padded(tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "rows columns"] | None) -> None:
-    """Raise `ToolkitError` unless each row is padding first and real tokens then, at least one of them."""
+def check_left_padded(
+    tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "rows columns"] | None
+) -> None:
+    """Raise `ToolkitError` unless each row is padding first and real tokens then, at least one of
+    them."""
     if mask is None:
         return
     if mask.shape != tokens.shape:
-        raise ToolkitError(f"mask has shape {tuple(mask.shape)} but tokens {tuple(tokens.shape)}; give one entry each.")
+        raise ToolkitError(
+            f"mask has shape {tuple(mask.shape)} but tokens {tuple(tokens.shape)}; give one entry"
+            " each."
+        )
     if not mask[:, -1].all() or bool((mask[:, 1:] < mask[:, :-1]).any()):
         raise ToolkitError(
-            "a prompt is padded on the right or has a hole; generated tokens would stand behind padding. Pad on the left."
+            "a prompt is padded on the right or has a hole; generated tokens would stand behind"
+            " padding. Pad on the left."
         )
 
 
 def _check_no_padding(model: HookedModel, tokens: Tensor) -> None:
     """Raise `ToolkitError` where a prompt begins or ends with a token that is for padding alone."""
     tokenizer = model.tokenizer
-    if tokenizer is None or tokenizer.pad_token_id in (None, tokenizer.bos_token_id, tokenizer.eos_token_id):
+    if tokenizer is None or tokenizer.pad_token_id in (
+        None,
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+    ):
         return
     if bool((tokens[:, [0, -1]] == tokenizer.pad_token_id).any()):
         raise ToolkitError(
-            f"a prompt begins or ends with the padding token {tokenizer.pad_token!r}, and no mask says what is real; pad on "
-            "the left and give mask=."
+            f"a prompt begins or ends with the padding token {tokenizer.pad_token!r}, and no mask"
+            " says what is real; pad on the left and give mask=."
         )
 
 
@@ -209,6 +236,7 @@ def _check_context(model: HookedModel, tokens: Tensor, new: int) -> None:
     columns, context = tokens.shape[1], getattr(model.cfg, "n_ctx", None)
     if context and columns + new - 1 > context:
         raise ToolkitError(
-            f"the prompts take {columns} columns and {new} more tokens are asked for, but {model.provenance.checkpoint} "
-            f"reads {context}; ask for at most {max(context - columns + 1, 0)}."
+            f"the prompts take {columns} columns and {new} more tokens are asked for, but"
+            f" {model.provenance.checkpoint} reads {context}; ask for at most"
+            f" {max(context - columns + 1, 0)}."
         )

@@ -1,11 +1,13 @@
 """Classifier-free guidance and negative prompts at generation, with any edit inside.
 
-log p is the unconditional branch's plus g times what the prompt adds to it: g = 1 is ordinary generation, 0 leaves the
-prompt out, above 1 follows it more closely, below 0 turns away from it. With a negative prompt the other branch reads
-that instead. Both branches run as one batch; edits can act on one of them: `Where(group=CONDITIONAL)`.
+log p is the unconditional branch's plus g times what the prompt adds to it: g = 1 is ordinary
+generation, 0 leaves the prompt out, above 1 follows it more closely, below 0 turns away from it.
+With a negative prompt the other branch reads that instead. Both branches run as one batch; edits
+can act on one of them: `Where(group=CONDITIONAL)`.
 
-What would fool it: a large g lowers the entropy and harms long chains of reasoning (1.25 to 1.5 did best in the paper);
-two prompts of different lengths put the same generated token at different positions in the two branches.
+What would fool it: a large g lowers the entropy and harms long chains of reasoning (1.25 to 1.5 did
+best in the paper); two prompts of different lengths put the same generated token at different
+positions in the two branches.
 
 Source: Sanchez et al. 2023, arXiv:2306.17806.
 """
@@ -24,7 +26,8 @@ from mechinterp_toolkit.intervention import Edits
 from mechinterp_toolkit.model import HookedModel, load_model
 
 CONDITIONAL, UNCONDITIONAL = 0, 1
-"""Row groups of the two branches, for `Where(group=...)`: the prompt's own, and the one it is compared with."""
+"""Row groups of the two branches, for `Where(group=...)`: the prompt's own, and the one it is
+compared with."""
 
 
 def generate_guided(
@@ -48,21 +51,28 @@ def generate_guided(
         model: a `HookedModel` or a TransformerLens model.
         tokens: prompts, left-padded where they differ in length.
         scale: g above.
-        edits: hook name -> edit, in force in both branches unless an edit names one. What an edit knows row by row
-            (`Where(positions=...)`) it has to know of both branches, those of `tokens` first.
-        negative: negative prompts, left-padded; None takes the last token of each prompt alone, as in the paper.
+        edits: hook name -> edit, in force in both branches unless an edit names one. What an edit
+            knows row by row (`Where(positions=...)`) it has to know of both branches, those of
+            `tokens` first.
+        negative: negative prompts, left-padded; None takes the last token of each prompt alone, as
+            in the paper.
         mask, negative_mask: True at real tokens; needed where there is padding.
-        max_new_tokens, temperature, seed, stop, use_cache: as for `generate`. Sampling draws from the guided
-            distribution.
+        max_new_tokens, temperature, seed, stop, use_cache: as for `generate`. Sampling draws from
+            the guided distribution.
 
     Raises:
-        ToolkitError: as `generate`; also a scale that is not finite, or `negative_mask` without `negative`.
+        ToolkitError: as `generate`; also a scale that is not finite, or `negative_mask` without
+            `negative`.
         HookError: see `applied`; nothing is left on the model.
     """
     if not torch.isfinite(torch.tensor(scale)):
-        raise ToolkitError(f"got scale={scale}; expected a finite number, 1 for ordinary generation.")
+        raise ToolkitError(
+            f"got scale={scale}; expected a finite number, 1 for ordinary generation."
+        )
     if negative is None and negative_mask is not None:
-        raise ToolkitError("negative_mask was given without negative; give the negative prompts too.")
+        raise ToolkitError(
+            "negative_mask was given without negative; give the negative prompts too."
+        )
     check_left_padded(tokens, mask)
     if negative is None:
         negative = tokens[:, -1:]
@@ -75,19 +85,25 @@ def generate_guided(
         conditional, unconditional = logits.chunk(2)
         return guided_log_probabilities(conditional, unconditional, scale)
 
-    return decode(load_model(model), both, real, edits or {}, decoding, group=group, combine=combine, copies=2)
+    return decode(
+        load_model(model), both, real, edits or {}, decoding, group=group, combine=combine, copies=2
+    )
 
 
 def guided_log_probabilities(
-    conditional: Float[Tensor, "batch d_vocab"], unconditional: Float[Tensor, "batch d_vocab"], scale: float
+    conditional: Float[Tensor, "batch d_vocab"],
+    unconditional: Float[Tensor, "batch d_vocab"],
+    scale: float,
 ) -> Float[Tensor, "batch d_vocab"]:
-    """Return log p_u + scale (log p_c - log p_u) in nats, from the logits of the branches; not normalised anew."""
+    """Return log p_u + scale (log p_c - log p_u) in nats, from the logits of the branches; not
+    normalised anew."""
     ours, other = conditional.log_softmax(-1), unconditional.log_softmax(-1)
     return other + scale * (ours - other)
 
 
 def _stacked(branches: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor]:
-    """One left-padded batch of the branches below each other. What fills it up is masked, so any token will do."""
+    """One left-padded batch of the branches below each other. What fills it up is masked, so any
+    token will do."""
     width = max(tokens.shape[1] for tokens, _ in branches)
     rows, masks = [], []
     for tokens, mask in branches:

@@ -1,4 +1,5 @@
-"""What an edit does to each prompt: a metric of the logits, one number per prompt, so that intervals can be had.
+"""What an edit does to each prompt: a metric of the logits, one number per prompt, so that
+intervals can be had.
 
 Source: logit difference as in Wang et al. 2023, arXiv:2211.00593.
 """
@@ -26,7 +27,8 @@ def logit_difference(
     *,
     position: Int[Tensor, " batch"] | None = None,
 ) -> Metric:
-    """Return the metric: mean logit of the right answers minus mean logit of the wrong ones, in logits.
+    """Return the metric: mean logit of the right answers minus mean logit of the wrong ones, in
+    logits.
 
     Args:
         right, wrong: token ids, per prompt.
@@ -35,7 +37,9 @@ def logit_difference(
 
     def metric(logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, " batch"]:
         if len(logits) != len(right):
-            raise ToolkitError(f"the metric knows the answers of {len(right)} prompts, but {len(logits)} were run.")
+            raise ToolkitError(
+                f"the metric knows the answers of {len(right)} prompts, but {len(logits)} were run."
+            )
         rows = torch.arange(len(logits), device=logits.device)
         last = torch.full_like(rows, -1) if position is None else position.to(logits.device)
         there = logits[rows, last].double()
@@ -54,18 +58,23 @@ def measure(
     *,
     mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> Float[Tensor, " batch"]:
-    """Return the metric of each prompt with `edits` in force, in one forward pass, float64 on the CPU.
+    """Return the metric of each prompt with `edits` in force, in one forward pass, float64 on the
+    CPU.
 
-    All columns count as prompt for edits that ask. One pass, because edits may know the rows they were made for.
+    All columns count as prompt for edits that ask. One pass, because edits may know the rows they
+    were made for.
 
     Raises:
         ToolkitError: a value is not finite.
     """
-    place = applied(model, edits, mask=mask, prompt_length=tokens.shape[1]) if edits else nullcontext()
+    place = (
+        applied(model, edits, mask=mask, prompt_length=tokens.shape[1]) if edits else nullcontext()
+    )
     with place:
         value = metric(model.logits(tokens, mask)).cpu().double()
     if not value.isfinite().all():
         raise ToolkitError(
-            f"the metric is NaN or infinite for {int((~value.isfinite()).sum())} of {len(value)} prompts."
+            f"the metric is NaN or infinite for {int((~value.isfinite()).sum())} of {len(value)}"
+            " prompts."
         )
     return value

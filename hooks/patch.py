@@ -1,14 +1,17 @@
-"""Which activations carry the difference between two prompts? Move them from one run into the other.
+"""Which activations carry the difference between two prompts? Move them from one run into the
+other.
 
-`patch_effects` puts activations of a source prompt (clean) into the run of a base prompt (corrupted), one place at a time:
-whole, by head, by token, or only along one direction. `path_effects` moves what heads write along the direct paths to some
-receivers only, everything between held fixed. Effects are normalised: 0 is the base prompt's metric, 1 the source's.
+`patch_effects` puts activations of a source prompt (clean) into the run of a base prompt
+(corrupted), one place at a time: whole, by head, by token, or only along one direction.
+`path_effects` moves what heads write along the direct paths to some receivers only, everything
+between held fixed. Effects are normalised: 0 is the base prompt's metric, 1 the source's.
 
-What would fool it: prompts that don't line up token by token; a metric on which the two prompts hardly differ, for which
-the normalised effect means nothing and is refused; the zeros of a path that does not exist, which are refused too.
+What would fool it: prompts that don't line up token by token; a metric on which the two prompts
+hardly differ, for which the normalised effect means nothing and is refused; the zeros of a path
+that does not exist, which are refused too.
 
-Source: Wang et al. 2023, arXiv:2211.00593 (path patching); Tigges et al. 2023, arXiv:2310.15154 (directional patching);
-Heimersheim & Nanda 2024, arXiv:2404.15255 (which run goes into which).
+Source: Wang et al. 2023, arXiv:2211.00593 (path patching); Tigges et al. 2023, arXiv:2310.15154
+(directional patching); Heimersheim & Nanda 2024, arXiv:2404.15255 (which run goes into which).
 """
 
 from __future__ import annotations
@@ -55,8 +58,11 @@ class Place:
     def label(self) -> str:
         """The name, or one made of hook point, heads and positions."""
         tokens = "tokens of each row" if isinstance(self.positions, Tensor) else self.positions
-        parts = [self.hook_point] + [chosen if isinstance(chosen, str) else f"{what} {','.join(map(str, chosen))}"
-                 for what, chosen in (("head", self.heads), ("token", tokens)) if chosen is not None]  # fmt: skip
+        parts = [self.hook_point] + [
+            chosen if isinstance(chosen, str) else f"{what} {','.join(map(str, chosen))}"
+            for what, chosen in (("head", self.heads), ("token", tokens))
+            if chosen is not None
+        ]
         return self.name or " ".join(parts + (["direction"] if self.direction is not None else []))
 
 
@@ -76,12 +82,16 @@ class PatchActivation:
     where: Where = EVERYTHING
     """The tokens at which it is replaced."""
 
-    def __call__(self, activation: Float[Tensor, "batch pos *rest"], hook: Site) -> Float[Tensor, "batch pos *rest"]:
-        """Return the edited activation; raises `HookError` where the two runs don't line up or a head is not there."""
+    def __call__(
+        self, activation: Float[Tensor, "batch pos *rest"], hook: Site
+    ) -> Float[Tensor, "batch pos *rest"]:
+        """Return the edited activation; raises `HookError` where the two runs don't line up or a
+        head is not there."""
         if self.source.shape != activation.shape:
             raise HookError(
-                f"{hook.name!r} has shape {tuple(activation.shape)} here and {tuple(self.source.shape)} in the run it is "
-                "patched from; run prompts of one length, one source row per base row, without a KV cache."
+                f"{hook.name!r} has shape {tuple(activation.shape)} here and"
+                f" {tuple(self.source.shape)} in the run it is patched from; run prompts of one"
+                " length, one source row per base row, without a KV cache."
             )
         edited = self.source.to(activation)
         if self.direction is not None:
@@ -98,7 +108,8 @@ class PatchEffects:
     """What moving activations from the source prompts into the base prompts does."""
 
     normalised: Estimate
-    """By place: (patched - base) / (source - base) of the metric's means; 0 does nothing, 1 is the source's answer."""
+    """By place: (patched - base) / (source - base) of the metric's means; 0 does nothing, 1 is the
+    source's answer."""
 
     raw: Estimate
     """By place: mean of patched - base, in the unit of the metric."""
@@ -125,15 +136,18 @@ def patch_effects(
         source: the prompts activations are taken from (clean, where patching restores the answer).
         base: the prompts that are run and edited (corrupted); row by row of the same length.
         places: what is moved.
-        metric: one number per prompt, for source and base alike: the source prompts' right answers minus wrong ones.
+        metric: one number per prompt, for source and base alike: the source prompts' right answers
+            minus wrong ones.
         measured: unit of the metric.
-        unit: which exchangeable unit each pair belongs to (a pair of words in several sentences, say); None where each
-            pair of prompts is its own. Intervals, and the test that the metric differs, go by units.
+        unit: which exchangeable unit each pair belongs to (a pair of words in several sentences,
+            say); None where each pair of prompts is its own. Intervals, and the test that the
+            metric differs, go by units.
         unit_name: what a unit is, in the plural.
         seed: of the intervals.
 
     Raises:
-        ToolkitError: fewer than two units, not one for each pair, or prompts on which the metric hardly differs.
+        ToolkitError: fewer than two units, not one for each pair, or prompts on which the metric
+            hardly differs.
         HookError: an unknown hook point, or places that don't fit their activation.
     """
     _check_places(places)
@@ -159,16 +173,18 @@ def path_effects(
     unit_name: str = "pairs of prompts",
     seed: int = 0,
 ) -> PatchEffects:
-    """Move what each head writes from the source run along its direct paths to the receivers, one head at a time.
+    """Move what each head writes from the source run along its direct paths to the receivers, one
+    head at a time.
 
-    The base prompt is run with the sender from the source run and every other head as it was in the base run; what the
-    receivers then hold is put into a plain base run. MLPs between pass on what they see, or are held fixed too.
+    The base prompt is run with the sender from the source run and every other head as it was in the
+    base run; what the receivers then hold is put into a plain base run. MLPs between pass on what
+    they see, or are held fixed too.
 
     Args:
         source, base, metric, measured, unit, unit_name, seed: as for `patch_effects`.
         senders: `(layer, head)`, one path effect each.
-        receivers: where paths end: `blocks.L.attn.hook_q`, `hook_k`, `hook_v` of some heads, or the last
-            `hook_resid_post` for the direct effect on the logits. All of them together.
+        receivers: where paths end: `blocks.L.attn.hook_q`, `hook_k`, `hook_v` of some heads, or the
+            last `hook_resid_post` for the direct effect on the logits. All of them together.
         freeze_mlps: hold MLPs fixed between sender and receivers.
 
     Raises:
@@ -179,17 +195,24 @@ def path_effects(
     heads = {layer: f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)}
     mlps = [f"blocks.{layer}.hook_mlp_out" for layer in heads] if freeze_mlps else []
     ends = tuple({place.hook_point: None for place in receivers})
-    of_base = activations(model, base, tuple({**dict.fromkeys(heads.values()), **dict.fromkeys([*mlps, *ends])}))
-    of_source = activations(model, source, tuple(heads[layer] for layer in {layer: None for layer, _ in senders}))
+    of_base = activations(
+        model, base, tuple({**dict.fromkeys(heads.values()), **dict.fromkeys([*mlps, *ends])})
+    )
+    of_source = activations(
+        model, source, tuple(heads[layer] for layer in {layer: None for layer, _ in senders})
+    )
     patched = []
     for layer, head in senders:
-        frozen: dict[str, list[Edit]] = {name: [PatchActivation(of_base[name])] for name in [*heads.values(), *mlps]}
+        frozen: dict[str, list[Edit]] = {
+            name: [PatchActivation(of_base[name])] for name in [*heads.values(), *mlps]
+        }
         _check_head(head, of_base[heads[layer]], heads[layer])
         frozen[heads[layer]].append(AblateHeads((head,), of_source[heads[layer]][:, :, [head]]))
         arrived = activations(model, base, ends, edits=frozen)
         if all(torch.equal(arrived[name], of_base[name]) for name in ends):
             raise HookError(
-                f"no direct path leads from head {layer}.{head} to {', '.join(ends)}; receivers lie behind it."
+                f"no direct path leads from head {layer}.{head} to {', '.join(ends)}; receivers lie"
+                " behind it."
             )
         edits: dict[str, list[Edit]] = {name: [] for name in ends}
         for place in receivers:
@@ -207,43 +230,61 @@ def _patch(place: Place, source: Tensor) -> PatchActivation:
 
 
 def _effects(
-    source: Tensor, base: Tensor, patched: Tensor, labels: tuple[str, ...], measured: str, resampled: dict[str, Any]
+    source: Tensor,
+    base: Tensor,
+    patched: Tensor,
+    labels: tuple[str, ...],
+    measured: str,
+    resampled: dict[str, Any],
 ) -> PatchEffects:
     gap, error = source - base, _standard_error(source - base, resampled["unit"])
     if not gap.mean().abs() > 2 * error:
         raise ToolkitError(
-            f"the metric of source and base prompts differs by {gap.mean():.3g} +- {error:.2g} on average; nothing can be "
-            "normalised by that. Choose prompts the model answers differently, or more of them."
+            f"the metric of source and base prompts differs by {gap.mean():.3g} +- {error:.2g} on"
+            " average; nothing can be normalised by that. Choose prompts the model answers"
+            " differently, or more of them."
         )
     change = patched - base[:, None]
     named: dict[str, Any] = {"axes": ("place",), "labels": {"place": labels}, **resampled}
     return PatchEffects(
         normalised=bootstrap(
-            torch.cat([change, gap[:, None]], 1), measured="fraction of the gap", statistic=_ratio_of_means, **named
+            torch.cat([change, gap[:, None]], 1),
+            measured="fraction of the gap",
+            statistic=_ratio_of_means,
+            **named,
         ),
         raw=bootstrap(change, measured=measured, **named),
         gap=bootstrap(gap, measured=measured, **resampled),
     )
 
 
-def _standard_error(values: Float[Tensor, " n"], unit: Int[Tensor, " pair"] | None) -> Float[Tensor, ""]:
-    """Of the mean, units being independent; with a row each it is the usual one. 0 of one unit, which `bootstrap` refuses."""
+def _standard_error(
+    values: Float[Tensor, " n"], unit: Int[Tensor, " pair"] | None
+) -> Float[Tensor, ""]:
+    """Of the mean, units being independent; with a row each it is the usual one. 0 of one unit,
+    which `bootstrap` refuses."""
     which = torch.arange(len(values)) if unit is None else unit.cpu().unique(return_inverse=True)[1]
     if len(which) != len(values):
-        raise ToolkitError(f"got units for {len(which)} of {len(values)} pairs of prompts; give each pair its own.")
+        raise ToolkitError(
+            f"got units for {len(which)} of {len(values)} pairs of prompts; give each pair its own."
+        )
     n = int(which.max()) + 1
     sums = torch.zeros(n, dtype=values.dtype).index_add_(0, which, values - values.mean())
     return (sums.square().sum() * n / max(n - 1, 1)).sqrt() / len(values)
 
 
-def _ratio_of_means(rows: Float[Tensor, "n columns"], weights: Float[Tensor, "draw n"]) -> Float[Tensor, "draw place"]:
+def _ratio_of_means(
+    rows: Float[Tensor, "n columns"], weights: Float[Tensor, "draw n"]
+) -> Float[Tensor, "draw place"]:
     sums = weights @ rows
     return sums[:, :-1] / sums[:, -1:]
 
 
 def _only_heads(activation: Tensor, edited: Tensor, heads: tuple[int, ...], hook: Site) -> Tensor:
     if activation.dim() != 4:
-        raise HookError(f"{hook.name!r} has shape {tuple(activation.shape)} and no heads; leave heads out.")
+        raise HookError(
+            f"{hook.name!r} has shape {tuple(activation.shape)} and no heads; leave heads out."
+        )
     chosen = torch.zeros(activation.shape[2], dtype=torch.bool, device=activation.device)
     for head in heads:
         _check_head(head, activation, hook.name)
@@ -253,7 +294,9 @@ def _only_heads(activation: Tensor, edited: Tensor, heads: tuple[int, ...], hook
 
 def _check_head(head: int, activation: Tensor, name: str) -> None:
     if not 0 <= head < activation.shape[2]:
-        raise HookError(f"{name!r} has {activation.shape[2]} heads, numbered from 0; there is no head {head}.")
+        raise HookError(
+            f"{name!r} has {activation.shape[2]} heads, numbered from 0; there is no head {head}."
+        )
 
 
 def _check_places(places: Sequence[Place]) -> None:
@@ -262,5 +305,6 @@ def _check_places(places: Sequence[Place]) -> None:
         raise ToolkitError("got no places; expected one or more.")
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise ToolkitError(
-            f"several places are called {', '.join(twice[:5])}; give them names of their own (Place.name)."
+            f"several places are called {', '.join(twice[:5])}; give them names of their own"
+            " (Place.name)."
         )

@@ -1,14 +1,15 @@
 """What does a language model predict when no layer can read a concept linearly?
 
-Concept scrubbing erases a concept from the normalised input of every sublayer, in the order they run: each eraser is fitted
-on the model as the earlier ones have edited it, since what they remove changes what later layers write. At the end every
-hooked site of the edited model has equal class means. Blocks may be sequential (GPT-2) or parallel (GPT-NeoX), where
-both sublayers of a block read the same stream through LayerNorms of their own.
+Concept scrubbing erases a concept from the normalised input of every sublayer, in the order they
+run: each eraser is fitted on the model as the earlier ones have edited it, since what they remove
+changes what later layers write. At the end every hooked site of the edited model has equal class
+means. Blocks may be sequential (GPT-2) or parallel (GPT-NeoX), where both sublayers of a block read
+the same stream through LayerNorms of their own.
 
-What would fool it: erasing so many directions that any would hurt, hence random directions and shuffled labels of equal
-rank; the guarantee holds on the tokens it was fitted on, all of them together: what a class looks like at one position may
-still differ from what another looks like there; and bits per byte say how much the model needs the concept, not
-what for.
+What would fool it: erasing so many directions that any would hurt, hence random directions and
+shuffled labels of equal rank; the guarantee holds on the tokens it was fitted on, all of them
+together: what a class looks like at one position may still differ from what another looks like
+there; and bits per byte say how much the model needs the concept, not what for.
 
 Source: Belrose et al. 2023, LEACE, arXiv:2306.03819, section 6 (concept scrubbing).
 """
@@ -33,7 +34,8 @@ from mechinterp_toolkit.results import Estimate
 from mechinterp_toolkit.stats import bootstrap
 
 ScrubMethod = Literal["leace", "orth", "random", "shuffled"]
-"""LEACE; orthogonal projection on the same covariances; as many random directions; LEACE of permuted labels."""
+"""LEACE; orthogonal projection on the same covariances; as many random directions; LEACE of
+permuted labels."""
 
 _FLOAT64 = 8  # bytes
 
@@ -62,20 +64,25 @@ def scrub_sites(model: HookedModel) -> tuple[str, ...]:
         NotApplicable: the model is no transformer with normalised sublayers.
     """
     if not model.is_transformer:
-        raise NotApplicable(f"{model.provenance.checkpoint} has no sublayers to scrub: it is no transformer.")
+        raise NotApplicable(
+            f"{model.provenance.checkpoint} has no sublayers to scrub: it is no transformer."
+        )
     layers = range(model.cfg.n_layers)
-    names = [f"blocks.{layer}.{norm}.hook_normalized" for layer in layers for norm in ("ln1", "ln2")]
+    names = [
+        f"blocks.{layer}.{norm}.hook_normalized" for layer in layers for norm in ("ln1", "ln2")
+    ]
     sites = tuple(name for name in names if name in model.hook_points)
     if not sites:
         raise NotApplicable(
-            f"{model.provenance.checkpoint} has no blocks.0.ln1.hook_normalized; concepts are scrubbed from the normalised "
-            "input of sublayers."
+            f"{model.provenance.checkpoint} has no blocks.0.ln1.hook_normalized; concepts are"
+            " scrubbed from the normalised input of sublayers."
         )
     return sites
 
 
 def scrub_memory(model: HookedModel, z_dim: int) -> int:
-    """Return about how many bytes `scrub` holds beside the model: one site's moments, and the erasers so far."""
+    """Return about how many bytes `scrub` holds beside the model: one site's moments, and the
+    erasers so far."""
     d = model.cfg.d_model
     moments = _FLOAT64 * (d * d + d * z_dim + z_dim * z_dim)
     return 4 * moments + len(scrub_sites(model)) * 2 * _FLOAT64 * d * max(z_dim - 1, 1)
@@ -99,28 +106,36 @@ def scrub(
     Args:
         model: a transformer.
         tokens: text; right-padded, or with `mask`.
-        labels: class of each token, 0 to z_dim - 1; -1 where it has none: it is read and edited, and no eraser is fitted on it.
+        labels: class of each token, 0 to z_dim - 1; -1 where it has none: it is read and edited,
+            and no eraser is fitted on it.
         z_dim: number of classes.
         mask: True at real tokens, False at padding: the model's attention mask.
-        method: of all erasers; "random" and "shuffled" erase as many directions as LEACE would at the same site.
+        method: of all erasers; "random" and "shuffled" erase as many directions as LEACE would at
+            the same site.
         batch_size: prompts per forward pass.
         seed: of the controls.
 
     Raises:
         NotApplicable: as `scrub_sites`.
-        ToolkitError: labels of another shape, fewer than two classes with tokens, or an unknown method.
+        ToolkitError: labels of another shape, fewer than two classes with tokens, or an unknown
+            method.
     """
     if method not in get_args(ScrubMethod):
         known = get_args(ScrubMethod)
-        raise ToolkitError(f"method is one of {', '.join(known)}, not {method!r}.{nearest(method, known)}")
+        raise ToolkitError(
+            f"method is one of {', '.join(known)}, not {method!r}.{nearest(method, known)}"
+        )
     if labels.shape != tokens.shape:
         raise ToolkitError(
-            f"labels have shape {tuple(labels.shape)}, tokens {tuple(tokens.shape)}; give one label per token."
+            f"labels have shape {tuple(labels.shape)}, tokens {tuple(tokens.shape)}; give one label"
+            " per token."
         )
     erasers: dict[str, LeaceEraser] = {}
     count = 0
     for i, site in enumerate(scrub_sites(model)):
-        fitter = LeaceFitter(model.cfg.d_model, z_dim, method="orth" if method == "orth" else "leace")
+        fitter = LeaceFitter(
+            model.cfg.d_model, z_dim, method="orth" if method == "orth" else "leace"
+        )
         _feed(model, tokens, labels, mask, site, erasers, fitter, batch_size)
         count = fitter.n
         erasers[site] = _eraser(fitter, method, seed + i)
@@ -137,12 +152,14 @@ def bits_per_byte(
     batch_size: int = 64,
     seed: int = 0,
 ) -> Estimate:
-    """Estimate the cross-entropy of the next token in bits per byte of text, with an interval over prompts.
+    """Estimate the cross-entropy of the next token in bits per byte of text, with an interval over
+    prompts.
 
     Args:
         model: a transformer.
         tokens: text; right-padded, or with `mask`.
-        n_bytes: bytes of text that the predicted tokens of each prompt stand for (UTF-8), the first token's not among them.
+        n_bytes: bytes of text that the predicted tokens of each prompt stand for (UTF-8), the first
+            token's not among them.
         mask: True at real tokens.
         edits: edits in place, e.g. `ScrubbedModel.erasers`.
         batch_size: prompts per forward pass.
@@ -152,7 +169,9 @@ def bits_per_byte(
         ToolkitError: a prompt without bytes.
     """
     if bool((n_bytes <= 0).any()):
-        raise ToolkitError(f"{int((n_bytes <= 0).sum())} prompts have no bytes of text; leave them out.")
+        raise ToolkitError(
+            f"{int((n_bytes <= 0).sum())} prompts have no bytes of text; leave them out."
+        )
     bits = []
     for start in range(0, len(tokens), batch_size):
         rows = slice(start, start + batch_size)
@@ -169,7 +188,9 @@ def bits_per_byte(
 def _eraser(fitter: LeaceFitter, method: ScrubMethod, seed: int) -> LeaceEraser:
     if method == "random":
         return random_eraser(fitter.x_dim, fitter.eraser.rank, mean=fitter.mean_x, seed=seed)
-    return shuffled_eraser(fitter, seed=seed, matched=False) if method == "shuffled" else fitter.eraser
+    return (
+        shuffled_eraser(fitter, seed=seed, matched=False) if method == "shuffled" else fitter.eraser
+    )
 
 
 def _feed(
@@ -182,20 +203,29 @@ def _feed(
     fitter: LeaceFitter,
     batch_size: int,
 ) -> None:
-    """Run everything through the model as edited so far, and the site's activations into the fitter."""
+    """Run everything through the model as edited so far, and the site's activations into the
+    fitter."""
     for start in range(0, len(tokens), batch_size):
         rows = slice(start, start + batch_size)
         part = None if mask is None else mask[rows]
         has_class = labels[rows] >= 0
-        read = activations(model, tokens[rows], (site,), mask=part, edits=edits, batch_size=batch_size)[site]
-        fitter.update(read, labels[rows].clamp(min=0), has_class if part is None else has_class & part)
+        read = activations(
+            model, tokens[rows], (site,), mask=part, edits=edits, batch_size=batch_size
+        )[site]
+        fitter.update(
+            read, labels[rows].clamp(min=0), has_class if part is None else has_class & part
+        )
 
 
 @torch.no_grad()
-def _bits(model: HookedModel, tokens: Tensor, mask: Tensor | None, edits: Edits | None) -> Float[Tensor, " batch"]:
+def _bits(
+    model: HookedModel, tokens: Tensor, mask: Tensor | None, edits: Edits | None
+) -> Float[Tensor, " batch"]:
     """Bits of all next tokens of each prompt."""
     with applied(model, edits or {}, mask=mask):
         logits = model.logits(tokens, mask).double().cpu()
-    nats = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+    nats = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
+    )
     nats = nats.reshape(len(tokens), -1)
     return (nats if mask is None else nats * mask[:, 1:]).sum(1) / math.log(2)

@@ -1,15 +1,18 @@
-"""A steering vector and what can be done with it: add, clamp, ablate, and only where the prompt asks for it.
+"""A steering vector and what can be done with it: add, clamp, ablate, and only where the prompt
+asks for it.
 
-A `SteeringVector` knows where it belongs (hook point), which way it points, how long it is and where it comes from. It is
-applied as an edit: `{vector.hook_point: vector.add(2.0)}` for `applied` or `generate`. Which tokens are edited is said by
-`Where`; the result is the same with and without a KV cache, and in a padded batch.
+A `SteeringVector` knows where it belongs (hook point), which way it points, how long it is and
+where it comes from. It is applied as an edit: `{vector.hook_point: vector.add(2.0)}` for `applied`
+or `generate`. Which tokens are edited is said by `Where`; the result is the same with and without a
+KV cache, and in a padded batch.
 
-What would fool it: a direction found in processed weights used on raw ones (the processing is part of the provenance);
-the beginning-of-sequence token, left out by default; a vector so long that the model merely breaks, for which
-`steering_sweep` measures what happens to neutral prompts.
+What would fool it: a direction found in processed weights used on raw ones (the processing is part
+of the provenance); the beginning-of-sequence token, left out by default; a vector so long that the
+model merely breaks, for which `steering_sweep` measures what happens to neutral prompts.
 
-Source: Turner et al. 2023, arXiv:2308.10248 (activation addition); Rimsky et al. 2024, arXiv:2312.06681 (CAA); Arditi et
-al. 2024, arXiv:2406.11717 (directional ablation); Lee et al. 2025, arXiv:2409.05907 (conditional steering).
+Source: Turner et al. 2023, arXiv:2308.10248 (activation addition); Rimsky et al. 2024,
+arXiv:2312.06681 (CAA); Arditi et al. 2024, arXiv:2406.11717 (directional ablation); Lee et al.
+2025, arXiv:2409.05907 (conditional steering).
 """
 
 from __future__ import annotations
@@ -49,14 +52,21 @@ class SteeringVector:
     """Its norm, in units of the activation: a multiplier of 1 adds as much."""
 
     axis: Axis = ""
-    """What stands before the features: nothing, "pos" (one row per prompt token from the first) or "head"."""
+    """What stands before the features: nothing, "pos" (one row per prompt token from the first) or
+    "head"."""
 
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """How it was made (`method`) and from what (`checkpoint`, `fingerprint`, `processing`, `n`, ...); plain data."""
+    """How it was made (`method`) and from what (`checkpoint`, `fingerprint`, `processing`, `n`,
+    ...); plain data."""
 
     @classmethod
     def of(
-        cls, hook_point: str, vector: Float[Tensor, "*axes d"], *, axis: Axis = "", **provenance: Any
+        cls,
+        hook_point: str,
+        vector: Float[Tensor, "*axes d"],
+        *,
+        axis: Axis = "",
+        **provenance: Any,
     ) -> SteeringVector:
         """Return the steering vector with the entries of `vector`.
 
@@ -65,11 +75,15 @@ class SteeringVector:
         """
         if vector.dim() != (2 if axis else 1):
             raise ToolkitError(
-                f"a steering vector with axis={axis!r} has {2 if axis else 1} axes; got shape {tuple(vector.shape)}."
+                f"a steering vector with axis={axis!r} has {2 if axis else 1} axes; got shape"
+                f" {tuple(vector.shape)}."
             )
         whole = vector.detach().double()
         if not whole.isfinite().all():
-            raise ToolkitError(f"the vector for {hook_point!r} holds a NaN or infinity; check what it was made from.")
+            raise ToolkitError(
+                f"the vector for {hook_point!r} holds a NaN or infinity; check what it was made"
+                " from."
+            )
         norm = float(whole.norm())
         direction = whole / norm if norm else whole
         kept = torch.promote_types(vector.dtype, torch.float32)
@@ -80,23 +94,35 @@ class SteeringVector:
         """The vector itself, `direction * norm`."""
         return self.direction * self.norm
 
-    def add(self, multiplier: float = 1.0, *, where: Where | None = None, when: Gate | None = None) -> AddVector:
+    def add(
+        self, multiplier: float = 1.0, *, where: Where | None = None, when: Gate | None = None
+    ) -> AddVector:
         """Return the edit x + multiplier * vector."""
         return AddVector(self.vector * multiplier, self.axis, where or Where(), when)
 
-    def clamp(self, value: float, *, where: Where | None = None, when: Gate | None = None) -> SetProjection:
-        """Return the edit that sets the projection on the direction to `value`, in units of the activation.
+    def clamp(
+        self, value: float, *, where: Where | None = None, when: Gate | None = None
+    ) -> SetProjection:
+        """Return the edit that sets the projection on the direction to `value`, in units of the
+        activation.
 
         Raises:
-            ToolkitError: the zero vector, or a vector per position or head, which has no single direction.
+            ToolkitError: the zero vector, or a vector per position or head, which has no single
+                direction.
         """
         if self.axis or not self.norm:
             what = f"has its own row per {self.axis}" if self.axis else "is zero"
-            raise ToolkitError(f"the vector for {self.hook_point!r} {what} and has no direction to clamp or ablate.")
+            raise ToolkitError(
+                f"the vector for {self.hook_point!r} {what} and has no direction to clamp or"
+                " ablate."
+            )
         return SetProjection(self.direction, value, where or Where(), when)
 
-    def ablate(self, mean: float = 0.0, *, where: Where | None = None, when: Gate | None = None) -> SetProjection:
-        """Return the edit that removes the direction: its projection becomes 0, or the `mean` it has on other text."""
+    def ablate(
+        self, mean: float = 0.0, *, where: Where | None = None, when: Gate | None = None
+    ) -> SetProjection:
+        """Return the edit that removes the direction: its projection becomes 0, or the `mean` it
+        has on other text."""
         return self.clamp(mean, where=where, when=when)
 
     def unit(self) -> SteeringVector:
@@ -106,13 +132,15 @@ class SteeringVector:
         return replace(self, norm=1.0)
 
     def check_fits(self, model: HookedModel) -> None:
-        """Raise `ToolkitError` where this vector is known to come from other weights or other processing."""
+        """Raise `ToolkitError` where this vector is known to come from other weights or other
+        processing."""
         for key in ("fingerprint", "processing"):
             ours, its = self.provenance.get(key), getattr(model.provenance, key)
             if ours is not None and ours != its:
                 raise ToolkitError(
-                    f"the vector for {self.hook_point!r} was made with {key} {ours!r} ({self.provenance.get('checkpoint')}), "
-                    f"but {model.provenance.checkpoint} has {its!r}; train it on the model it is used on."
+                    f"the vector for {self.hook_point!r} was made with {key} {ours!r}"
+                    f" ({self.provenance.get('checkpoint')}), but {model.provenance.checkpoint} has"
+                    f" {its!r}; train it on the model it is used on."
                 )
 
     def to(self, device: torch.device | str) -> SteeringVector:
@@ -120,7 +148,8 @@ class SteeringVector:
         return replace(self, direction=self.direction.to(device))
 
     def __add__(self, other: SteeringVector) -> SteeringVector:
-        """Return the sum; raises `ToolkitError` where the two don't belong to one hook point of one model."""
+        """Return the sum; raises `ToolkitError` where the two don't belong to one hook point of one
+        model."""
         if not isinstance(other, SteeringVector):
             return NotImplemented
         self._check_matches(other)
@@ -147,7 +176,8 @@ class SteeringVector:
         return self * -1
 
     def save(self, path: str | Path) -> Path:
-        """Write the vector as safetensors, with everything else as its metadata, and return the path."""
+        """Write the vector as safetensors, with everything else as its metadata, and return the
+        path."""
         from safetensors.torch import save_file
 
         path = Path(path)
@@ -166,7 +196,8 @@ class SteeringVector:
 
     @classmethod
     def load(cls, path: str | Path) -> SteeringVector:
-        """Return the vector that `save` wrote, bit for bit; raises `ToolkitError` for another file."""
+        """Return the vector that `save` wrote, bit for bit; raises `ToolkitError` for another
+        file."""
         from safetensors import safe_open
 
         if not Path(path).is_file():
@@ -174,7 +205,10 @@ class SteeringVector:
         with safe_open(path, "pt") as file:
             about = (file.metadata() or {}).get("steering_vector")
             if about is None:
-                raise ToolkitError(f"{path} holds no steering vector; expected a file written by SteeringVector.save.")
+                raise ToolkitError(
+                    f"{path} holds no steering vector; expected a file written by"
+                    " SteeringVector.save."
+                )
             return cls(direction=file.get_tensor("direction"), **json.loads(about))
 
     @property
@@ -194,7 +228,8 @@ class SteeringVector:
         for what, (mine, its) in pairs.items():
             if mine != its:
                 raise ToolkitError(
-                    f"vectors of different {what} can't be added: {mine!r} and {its!r}; apply them as two edits instead."
+                    f"vectors of different {what} can't be added: {mine!r} and {its!r}; apply them"
+                    " as two edits instead."
                 )
 
 
@@ -202,44 +237,56 @@ class SteeringVector:
 class Gate:
     """Decides on the prompt, once, whether a row is steered; changes nothing itself.
 
-    Belongs at the hook point of the edits that ask for it, in front of them, or at an earlier one. The decision is made
-    on tokens of the prompt alone, so that it is the same with a KV cache, which runs them once, and without.
+    Belongs at the hook point of the edits that ask for it, in front of them, or at an earlier one.
+    The decision is made on tokens of the prompt alone, so that it is the same with a KV cache,
+    which runs them once, and without.
     """
 
     direction: Float[Tensor, " d"]
     """What the prompt is compared with; its length does not matter."""
 
     threshold: float
-    """A row is steered where its score is above this: in units of the activation, or a cosine in [-1, 1]."""
+    """A row is steered where its score is above this: in units of the activation, or a cosine in
+    [-1, 1]."""
 
     score: Literal["projection", "cosine"] = "projection"
     """Whether the length of the activation counts."""
 
     over: Literal["mean", "max", "last"] = "mean"
-    """How the scores of a prompt's tokens make one: their mean, the largest, or the last token's."""
+    """How the scores of a prompt's tokens make one: their mean, the largest, or the last token's.
+    """
 
-    def __call__(self, activation: Float[Tensor, "batch pos d"], hook: Site) -> Float[Tensor, "batch pos d"]:
-        """Note the decision and return the activation as it is; raises `HookError` where the prompt is not known."""
+    def __call__(
+        self, activation: Float[Tensor, "batch pos d"], hook: Site
+    ) -> Float[Tensor, "batch pos d"]:
+        """Note the decision and return the activation as it is; raises `HookError` where the prompt
+        is not known."""
         if not isinstance(hook, Site):
-            raise HookError(f"the gate at {getattr(hook, 'name', '?')!r} needs the prompt; run it inside applied(...).")
+            raise HookError(
+                f"the gate at {getattr(hook, 'name', '?')!r} needs the prompt; run it inside"
+                " applied(...)."
+            )
         if self not in hook.memory:
             hook.memory[self] = self._open(activation, hook)
         return activation
 
     def open(self, hook: Site) -> Bool[Tensor, " batch"]:
-        """Return which rows are steered; raises `HookError` where the gate has not seen their prompt."""
+        """Return which rows are steered; raises `HookError` where the gate has not seen their
+        prompt."""
         decision: Tensor | None = getattr(hook, "memory", {}).get(self)
         if decision is None:
             raise HookError(
-                f"the edit at {hook.name!r} waits for a gate that has seen no prompt; place the gate in front of it, at the "
-                "same hook point or an earlier one, in one applied(...) with it."
+                f"the edit at {hook.name!r} waits for a gate that has seen no prompt; place the"
+                " gate in front of it, at the same hook point or an earlier one, in one"
+                " applied(...) with it."
             )
         return decision
 
     def _open(self, activation: Tensor, hook: Site) -> Tensor:
         if hook.positions is None or int(hook.positions[0]) != 0:
             raise HookError(
-                f"the gate at {hook.name!r} did not see the prompt, which a cache holds; run it inside too."
+                f"the gate at {hook.name!r} did not see the prompt, which a cache holds; run it"
+                " inside too."
             )
         prompt = Where(generated=False).chosen(activation, hook)
         x, v = activation.float(), self.direction.to(activation.device).float()
@@ -251,7 +298,9 @@ class Gate:
         elif self.over == "max":
             one = score.masked_fill(~prompt, -torch.inf).amax(1)
         else:
-            last = (prompt.long().cumsum(1) * prompt).argmax(1)  # the largest running count is at the last chosen token
+            last = (prompt.long().cumsum(1) * prompt).argmax(
+                1
+            )  # the largest running count is at the last chosen token
             one = score.gather(1, last[:, None])[:, 0]
         return one > self.threshold
 
@@ -272,17 +321,23 @@ class AddVector:
     when: Gate | None = None
     """Only rows this gate lets through; None takes all."""
 
-    def __call__(self, activation: Float[Tensor, "batch pos *rest"], hook: Site) -> Float[Tensor, "batch pos *rest"]:
-        """Return the edited activation; raises `HookError` for one of another shape or where tokens are not known."""
+    def __call__(
+        self, activation: Float[Tensor, "batch pos *rest"], hook: Site
+    ) -> Float[Tensor, "batch pos *rest"]:
+        """Return the edited activation; raises `HookError` for one of another shape or where tokens
+        are not known."""
         own = self.vector.shape[1:] if self.axis == "pos" else self.vector.shape
         if activation.shape[2:] != own:
             raise HookError(
-                f"a vector {tuple(own)} can't be added at {hook.name!r}, {tuple(activation.shape[2:])} a token."
+                f"a vector {tuple(own)} can't be added at {hook.name!r},"
+                f" {tuple(activation.shape[2:])} a token."
             )
         vector = self.vector.to(activation)
         if self.axis == "pos":
             vector = _by_order(vector, activation, hook)
-        return _gated(self.when, activation, self.where.apply(activation, activation + vector, hook), hook)
+        return _gated(
+            self.when, activation, self.where.apply(activation, activation + vector, hook), hook
+        )
 
     def to(self, device: torch.device | str) -> AddVector:
         """Return the same edit with its vector on `device`."""
@@ -291,13 +346,15 @@ class AddVector:
 
 @dataclass(frozen=True, eq=False)
 class SetProjection:
-    """Set the projection on a direction to a value, and leave what is orthogonal to it; other tokens stay bit-equal."""
+    """Set the projection on a direction to a value, and leave what is orthogonal to it; other
+    tokens stay bit-equal."""
 
     direction: Float[Tensor, " d"]
     """The direction; its length does not matter."""
 
     value: float = 0.0
-    """What the projection on the unit direction becomes: 0 removes it, its mean elsewhere is mean ablation."""
+    """What the projection on the unit direction becomes: 0 removes it, its mean elsewhere is mean
+    ablation."""
 
     where: Where = field(default_factory=Where)
     """The tokens it is done to."""
@@ -305,15 +362,26 @@ class SetProjection:
     when: Gate | None = None
     """Only rows this gate lets through; None takes all."""
 
-    def __call__(self, activation: Float[Tensor, "batch pos *rest"], hook: Site) -> Float[Tensor, "batch pos *rest"]:
-        """Return the edited activation; arithmetic in float32 or better, result in the activation's dtype."""
+    def __call__(
+        self, activation: Float[Tensor, "batch pos *rest"], hook: Site
+    ) -> Float[Tensor, "batch pos *rest"]:
+        """Return the edited activation; arithmetic in float32 or better, result in the activation's
+        dtype."""
         if activation.shape[-1] != len(self.direction):
-            raise HookError(f"{hook.name!r} has {activation.shape[-1]} features, the direction {len(self.direction)}.")
+            raise HookError(
+                f"{hook.name!r} has {activation.shape[-1]} features, the direction"
+                f" {len(self.direction)}."
+            )
         x = activation.to(torch.promote_types(activation.dtype, torch.float32))
         unit = self.direction.to(x.device, torch.float64)
         unit = (unit / unit.norm()).to(x.dtype)
         edited = x + (self.value - x @ unit)[..., None] * unit
-        return _gated(self.when, activation, self.where.apply(activation, edited.to(activation.dtype), hook), hook)
+        return _gated(
+            self.when,
+            activation,
+            self.where.apply(activation, edited.to(activation.dtype), hook),
+            hook,
+        )
 
     def to(self, device: torch.device | str) -> SetProjection:
         """Return the same edit with its direction on `device`."""
@@ -324,7 +392,8 @@ def _by_order(vector: Tensor, activation: Tensor, hook: Site) -> Tensor:
     """Row i of `vector` at the i-th real token of each row of the batch, zero behind its last."""
     if getattr(hook, "order", None) is None:
         raise HookError(
-            f"a vector with its own row per token at {hook.name!r} needs applied(...), which counts tokens."
+            f"a vector with its own row per token at {hook.name!r} needs applied(...), which counts"
+            " tokens."
         )
     order = hook.order
     assert order is not None

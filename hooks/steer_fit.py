@@ -1,15 +1,17 @@
-"""Where does a steering vector come from? From two sets of prompts, one pair of them, single heads, or an SAE.
+"""Where does a steering vector come from? From two sets of prompts, one pair of them, single heads,
+or an SAE.
 
-`train_steering_vector` reads one activation per prompt and fits a direction to the two sets. Whatever the method, a
-multiplier of 1 moves the mean of the negative prompts as far along the direction as the positive ones lie: so methods can
-be compared at equal multipliers.
+`train_steering_vector` reads one activation per prompt and fits a direction to the two sets.
+Whatever the method, a multiplier of 1 moves the mean of the negative prompts as far along the
+direction as the positive ones lie: so methods can be compared at equal multipliers.
 
-What would fool it: sets that differ in more than the concept (length, topic, the last token), for then the direction does
-too; too few pairs to agree. `pair_agreement` says how far pairs point the same way, and it predicts success.
+What would fool it: sets that differ in more than the concept (length, topic, the last token), for
+then the direction does too; too few pairs to agree. `pair_agreement` says how far pairs point the
+same way, and it predicts success.
 
-Source: Rimsky et al. 2024, arXiv:2312.06681 (mean difference); Turner et al. 2023, arXiv:2308.10248 (one pair); Zou et
-al. 2023, arXiv:2310.01405 (PCA of pairs); Li et al. 2023, arXiv:2306.03341 (mass mean shift of heads); Braun et al.
-2025, arXiv:2505.22637 (agreement of pairs).
+Source: Rimsky et al. 2024, arXiv:2312.06681 (mean difference); Turner et al. 2023, arXiv:2308.10248
+(one pair); Zou et al. 2023, arXiv:2310.01405 (PCA of pairs); Li et al. 2023, arXiv:2306.03341 (mass
+mean shift of heads); Braun et al. 2025, arXiv:2505.22637 (agreement of pairs).
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from mechinterp_toolkit.stats import balanced_relabellings, bootstrap
 Method = Literal["mean_difference", "kmeans", "pca", "logistic"]
 
 Token = int | tuple[Int[Tensor, " n"], Int[Tensor, " m"]]
-"""A place among the real tokens, the same in all prompts, or one for each positive and each negative prompt."""
+"""A place among the real tokens, the same in all prompts, or one for each positive and each
+negative prompt."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +66,9 @@ def read_contrast(
     Args:
         positive, negative: token ids, padded on either side.
         masks: True at the real tokens of the two; None where all are.
-        token: place among the real tokens of a prompt; -1 is the last, -2 the one before. One for all prompts, or one place
-            for each of both sets (of a word that stands elsewhere in every sentence).
+        token: place among the real tokens of a prompt; -1 is the last, -2 the one before. One for
+            all prompts, or one place for each of both sets (of a word that stands elsewhere in
+            every sentence).
 
     Raises:
         ToolkitError: a prompt is too short for `token`, or places for another number of prompts.
@@ -104,18 +108,26 @@ def train_steering_vector(
             (weights of an L2-penalised logistic probe).
 
     Raises:
-        ToolkitError: too few prompts, no difference between the sets, activations with heads, or an unknown method.
+        ToolkitError: too few prompts, no difference between the sets, activations with heads, or an
+            unknown method.
     """
     hooked = load_model(model)
     if method not in FITS:
-        raise ToolkitError(f"method is one of {', '.join(FITS)}, not {method!r}.{nearest(method, FITS)}")
+        raise ToolkitError(
+            f"method is one of {', '.join(FITS)}, not {method!r}.{nearest(method, FITS)}"
+        )
     contrast = read_contrast(hooked, positive, negative, hook_point, masks=masks, token=token)
     direction = FITS[method](contrast)
     difference = contrast.positive.double().mean(0) - contrast.negative.double().mean(0)
     unit = direction / direction.norm().clamp_min(torch.finfo(torch.float64).tiny)
-    vector = unit * (unit @ difference)  # oriented from negative to positive, and as long as their distance along it
+    vector = unit * (
+        unit @ difference
+    )  # oriented from negative to positive, and as long as their distance along it
     if not vector.norm() > 0:
-        raise ToolkitError(f"the sets don't differ along the {method} direction at {hook_point!r}; check the prompts.")
+        raise ToolkitError(
+            f"the sets don't differ along the {method} direction at {hook_point!r}; check the"
+            " prompts."
+        )
     return SteeringVector.of(
         hook_point, vector.float(), **_origin(hooked, method, len(positive) + len(negative), token)
     )
@@ -128,7 +140,8 @@ def mean_difference(contrast: Contrast) -> Float[Tensor, " d"]:
 
 
 def pca_direction(contrast: Contrast) -> Float[Tensor, " d"]:
-    """Return the first principal component of the states, each pair centred on its own mean; sign by the majority.
+    """Return the first principal component of the states, each pair centred on its own mean; sign
+    by the majority.
 
     Centring the differences instead would remove the very mean difference that is looked for.
     """
@@ -149,7 +162,8 @@ def kmeans_direction(contrast: Contrast, *, seed: int = 0) -> Float[Tensor, " d"
     x, y, scale = _labelled(contrast)
     starts = [kmeans2(x.numpy(), 2, minit="++", seed=seed + i, missing="warn") for i in range(10)]
     spread = [
-        float((x - torch.from_numpy(centres)[torch.from_numpy(own).long()]).square().sum()) for centres, own in starts
+        float((x - torch.from_numpy(centres)[torch.from_numpy(own).long()]).square().sum())
+        for centres, own in starts
     ]
     centres = torch.from_numpy(starts[spread.index(min(spread))][0])
     direction = (centres[1] - centres[0]) * scale
@@ -157,9 +171,11 @@ def kmeans_direction(contrast: Contrast, *, seed: int = 0) -> Float[Tensor, " d"
 
 
 def logistic_direction(contrast: Contrast, penalty: float = 1.0) -> Float[Tensor, " d"]:
-    """Return the weights w of the logistic probe that minimises sum of log-loss + penalty / 2 |w|^2, bias free.
+    """Return the weights w of the logistic probe that minimises sum of log-loss + penalty / 2
+    |w|^2, bias free.
 
-    Rows are divided by their common root mean square first, so that the penalty means the same for any scale.
+    Rows are divided by their common root mean square first, so that the penalty means the same for
+    any scale.
     """
     from scipy.optimize import minimize
 
@@ -177,7 +193,9 @@ def logistic_direction(contrast: Contrast, penalty: float = 1.0) -> Float[Tensor
     start = torch.zeros(x.shape[1] + 1, dtype=torch.float64).numpy()
     fitted = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", options=_LBFGS)
     if not fitted.success:
-        raise ToolkitError(f"the logistic probe at {contrast.hook_point!r} did not converge: {fitted.message}.")
+        raise ToolkitError(
+            f"the logistic probe at {contrast.hook_point!r} did not converge: {fitted.message}."
+        )
     return torch.from_numpy(fitted.x[:-1]) / scale
 
 
@@ -198,26 +216,38 @@ def activation_addition(
     negative: Int[Tensor, "1 pos"],
     hook_point: str,
 ) -> SteeringVector:
-    """Return the difference of one pair of prompts at every token, to be added to the first tokens of a prompt.
+    """Return the difference of one pair of prompts at every token, to be added to the first tokens
+    of a prompt.
 
-    Add it with `where=Where(bos=True)` where both prompts begin with the beginning-of-sequence token and rows should
-    line up; its own row is then zero. Pad the shorter prompt with spaces to the length of the other, as in the paper.
+    Add it with `where=Where(bos=True)` where both prompts begin with the beginning-of-sequence
+    token and rows should line up; its own row is then zero. Pad the shorter prompt with spaces to
+    the length of the other, as in the paper.
 
     Raises:
         ToolkitError: the prompts are the same.
     """
     hooked = load_model(model)
-    ours, theirs = (activations(hooked, tokens, (hook_point,))[hook_point][0] for tokens in (positive, negative))
+    ours, theirs = (
+        activations(hooked, tokens, (hook_point,))[hook_point][0] for tokens in (positive, negative)
+    )
     difference = ours.double() - theirs.double()
     if not difference.norm() > 0:
-        raise ToolkitError(f"the two prompts give the same activations at {hook_point!r}; give two that differ.")
+        raise ToolkitError(
+            f"the two prompts give the same activations at {hook_point!r}; give two that differ."
+        )
     return SteeringVector.of(
-        hook_point, difference.float(), axis="pos", **_origin(hooked, "activation addition", 2, None)
+        hook_point,
+        difference.float(),
+        axis="pos",
+        **_origin(hooked, "activation addition", 2, None),
     )
 
 
 def sae_decoder_row(
-    model: HookedModel | nn.Module, decoder: Float[Tensor, "feature d"], feature: int, hook_point: str
+    model: HookedModel | nn.Module,
+    decoder: Float[Tensor, "feature d"],
+    feature: int,
+    hook_point: str,
 ) -> SteeringVector:
     """Return the direction that a feature of a sparse autoencoder writes, as long as its row.
 
@@ -228,9 +258,14 @@ def sae_decoder_row(
         ToolkitError: no such feature.
     """
     if not 0 <= feature < len(decoder):
-        raise ToolkitError(f"the decoder has {len(decoder)} features, numbered from 0; there is no feature {feature}.")
+        raise ToolkitError(
+            f"the decoder has {len(decoder)} features, numbered from 0; there is no feature"
+            f" {feature}."
+        )
     return SteeringVector.of(
-        hook_point, decoder[feature], **_origin(load_model(model), f"SAE feature {feature}", 0, None)
+        hook_point,
+        decoder[feature],
+        **_origin(load_model(model), f"SAE feature {feature}", 0, None),
     )
 
 
@@ -239,7 +274,8 @@ class HeadShifts:
     """Mass mean shifts of the heads whose probes do best."""
 
     vectors: tuple[SteeringVector, ...]
-    """One per layer that has a chosen head, with axis "head"; zero rows for heads that were not chosen."""
+    """One per layer that has a chosen head, with axis "head"; zero rows for heads that were not
+    chosen."""
 
     heads: tuple[tuple[int, int], ...]
     """The chosen (layer, head), best probe first."""
@@ -258,10 +294,12 @@ def head_mass_mean_shifts(
     token: Token = -1,
     seed: int = 0,
 ) -> HeadShifts:
-    """Return inference-time-intervention vectors: for the `top` heads, sigma times the unit mean difference.
+    """Return inference-time-intervention vectors: for the `top` heads, sigma times the unit mean
+    difference.
 
-    Sigma is the standard deviation of all prompts along the direction, so a multiplier is in standard deviations (15 in
-    the paper). Heads are ranked by a logistic probe fitted to one half of the prompts and scored on the other.
+    Sigma is the standard deviation of all prompts along the direction, so a multiplier is in
+    standard deviations (15 in the paper). Heads are ranked by a logistic probe fitted to one half
+    of the prompts and scored on the other.
 
     Raises:
         ToolkitError: fewer than four prompts in a set, or fewer heads than asked for.
@@ -269,18 +307,26 @@ def head_mass_mean_shifts(
     hooked = load_model(model)
     n_layers = hooked.cfg.n_layers
     contrasts = [
-        read_contrast(hooked, positive, negative, f"blocks.{layer}.attn.hook_z", masks=masks, token=token)
+        read_contrast(
+            hooked, positive, negative, f"blocks.{layer}.attn.hook_z", masks=masks, token=token
+        )
         for layer in range(n_layers)
     ]
     n_heads = contrasts[0].positive.shape[1]
     if not 1 <= top <= n_layers * n_heads:
         raise ToolkitError(f"top={top} heads were asked for; the model has {n_layers * n_heads}.")
-    accuracy = torch.tensor([[_probe_accuracy(_head(c, head), seed) for head in range(n_heads)] for c in contrasts])
+    accuracy = torch.tensor(
+        [[_probe_accuracy(_head(c, head), seed) for head in range(n_heads)] for c in contrasts]
+    )
     best = accuracy.flatten().argsort(descending=True, stable=True)[:top].tolist()
     heads = tuple(divmod(i, n_heads) for i in best)
-    origin = _origin(hooked, f"mass mean shift of {top} heads", len(positive) + len(negative), token)
+    origin = _origin(
+        hooked, f"mass mean shift of {top} heads", len(positive) + len(negative), token
+    )
     vectors = tuple(
-        SteeringVector.of(contrasts[layer].hook_point, _shifts(contrasts[layer], chosen), axis="head", **origin)
+        SteeringVector.of(
+            contrasts[layer].hook_point, _shifts(contrasts[layer], chosen), axis="head", **origin
+        )
         for layer in range(n_layers)
         if (chosen := [h for at, h in heads if at == layer])
     )
@@ -288,22 +334,29 @@ def head_mass_mean_shifts(
 
 
 def differences(contrast: Contrast) -> Float[Tensor, "pair *features"]:
-    """Return positive minus negative, pair by pair; raises `ToolkitError` where rows have no partner."""
+    """Return positive minus negative, pair by pair; raises `ToolkitError` where rows have no
+    partner."""
     if contrast.positive.shape != contrast.negative.shape:
         raise ToolkitError(
-            f"{len(contrast.positive)} positive and {len(contrast.negative)} negative prompts are no pairs; give each "
-            "prompt its partner."
+            f"{len(contrast.positive)} positive and {len(contrast.negative)} negative prompts are"
+            " no pairs; give each prompt its partner."
         )
     return contrast.positive.double() - contrast.negative.double()
 
 
 def shuffled_differences(
-    x: Float[Tensor, "n d"], unit: Int[Tensor, " n"], label: Int[Tensor, " n"], *, draws: int, seed: int
+    x: Float[Tensor, "n d"],
+    unit: Int[Tensor, " n"],
+    label: Int[Tensor, " n"],
+    *,
+    draws: int,
+    seed: int,
 ) -> list[Float[Tensor, " d"]]:
-    """Return mean differences of two classes whose labels, 0 and 1, are shuffled over whole units (words, say).
+    """Return mean differences of two classes whose labels, 0 and 1, are shuffled over whole units
+    (words, say).
 
-    Where units and not prompts carry the label these are the null of a mean difference: every unit's prompts go together,
-    and either class is spread evenly over the new ones.
+    Where units and not prompts carry the label these are the null of a mean difference: every
+    unit's prompts go together, and either class is spread evenly over the new ones.
     """
     means, own = unit_means(x, unit, label)
     drawn = balanced_relabellings(own, draws=draws, seed=seed)
@@ -311,16 +364,21 @@ def shuffled_differences(
 
 
 def pair_agreement(
-    contrast: Contrast, *, unit: Int[Tensor, " n"] | None = None, unit_name: str = "pairs", seed: int = 0
+    contrast: Contrast,
+    *,
+    unit: Int[Tensor, " n"] | None = None,
+    unit_name: str = "pairs",
+    seed: int = 0,
 ) -> Estimate:
-    """Estimate how far pairs point the same way: mean cosine of each difference to the mean of the others', in [-1, 1].
+    """Estimate how far pairs point the same way: mean cosine of each difference to the mean of the
+    others', in [-1, 1].
 
-    The pair's whole unit is left out of the mean it is compared with: included, random differences would agree by
-    1 / sqrt(units). Pairs whose prompts give the same activation count as 0.
+    The pair's whole unit is left out of the mean it is compared with: included, random differences
+    would agree by 1 / sqrt(units). Pairs whose prompts give the same activation count as 0.
 
     Args:
-        unit: which exchangeable unit each pair belongs to (a pair of words in several sentences, say); None where each pair
-            is its own. The interval resamples units.
+        unit: which exchangeable unit each pair belongs to (a pair of words in several sentences,
+            say); None where each pair is its own. The interval resamples units.
         unit_name: what a unit is, in the plural.
         seed: of the interval.
 
@@ -330,10 +388,14 @@ def pair_agreement(
     pairs = differences(contrast)
     _check_flat(contrast, 2)
     which = torch.arange(len(pairs)) if unit is None else _one_each(unit, pairs)
-    of_unit = torch.zeros(int(which.max()) + 1, pairs.shape[1], dtype=torch.float64).index_add_(0, which, pairs)
+    of_unit = torch.zeros(int(which.max()) + 1, pairs.shape[1], dtype=torch.float64).index_add_(
+        0, which, pairs
+    )
     others = pairs.sum(0) - of_unit[which]  # cosines don't see the missing division
     cosine = nn.functional.cosine_similarity(pairs, others, dim=1)
-    return bootstrap(cosine, unit=which, unit_name=unit_name, measured="cosine in [-1, 1]", seed=seed)
+    return bootstrap(
+        cosine, unit=which, unit_name=unit_name, measured="cosine in [-1, 1]", seed=seed
+    )
 
 
 def separation(
@@ -344,23 +406,28 @@ def separation(
     unit_name: str = "prompts",
     seed: int = 0,
 ) -> Estimate:
-    """Estimate d' along a direction: difference of the two sets' mean projections over their pooled standard deviation.
+    """Estimate d' along a direction: difference of the two sets' mean projections over their pooled
+    standard deviation.
 
     The direction must come from other prompts; on its own training prompts d' is too large.
 
     Args:
-        units: which exchangeable unit (word, say) each positive and each negative prompt belongs to; None where each prompt is
-            its own. The interval resamples units. Where a resample lacks a set, that set's mean is the sample's; where nothing
-            varies within its sets, the standard deviation is.
+        units: which exchangeable unit (word, say) each positive and each negative prompt belongs
+            to; None where each prompt is its own. The interval resamples units. Where a resample
+            lacks a set, that set's mean is the sample's; where nothing varies within its sets, the
+            standard deviation is.
         unit_name: what a unit is, in the plural.
         seed: of the interval.
 
     Raises:
-        ToolkitError: no prompt varies within its set, fewer than two units, or not one for each prompt.
+        ToolkitError: no prompt varies within its set, fewer than two units, or not one for each
+            prompt.
     """
     axis = direction.double() / direction.double().norm()
     sets = (contrast.positive.double() @ axis, contrast.negative.double() @ axis)
-    label = torch.cat([torch.full((len(part),), float(1 - i), dtype=torch.float64) for i, part in enumerate(sets)])
+    label = torch.cat(
+        [torch.full((len(part),), float(1 - i), dtype=torch.float64) for i, part in enumerate(sets)]
+    )
     rows = torch.stack([torch.cat(sets), label], 1)
     return bootstrap(
         rows,
@@ -388,8 +455,11 @@ def _d_prime(rows: Tensor, weights: Tensor) -> Tensor:
         mean = torch.where(total > 0, (w @ x) / total.clamp_min(1e-12), x[own > 0].mean())
         scatter = scatter + (w * (x - mean[:, None]).square()).sum(1)
         means.append(mean)
-    # Few units may be drawn so that nothing varies within a set: that says nothing of how far apart they lie.
-    scatter = torch.where(scatter > 0, scatter, _scatter(x[positive > 0]) + _scatter(x[positive == 0]))
+    # Few units may be drawn so that nothing varies within a set: that says nothing of how far apart
+    # they lie.
+    scatter = torch.where(
+        scatter > 0, scatter, _scatter(x[positive > 0]) + _scatter(x[positive == 0])
+    )
     return (means[0] - means[1]) / (scatter / (weights.sum(1) - 2)).sqrt()
 
 
@@ -397,20 +467,24 @@ def _scatter(x: Tensor) -> Tensor:
     return (x - x.mean()).square().sum()
 
 
-def _read(model: HookedModel, tokens: Tensor, hook_point: str, mask: Tensor | None, token: int | Tensor) -> Tensor:
+def _read(
+    model: HookedModel, tokens: Tensor, hook_point: str, mask: Tensor | None, token: int | Tensor
+) -> Tensor:
     real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
     count = real.sum(1)
     given = torch.full_like(count, token) if isinstance(token, int) else token.to(count)
     if given.shape != count.shape:
         raise ToolkitError(
-            f"token names places {tuple(given.shape)} for {len(count)} prompts; give one for each, or a number."
+            f"token names places {tuple(given.shape)} for {len(count)} prompts; give one for each,"
+            " or a number."
         )
     place = torch.where(given >= 0, given, count + given)
     outside = ((place < 0) | (place >= count)).nonzero()
     if len(outside):
         first = int(outside[0])
         raise ToolkitError(
-            f"token {int(given[first])} lies outside a prompt of {int(count[first])} tokens; choose another."
+            f"token {int(given[first])} lies outside a prompt of {int(count[first])} tokens; choose"
+            " another."
         )
     order = (real.long().cumsum(1) - 1).masked_fill(~real, -1)
     column = (order == place[:, None]).long().argmax(1)
@@ -421,11 +495,13 @@ def _check_flat(contrast: Contrast, least: int) -> None:
     shapes = tuple(contrast.positive.shape), tuple(contrast.negative.shape)
     if contrast.positive.dim() != 2:
         raise ToolkitError(
-            f"{contrast.hook_point!r} has rows {shapes[0][1:]}; choose one head, or a point without heads."
+            f"{contrast.hook_point!r} has rows {shapes[0][1:]}; choose one head, or a point without"
+            " heads."
         )
     if min(len(contrast.positive), len(contrast.negative)) < least:
         raise ToolkitError(
-            f"got {shapes[0][0]} positive and {shapes[1][0]} negative prompts; {least} or more are needed."
+            f"got {shapes[0][0]} positive and {shapes[1][0]} negative prompts; {least} or more are"
+            " needed."
         )
 
 
@@ -469,6 +545,9 @@ def _shifts(contrast: Contrast, heads: list[int]) -> Float[Tensor, "head d_head"
 
 
 def _origin(model: HookedModel, method: str, n: int, token: Token | None) -> dict[str, Any]:
-    known = {k: getattr(model.provenance, k) for k in ("checkpoint", "revision", "fingerprint", "processing", "dtype")}
+    known = {
+        k: getattr(model.provenance, k)
+        for k in ("checkpoint", "revision", "fingerprint", "processing", "dtype")
+    }
     place = token if token is None or isinstance(token, int) else "one place per prompt"
     return {"method": method, "n": n, "token": place, **known}

@@ -1,11 +1,13 @@
-"""Which tokens does an edit act on? Said once, and the same with and without a KV cache, alone and in a padded batch.
+"""Which tokens does an edit act on? Said once, and the same with and without a KV cache, alone and
+in a padded batch.
 
-Three masks are separate: tokens of the prompt, generated tokens, and explicit positions. Positions are counted in real
-tokens of the row, from 0, so that padding and what a cache holds change nothing. Padding is never edited, and the
-beginning-of-sequence token only where asked: its norm is 10 to 100 times that of other tokens.
+Three masks are separate: tokens of the prompt, generated tokens, and explicit positions. Positions
+are counted in real tokens of the row, from 0, so that padding and what a cache holds change
+nothing. Padding is never edited, and the beginning-of-sequence token only where asked: its norm is
+10 to 100 times that of other tokens.
 
-What would fool it: an edit of "the last position". While tokens are generated without a cache that is another token in
-every pass, with a cache it was every token; it can't be said here.
+What would fool it: an edit of "the last position". While tokens are generated without a cache that
+is another token in every pass, with a cache it was every token; it can't be said here.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ class Where:
     """Whether tokens behind the prompt are edited."""
 
     positions: tuple[int, ...] | Int[Tensor, "batch chosen"] | None = None
-    """These alone: places among the real tokens of a row, from 0; -1 is the last token of the prompt. A tensor has its
-    own places for each row. None allows all."""
+    """These alone: places among the real tokens of a row, from 0; -1 is the last token of the
+    prompt. A tensor has its own places for each row. None allows all."""
 
     bos: bool = False
     """Whether a beginning-of-sequence token is edited too."""
@@ -43,19 +45,29 @@ class Where:
 
     def __post_init__(self) -> None:
         if not (self.prompt or self.generated):
-            raise HookError("Where(prompt=False, generated=False) leaves no token to edit; allow one of them.")
+            raise HookError(
+                "Where(prompt=False, generated=False) leaves no token to edit; allow one of them."
+            )
 
     @property
     def everything(self) -> bool:
         """Whether nothing is left out, so that nothing needs to be known about the tokens."""
-        return self.prompt and self.generated and self.bos and self.positions is None and self.group is None
+        return (
+            self.prompt
+            and self.generated
+            and self.bos
+            and self.positions is None
+            and self.group is None
+        )
 
-    def chosen(self, activation: Float[Tensor, "batch pos *rest"], hook: Any) -> Bool[Tensor, "batch pos"]:
+    def chosen(
+        self, activation: Float[Tensor, "batch pos *rest"], hook: Any
+    ) -> Bool[Tensor, "batch pos"]:
         """Return which tokens of the activation are edited.
 
         Raises:
-            HookError: something asked for is not known at this site, the activation has no position axis, or a prompt
-                alone is to be edited and no token of it is chosen.
+            HookError: something asked for is not known at this site, the activation has no position
+                axis, or a prompt alone is to be edited and no token of it is chosen.
         """
         site, order = _site(activation, hook)
         chosen = order >= 0
@@ -68,14 +80,25 @@ class Where:
         if self.group is not None:
             group = _known(site.group, "row groups", "run it inside applied(..., group=...)", site)
             chosen = chosen & (group == self.group)[:, None]
-        if not self.generated and site.positions is not None and int(site.positions[0]) == 0 and not chosen.any():
-            raise HookError(f"{self} chooses no token of the prompt at {site.name!r}; see its positions.")
+        if (
+            not self.generated
+            and site.positions is not None
+            and int(site.positions[0]) == 0
+            and not chosen.any()
+        ):
+            raise HookError(
+                f"{self} chooses no token of the prompt at {site.name!r}; see its positions."
+            )
         return chosen
 
     def apply(
-        self, activation: Float[Tensor, "batch pos *rest"], edited: Float[Tensor, "batch pos *rest"], hook: Any
+        self,
+        activation: Float[Tensor, "batch pos *rest"],
+        edited: Float[Tensor, "batch pos *rest"],
+        hook: Any,
     ) -> Float[Tensor, "batch pos *rest"]:
-        """Return `edited` at the chosen tokens and `activation`, bit for bit, elsewhere; errors are those of `chosen`."""
+        """Return `edited` at the chosen tokens and `activation`, bit for bit, elsewhere; errors are
+        those of `chosen`."""
         if self.everything and getattr(hook, "mask", None) is None:
             return edited
         return torch.where(like(self.chosen(activation, hook), activation), edited, activation)
@@ -85,26 +108,37 @@ class Where:
         rows = torch.tensor(given)[None] if isinstance(given, tuple) else given
         assert rows is not None
         if len(rows) not in (1, len(order)):
-            raise HookError(f"positions are given for {len(rows)} rows, but {len(order)} run at {site.name!r}.")
+            raise HookError(
+                f"positions are given for {len(rows)} rows, but {len(order)} run at {site.name!r}."
+            )
         rows = rows.to(order.device)
         if bool((rows < 0).any()):
             length = _known(
-                site.prompt_tokens, "the prompt's end", "run it inside applied(..., prompt_length=...)", site
+                site.prompt_tokens,
+                "the prompt's end",
+                "run it inside applied(..., prompt_length=...)",
+                site,
             )
             rows = torch.where(rows < 0, length[:, None] + rows, rows)
         return (order[:, :, None] == rows[:, None]).any(2)
 
 
 def only_at(chosen: Bool[Tensor, "batch pos"], edit: Edit) -> Edit:
-    """Return the edit acting on the chosen tokens of this very batch alone, elsewhere the activation bit for bit."""
+    """Return the edit acting on the chosen tokens of this very batch alone, elsewhere the
+    activation bit for bit."""
 
-    def edited(activation: Float[Tensor, "batch pos *rest"], hook: Site) -> Float[Tensor, "batch pos *rest"]:
+    def edited(
+        activation: Float[Tensor, "batch pos *rest"], hook: Site
+    ) -> Float[Tensor, "batch pos *rest"]:
         if activation.shape[:2] != chosen.shape:
             raise HookError(
-                f"tokens were chosen for {tuple(chosen.shape)} [batch pos], but {tuple(activation.shape[:2])} run at "
-                f"{hook.name!r}; run the very batch they were chosen in, without a KV cache."
+                f"tokens were chosen for {tuple(chosen.shape)} [batch pos], but"
+                f" {tuple(activation.shape[:2])} run at {hook.name!r}; run the very batch they were"
+                " chosen in, without a KV cache."
             )
-        return torch.where(like(chosen.to(activation.device), activation), edit(activation, hook=hook), activation)
+        return torch.where(
+            like(chosen.to(activation.device), activation), edit(activation, hook=hook), activation
+        )
 
     return edited
 
@@ -123,17 +157,24 @@ def like(part: Tensor, whole: Tensor) -> Tensor:
 def _site(activation: Tensor, hook: Any) -> tuple[Site, Tensor]:
     if not isinstance(hook, Site):
         name = getattr(hook, "name", "a hook point")
-        raise HookError(f"the edit at {name!r} acts on some tokens only; run it inside applied(...), which knows them.")
-    order = _known(hook.order, "the tokens", "use a model that reads tokens [batch pos]", hook)
-    if activation.shape[:2] != order.shape or hook.name.endswith(("hook_pattern", "hook_attn_scores")):
         raise HookError(
-            f"{hook.name!r} has shape {tuple(activation.shape)}, expected [batch pos ...] with {tuple(order.shape)} in "
-            "front; edit an activation that has one entry per token."
+            f"the edit at {name!r} acts on some tokens only; run it inside applied(...), which"
+            " knows them."
+        )
+    order = _known(hook.order, "the tokens", "use a model that reads tokens [batch pos]", hook)
+    if activation.shape[:2] != order.shape or hook.name.endswith(
+        ("hook_pattern", "hook_attn_scores")
+    ):
+        raise HookError(
+            f"{hook.name!r} has shape {tuple(activation.shape)}, expected [batch pos ...] with"
+            f" {tuple(order.shape)} in front; edit an activation that has one entry per token."
         )
     return hook, order
 
 
 def _known(what: Tensor | None, name: str, remedy: str, site: Site) -> Tensor:
     if what is None:
-        raise HookError(f"the edit at {site.name!r} asks for {name}, which is not known here; {remedy}.")
+        raise HookError(
+            f"the edit at {site.name!r} asks for {name}, which is not known here; {remedy}."
+        )
     return what

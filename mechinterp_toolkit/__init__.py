@@ -1,4 +1,5 @@
-"""Mechanistic-interpretability findings as analyses that anyone can run on a checkpoint and believe.
+"""Mechanistic-interpretability findings as analyses that anyone can run on a checkpoint and
+believe.
 
 The public names below are resolved on first use, so that importing the package costs nothing.
 """
@@ -20,13 +21,13 @@ _HOME = {
     "applied": "intervention",
     "get_analysis": "registry",
     "load_model": "model",
-    "load_result": "results",
-    "save_result": "results",
+    "load_result": "storage",
+    "save_result": "storage",
 }
 __all__ = sorted(_HOME)
 
-# In a source checkout hooks/ and analyses/ lie beside this package, and Python may find the package by its folder
-# before it finds the installed mapping.
+# In a source checkout hooks/ and analyses/ lie beside this package, and Python may find the package
+# by its folder before it finds the installed mapping.
 _root = Path(__file__).resolve().parent.parent
 if (_root / "pyproject.toml").is_file() and (_root / "hooks" / "__init__.py").is_file():
     __path__.append(str(_root))

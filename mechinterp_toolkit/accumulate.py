@@ -1,17 +1,21 @@
-"""What is left of the activations once they have streamed past: means, class means, covariance, or the rows themselves.
+"""What is left of the activations once they have streamed past: means, class means, covariance, or
+the rows themselves.
 
-An accumulator is fed batch by batch with `update` and keeps float64 sums only, so its memory does not grow with the
-number of prompts (`Keep` is the exception, by name). Two that saw different data `merge` into what one would be that saw
-all of it. Sums are combined by the updating formula of Chan, Golub & LeVeque, which subtracts means before it squares:
-sums of raw squares lose the covariance where the mean is large against the spread, as in a residual stream.
+An accumulator is fed batch by batch with `update` and keeps float64 sums only, so its memory does
+not grow with the number of prompts (`Keep` is the exception, by name). Two that saw different data
+`merge` into what one would be that saw all of it. Sums are combined by the updating formula of
+Chan, Golub & LeVeque, which subtracts means before it squares: sums of raw squares lose the
+covariance where the mean is large against the spread, as in a residual stream.
 
 What would fool it: rows that are not there. Padding is kept out by `mask`, and by nothing else.
 
-Source: Chan, Golub & LeVeque 1983, Algorithms for computing the sample variance, The American Statistician 37(3).
+Source: Chan, Golub & LeVeque 1983, Algorithms for computing the sample variance, The American
+Statistician 37(3).
 
-Rows and features: `x` has rows along its leading axes and features along the rest. Rows are the axes that `mask` or `z`
-covers; without either, the first axis alone. So `x [batch pos d_model]` with `mask [batch pos]` is batch x pos rows of
-d_model features. A shorter `z` or `mask` counts for all rows behind it: `z [batch]` labels every position of a prompt.
+Rows and features: `x` has rows along its leading axes and features along the rest. Rows are the
+axes that `mask` or `z` covers; without either, the first axis alone. So `x [batch pos d_model]`
+with `mask [batch pos]` is batch x pos rows of d_model features. A shorter `z` or `mask` counts for
+all rows behind it: `z [batch]` labels every position of a prompt.
 """
 
 from __future__ import annotations
@@ -33,7 +37,10 @@ class Accumulator(Protocol):
     """What `record` feeds: anything with this `update`."""
 
     def update(
-        self, x: Float[Tensor, "batch *rest"], z: Tensor | None = None, mask: Bool[Tensor, "..."] | None = None
+        self,
+        x: Float[Tensor, "batch *rest"],
+        z: Tensor | None = None,
+        mask: Bool[Tensor, "..."] | None = None,
     ) -> None:
         """Take in one batch.
 
@@ -53,22 +60,35 @@ class Keep:
         self._z: list[Tensor | None] = []
 
     def update(
-        self, x: Float[Tensor, "batch *rest"], z: Tensor | None = None, mask: Bool[Tensor, "..."] | None = None
+        self,
+        x: Float[Tensor, "batch *rest"],
+        z: Tensor | None = None,
+        mask: Bool[Tensor, "..."] | None = None,
     ) -> None:
-        """Keep one batch: with a mask the rows it marks, flattened to one row axis; without, `x` and `z` as they are.
+        """Keep one batch: with a mask the rows it marks, flattened to one row axis; without, `x`
+        and `z` as they are.
 
         Raises:
-            ToolkitError: the features or dtype differ from those before, or `z` or `mask` does not fit `x`.
+            ToolkitError: the features or dtype differ from those before, or `z` or `mask` does not
+                fit `x`.
         """
         if mask is not None:
             x, z = _rows(x, z, mask)
         elif z is not None and z.shape[:1] != x.shape[:1]:
-            raise ToolkitError(f"z has shape {tuple(z.shape)}, but x begins with {tuple(x.shape)}; label every prompt.")
-        self._append([x.detach().to("cpu", copy=True)], [None if z is None else z.detach().to("cpu", copy=True)])
+            raise ToolkitError(
+                f"z has shape {tuple(z.shape)}, but x begins with {tuple(x.shape)}; label every"
+                " prompt."
+            )
+        self._append(
+            [x.detach().to("cpu", copy=True)],
+            [None if z is None else z.detach().to("cpu", copy=True)],
+        )
 
     def merge(self, other: Keep) -> None:
         """Append what `other` has kept."""
-        self._append([x.clone() for x in other._x], [None if z is None else z.clone() for z in other._z])
+        self._append(
+            [x.clone() for x in other._x], [None if z is None else z.clone() for z in other._z]
+        )
 
     @property
     def value(self) -> Float[Tensor, "n *rest"]:
@@ -84,7 +104,9 @@ class Keep:
         """
         labels = [z for z in self._z if z is not None]
         if len(labels) < len(_seen(self._z or None)):
-            raise ToolkitError("a batch came without z; give z to every update, or do not ask for labels.")
+            raise ToolkitError(
+                "a batch came without z; give z to every update, or do not ask for labels."
+            )
         return torch.cat(labels)
 
     def _append(self, x: list[Tensor], z: list[Tensor | None]) -> None:
@@ -92,8 +114,9 @@ class Keep:
             first = self._x[0] if self._x else x[0]
             if rows.shape[1:] != first.shape[1:] or rows.dtype != first.dtype:
                 raise ToolkitError(
-                    f"rows of shape {tuple(rows.shape[1:])} and {rows.dtype} do not fit the {tuple(first.shape[1:])} and "
-                    f"{first.dtype} kept so far; with prompts of several lengths select positions, or give a mask."
+                    f"rows of shape {tuple(rows.shape[1:])} and {rows.dtype} do not fit the"
+                    f" {tuple(first.shape[1:])} and {first.dtype} kept so far; with prompts of"
+                    " several lengths select positions, or give a mask."
                 )
         self._x += x
         self._z += z
@@ -107,12 +130,16 @@ class _RunningMean:
         self._count: Tensor | None = None  # [*groups]
 
     def update(
-        self, x: Float[Tensor, "batch *rest"], z: Tensor | None = None, mask: Bool[Tensor, "..."] | None = None
+        self,
+        x: Float[Tensor, "batch *rest"],
+        z: Tensor | None = None,
+        mask: Bool[Tensor, "..."] | None = None,
     ) -> None:
         """Take in the rows of one batch.
 
         Raises:
-            ToolkitError: a row is not finite, the shape differs from before, or `z` or `mask` does not fit `x`.
+            ToolkitError: a row is not finite, the shape differs from before, or `z` or `mask` does
+                not fit `x`.
         """
         sums, count = self._sums(x, z, mask)
         mean = sums / _like(count, sums).clamp(min=1)
@@ -126,7 +153,10 @@ class _RunningMean:
             ToolkitError: `other` is of another kind or saw other features.
         """
         if type(other) is not type(self):
-            raise ToolkitError(f"a {type(self).__name__} merges with its own kind, not with a {type(other).__name__}.")
+            raise ToolkitError(
+                f"a {type(self).__name__} merges with its own kind, not with a"
+                f" {type(other).__name__}."
+            )
         if other._mean is not None and other._count is not None:
             self._fold(other._mean, other._count)
 
@@ -139,14 +169,19 @@ class _RunningMean:
         """
         empty = (self.count == 0).nonzero().flatten().tolist()
         if empty:
-            raise ToolkitError(f"{self._group} {empty} of {len(self.count)} have no rows, so they have no mean.")
+            raise ToolkitError(
+                f"{self._group} {empty} of {len(self.count)} have no rows, so they have no mean."
+            )
         return _seen(self._mean).clone()
 
     @property
     def count(self) -> Int[Tensor, "*groups"]:
         """How many rows each mean is over."""
         if self._count is None or not self._count.any():
-            raise ToolkitError("no row has been seen yet; feed update() first, and check that the mask leaves rows.")
+            raise ToolkitError(
+                "no row has been seen yet; feed update() first, and check that the mask leaves"
+                " rows."
+            )
         return self._count.clone()
 
     _group = ""
@@ -175,7 +210,8 @@ class Mean(_RunningMean):
 
 
 class PositionMean(_RunningMean):
-    """Mean over prompts at each position: `value` is [pos, *features], of `x [batch pos *features]`.
+    """Mean over prompts at each position: `value` is [pos, *features], of `x [batch pos
+    *features]`.
 
     All batches have the same number of positions, padded on the same side.
     """
@@ -186,13 +222,16 @@ class PositionMean(_RunningMean):
         if x.dim() < 2:
             raise ToolkitError(f"PositionMean needs x [batch pos ...]; got shape {tuple(x.shape)}.")
         rows = _float64(x)
-        there = _spread(torch.ones(len(x), dtype=torch.bool) if mask is None else mask, x.shape[:2], "mask")
+        there = _spread(
+            torch.ones(len(x), dtype=torch.bool) if mask is None else mask, x.shape[:2], "mask"
+        )
         there = there.to(rows.device)
         return rows.masked_fill(~_like(there, rows), 0).sum(0), there.sum(0)
 
 
 class ClassMean(_RunningMean):
-    """Mean of each class: `value` is [class, *features], for class numbers `z` from 0 without gaps."""
+    """Mean of each class: `value` is [class, *features], for class numbers `z` from 0 without
+    gaps."""
 
     _group = "classes"
 
@@ -215,7 +254,8 @@ class ClassMean(_RunningMean):
 
 
 class Moments:
-    """Mean and covariance of rows of d features, and the mean of each class where classes are given.
+    """Mean and covariance of rows of d features, and the mean of each class where classes are
+    given.
 
     Memory is O(d^2). Merging is associative up to rounding.
     """
@@ -235,14 +275,15 @@ class Moments:
         """Take in the rows of one batch; one that raises leaves everything as it was.
 
         Raises:
-            ToolkitError: more than one feature axis, a row that is not finite, another d than before, `z` or `mask`
-                that does not fit `x`, or `z` for some batches only.
+            ToolkitError: more than one feature axis, a row that is not finite, another d than
+                before, `z` or `mask` that does not fit `x`, or `z` for some batches only.
         """
         rows, label = _rows(x, z, mask)
         if rows.dim() != 2:
             raise ToolkitError(
-                f"Moments needs one feature axis; x {tuple(x.shape)} has {rows.dim() - 1} behind its rows. Select a "
-                "position or a head, or give a mask over [batch pos] so that positions become rows."
+                f"Moments needs one feature axis; x {tuple(x.shape)} has {rows.dim() - 1} behind"
+                " its rows. Select a position or a head, or give a mask over [batch pos] so that"
+                " positions become rows."
             )
         if not len(rows):
             return
@@ -269,7 +310,9 @@ class Moments:
         else:
             _check_shape(tuple(other._scatter.shape[1:]), tuple(self._scatter.shape[1:]))
             if self._labelled != other._labelled:
-                raise ToolkitError("z was given for some of the data only; give it for all batches or for none.")
+                raise ToolkitError(
+                    "z was given for some of the data only; give it for all batches or for none."
+                )
             apart = other.mean.to(self._scatter.device) - self.mean
             between = self.n * other.n / (self.n + other.n) * torch.outer(apart, apart)
             self._scatter += other._scatter.to(apart.device) + between
@@ -320,7 +363,8 @@ class Moments:
 
 
 def _rows(x: Tensor, z: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Flatten the row axes of `x` (see the module's docstring) and of `z`, and keep the rows that `mask` marks."""
+    """Flatten the row axes of `x` (see the module's docstring) and of `z`, and keep the rows that
+    `mask` marks."""
     leading = x.shape[: max([1, *(part.dim() for part in (z, mask) if part is not None)])]
     n = math.prod(leading)
     rows = x.detach().reshape(n, *x.shape[len(leading) :])
@@ -335,8 +379,8 @@ def _spread(part: Tensor, leading: tuple[int, ...], name: str) -> Tensor:
     """Repeat `part` along the row axes behind its own."""
     if tuple(part.shape) != tuple(leading[: part.dim()]):
         raise ToolkitError(
-            f"{name} has shape {tuple(part.shape)}, but x begins with {tuple(leading)}; give one entry per row, or one "
-            "per row of the first axes."
+            f"{name} has shape {tuple(part.shape)}, but x begins with {tuple(leading)}; give one"
+            " entry per row, or one per row of the first axes."
         )
     return part.reshape(*part.shape, *[1] * (len(leading) - part.dim())).expand(leading)
 
@@ -346,12 +390,17 @@ def _class_numbers(label: Tensor | None) -> Tensor:
         raise ToolkitError("no classes were given; pass z to update().")
     if label.is_floating_point() or label.is_complex() or bool((label < 0).any()):
         lowest = f", lowest {label.min().item()}" if len(label) else ""
-        raise ToolkitError(f"z holds class numbers 0, 1, ...; got {label.dtype}{lowest}. Mask rows without a class.")
+        raise ToolkitError(
+            f"z holds class numbers 0, 1, ...; got {label.dtype}{lowest}. Mask rows without a"
+            " class."
+        )
     return label.long()
 
 
 def _float64(x: Tensor) -> Tensor:
-    return (x.detach().cpu() if x.device.type == "mps" else x.detach()).double()  # MPS has no float64
+    return (
+        x.detach().cpu() if x.device.type == "mps" else x.detach()
+    ).double()  # MPS has no float64
 
 
 def _like(part: Tensor, whole: Tensor) -> Tensor:
@@ -365,12 +414,17 @@ def _pad(part: Tensor, length: int) -> Tensor:
 
 def _check_finite(mean: Tensor) -> None:
     if not mean.isfinite().all():
-        raise ToolkitError("a row holds a NaN or infinity; check the weights and dtype, and mask what is padding.")
+        raise ToolkitError(
+            "a row holds a NaN or infinity; check the weights and dtype, and mask what is padding."
+        )
 
 
 def _check_shape(given: tuple[int, ...], expected: tuple[int, ...]) -> None:
     if given != expected:
-        raise ToolkitError(f"got means of shape {given} where the ones so far have {expected}; feed one hook's output.")
+        raise ToolkitError(
+            f"got means of shape {given} where the ones so far have {expected}; feed one hook's"
+            " output."
+        )
 
 
 def _seen(what: T | None) -> T:

@@ -1,14 +1,17 @@
-"""Does an analysis find too much where nothing is, and enough where something is? Run it on such models and count.
+"""Does an analysis find too much where nothing is, and enough where something is? Run it on such
+models and count.
 
-The null models of an analysis are its `twins`: random weights, and the same toy trained on a scrambled order (random
-weights alone are too easy). At level alpha a right test rejects alpha of them; the count is judged by a one-sided
-binomial test, because "at most 5 % were observed" fails a perfect test in 42 % of trials.
+The null models of an analysis are its `twins`: random weights, and the same toy trained on a
+scrambled order (random weights alone are too easy). At level alpha a right test rejects alpha of
+them; the count is judged by a one-sided binomial test, because "at most 5 % were observed" fails a
+perfect test in 42 % of trials.
 
-"Used" is only asked where "represented" was found. On null models these are the ones whose labels happen to agree with
-something the model does, and then using it is true of them: so false findings are counted over all models that ran.
+"Used" is only asked where "represented" was found. On null models these are the ones whose labels
+happen to agree with something the model does, and then using it is true of them: so false findings
+are counted over all models that ran.
 
-Power is how often it finds what was planted, where it was planted, over the strength of the structure (`planted`; what
-strength means is said there). A "not found" is worth as much as that.
+Power is how often it finds what was planted, where it was planted, over the strength of the
+structure (`planted`; what strength means is said there). A "not found" is worth as much as that.
 """
 
 from __future__ import annotations
@@ -42,7 +45,8 @@ class NullCount:
     """"represented" or "used"."""
 
     models: int
-    """Null models that rejections are counted over: those tested, and for "used" all that ran; 0 where none was tested."""
+    """Null models that rejections are counted over: those tested, and for "used" all that ran; 0
+    where none was tested."""
 
     rejected: int
     """Models with p <= 0.05."""
@@ -55,7 +59,8 @@ class NullCount:
 
     @property
     def limit(self) -> int | None:
-        """Largest number of rejections that a right test is not doubted for; None where no test was made."""
+        """Largest number of rejections that a right test is not doubted for; None where no test was
+        made."""
         return calibration_limit(self.models, alpha=ALPHA) if self.models else None
 
     @property
@@ -103,10 +108,13 @@ class Calibration:
         """Return one line per row, for people."""
         lines = [f"{self.analysis}: {'passed' if self.passed else 'FAILED'}"]
         for c in self.counts:
-            judged = f"at most {c.limit} allowed" if c.models else "no test was made: nothing to judge"
+            judged = (
+                f"at most {c.limit} allowed" if c.models else "no test was made: nothing to judge"
+            )
             few = f" ({c.tested} were tested)" if c.tested < c.models else ""
             lines.append(
-                f"  {c.twin}, {c.verdict}: p <= {ALPHA} on {c.rejected} of {c.models} models{few}, {c.found} found; {judged}"
+                f"  {c.twin}, {c.verdict}: p <= {ALPHA} on {c.rejected} of {c.models} models{few},"
+                f" {c.found} found; {judged}"
             )
         return "\n".join(lines)
 
@@ -123,7 +131,8 @@ def calibrate(
 
     Args:
         name: a registered analysis.
-        models: null models of each kind; the first gets `seed`, the others follow. The analysis gets the same seed.
+        models: null models of each kind; the first gets `seed`, the others follow. The analysis
+            gets the same seed.
         seed: of the first model.
         options: options of the analysis, defaults otherwise.
         progress: called after each model.
@@ -133,7 +142,9 @@ def calibrate(
     """
     entry = get_analysis(name)
     if not entry.twins:
-        raise RegistryError(f"{name} declares no null models; give its decorator twins={{'random weights': ...}}.")
+        raise RegistryError(
+            f"{name} declares no null models; give its decorator twins={{'random weights': ...}}."
+        )
     total, done, counts = models * len(entry.twins), 0, []
     for kind, make in entry.twins.items():
         verdicts: dict[str, list[Verdict]] = {"represented": [], "used": []}
@@ -168,7 +179,10 @@ class Power:
 
     def text(self) -> str:
         """Return one line per strength, for people."""
-        lines = [f"{self.analysis}: found where it was planted, of {self.represented.n} models per strength"]
+        lines = [
+            f"{self.analysis}: found where it was planted, of {self.represented.n} models per"
+            " strength"
+        ]
         for i, strength in enumerate(self.represented.labels["strength"]):
             there, used = self.represented.at(i).text(), self.used.at(i).text()
             lines.append(f"  strength {strength}: represented {there}, used {used}")
@@ -201,7 +215,9 @@ def power(
     entry, total = get_analysis(name), models * len(strengths)
     plant = entry.planted
     if plant is None:
-        raise RegistryError(f"{name} plants nothing; give its decorator planted=a function of strength and seed.")
+        raise RegistryError(
+            f"{name} plants nothing; give its decorator planted=a function of strength and seed."
+        )
     seen: dict[tuple[float, int], tuple[bool, bool]] = {}
 
     def found(strength: float, one: int) -> tuple[bool, bool]:
@@ -216,7 +232,9 @@ def power(
         return seen[strength, one]
 
     def curve(which: int) -> Estimate:
-        return power_curve(lambda strength, one: found(strength, one)[which], strengths, repeats=models, seed=seed)
+        return power_curve(
+            lambda strength, one: found(strength, one)[which], strengths, repeats=models, seed=seed
+        )
 
     return Power(name, curve(0), curve(1))
 

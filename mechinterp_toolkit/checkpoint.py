@@ -1,9 +1,10 @@
 """What a checkpoint string means, and the toolkit's own checkpoint folders.
 
-A checkpoint is named by a hub name with an optional `@revision`, a folder, a bundled name (`toy/s5`), or a `.pt` /
-`.safetensors` state dict with a `config.json` beside it. A toolkit folder holds `checkpoint.json` (schema version,
-architecture, task, training record), `model.safetensors`, and under `history/` the weights along training; a
-GPT-2-shaped toy folder is a Hugging Face folder plus that file. Nothing here executes code from a checkpoint.
+A checkpoint is named by a hub name with an optional `@revision`, a folder, a bundled name
+(`toy/s5`), or a `.pt` / `.safetensors` state dict with a `config.json` beside it. A toolkit folder
+holds `checkpoint.json` (schema version, architecture, task, training record), `model.safetensors`,
+and under `history/` the weights along training; a GPT-2-shaped toy folder is a Hugging Face folder
+plus that file. Nothing here executes code from a checkpoint.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mechinterp_toolkit.errors import CheckpointError, nearest
-from mechinterp_toolkit.results import write_json
+from mechinterp_toolkit.files import write_json
 
 SCHEMA_VERSION = 1
 
@@ -31,7 +32,11 @@ _SHORT_NAMES = {
     "gpt2-small": "gpt2",
     **{f"pythia-{s}": f"EleutherAI/pythia-{s}" for s in ("14m", "31m", "70m", "160m")},
 }
-_SHORT_NAMES |= {f"pythia-{s}": f"EleutherAI/pythia-{s}" for s in ("410m", "1b", "1.4b", "2.8b", "6.9b", "12b")}
+_SHORT_NAMES |= {
+    f"pythia-{s}": f"EleutherAI/pythia-{s}" for s in ("410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
+}
+
+_BUNDLED = Path(__file__).parent / "toys" / "checkpoints"
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 
@@ -92,14 +97,19 @@ def parse_spec(text: str, revision: str | None = None) -> CheckpointSpec:
         revision: the same as writing `text@revision`.
 
     Raises:
-        CheckpointError: nothing is there, the folder is no checkpoint, or a revision was asked of a folder that has none.
+        CheckpointError: nothing is there, the folder is no checkpoint, or a revision was asked of a
+            folder that has none.
     """
-    base, _, suffix = text.rpartition("@") if "@" in text and not Path(text).exists() else (text, "", "")
+    base, _, suffix = (
+        text.rpartition("@") if "@" in text and not Path(text).exists() else (text, "", "")
+    )
     if suffix and revision and suffix != revision:
-        raise CheckpointError(f"two revisions were given, {suffix!r} in {text!r} and {revision!r}; give one.")
+        raise CheckpointError(
+            f"two revisions were given, {suffix!r} in {text!r} and {revision!r}; give one."
+        )
     wanted = revision or suffix or None
     if base.startswith("toy/"):
-        return CheckpointSpec(text, "toolkit", str(_bundled(base)), wanted)
+        return CheckpointSpec(text, "toolkit", str(bundled_folder(base)), wanted)
     path = Path(base).expanduser()
     if path.is_dir():
         return _folder_spec(text, path, wanted)
@@ -107,9 +117,30 @@ def parse_spec(text: str, revision: str | None = None) -> CheckpointSpec:
         return _file_spec(text, path, wanted)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base) or base.startswith((".", "~")):
         raise CheckpointError(
-            f"there is no folder or file {base!r}. Give an existing path, a hub name, or {_bundled_hint()}."
+            f"there is no folder or file {base!r}. Give an existing path, a hub name, or a bundled"
+            f" one ({', '.join(bundled_names())})."
         )
     return CheckpointSpec(text, "hub", _SHORT_NAMES.get(base, base), wanted)
+
+
+def bundled_names() -> tuple[str, ...]:
+    """Return the names of the checkpoints that come with the package: "toy/s5", ..."""
+    return tuple(f"toy/{file.parent.name}" for file in sorted(_BUNDLED.glob("*/checkpoint.json")))
+
+
+def bundled_folder(name: str) -> Path:
+    """Return the folder of a bundled checkpoint, given with or without its `toy/`.
+
+    Raises:
+        CheckpointError: it is not bundled.
+    """
+    full = f"toy/{name.removeprefix('toy/')}"
+    if full not in bundled_names():
+        raise CheckpointError(
+            f"{name!r} is not bundled.{nearest(full, bundled_names())} There are"
+            f" {', '.join(bundled_names())}."
+        )
+    return _BUNDLED / full.removeprefix("toy/")
 
 
 def write_checkpoint(
@@ -126,12 +157,15 @@ def write_checkpoint(
 
     Args:
         folder: made if needed.
-        architecture: "GroupMLP", or the Hugging Face architecture of a folder written by `save_pretrained`.
+        architecture: "GroupMLP", or the Hugging Face architecture of a folder written by
+            `save_pretrained`.
         config: what the architecture needs to be built again.
-        state: weights by name, or None where `save_pretrained` has already written `model.safetensors`.
+        state: weights by name, or None where `save_pretrained` has already written
+            `model.safetensors`.
         task: what was learned (operation, classes, ...).
         training: recipe, seed, steps, metrics.
-        history: step -> weights along training; kept in half precision, which is enough to follow them.
+        history: step -> weights along training; kept in half precision, which is enough to follow
+            them.
 
     Raises:
         CheckpointError: `state` is None and the folder holds no `model.safetensors`.
@@ -143,7 +177,9 @@ def write_checkpoint(
     if state is not None:
         save_file(_plain(state), folder / "model.safetensors")
     elif not (folder / "model.safetensors").is_file():
-        raise CheckpointError(f"{folder} holds no model.safetensors; call save_pretrained first or give `state`.")
+        raise CheckpointError(
+            f"{folder} holds no model.safetensors; call save_pretrained first or give `state`."
+        )
     steps = sorted(history or {})
     for step in steps:
         (folder / "history").mkdir(exist_ok=True)
@@ -178,7 +214,9 @@ def read_checkpoint(folder: str | Path, revision: str | None = None) -> ToolkitC
         names = [f"step{step}" for step in record["history"]]
         if revision not in names:
             have = f"it has {', '.join(names)}" if names else "it keeps no history"
-            raise CheckpointError(f"{folder.name} has no revision {revision!r}; {have}.{nearest(revision, names)}")
+            raise CheckpointError(
+                f"{folder.name} has no revision {revision!r}; {have}.{nearest(revision, names)}"
+            )
         file = _history_file(folder, int(revision.removeprefix("step")))
     return ToolkitCheckpoint(
         architecture=record["architecture"],
@@ -191,23 +229,27 @@ def read_checkpoint(folder: str | Path, revision: str | None = None) -> ToolkitC
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
-    """Return the contents of `checkpoint.json`; raises `CheckpointError` where it is missing or of another schema."""
+    """Return the contents of `checkpoint.json`; raises `CheckpointError` where it is missing or of
+    another schema."""
     file = Path(folder) / "checkpoint.json"
     if not file.is_file():
         raise CheckpointError(f"{folder} holds no checkpoint.json, so it is no toolkit checkpoint.")
     record = json.loads(file.read_text(encoding="utf-8"))
     if record.get("schema_version") != SCHEMA_VERSION:
         raise CheckpointError(
-            f"{file} has schema {record.get('schema_version')!r}; this version reads {SCHEMA_VERSION}."
+            f"{file} has schema {record.get('schema_version')!r}; this version reads"
+            f" {SCHEMA_VERSION}."
         )
     return record | {key: _tuples(record[key]) for key in ("task", "training")}
 
 
 def read_state(file: str | Path) -> dict[str, Tensor]:
-    """Read a `.safetensors` or `.pt` state dict; a pickle is read with `weights_only=True`, so no code runs.
+    """Read a `.safetensors` or `.pt` state dict; a pickle is read with `weights_only=True`, so no
+    code runs.
 
     Raises:
-        CheckpointError: the file is missing, truncated, holds objects other than tensors, or non-finite weights.
+        CheckpointError: the file is missing, truncated, holds objects other than tensors, or
+            non-finite weights.
     """
     file = Path(file)
     if not file.is_file():
@@ -224,7 +266,9 @@ def read_state(file: str | Path) -> dict[str, Tensor]:
             f"{file} could not be read; it may be truncated or hold more than tensors: {error}"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"{file} is not a state dict (name -> tensor); save `model.state_dict()`.")
+        raise CheckpointError(
+            f"{file} is not a state dict (name -> tensor); save `model.state_dict()`."
+        )
     check_finite(state, str(file))
     return state
 
@@ -235,12 +279,14 @@ def check_finite(state: Mapping[str, Tensor], where: str) -> None:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             bad = int((~torch.isfinite(tensor)).sum())
             raise CheckpointError(
-                f"{where}: {name} has {bad} non-finite of {tensor.numel()} weights; the checkpoint is damaged."
+                f"{where}: {name} has {bad} non-finite of {tensor.numel()} weights; the checkpoint"
+                " is damaged."
             )
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """Return the first 16 hex digits of the SHA-256 over sorted names, dtypes, shapes and bytes of the weights."""
+    """Return the first 16 hex digits of the SHA-256 over sorted names, dtypes, shapes and bytes of
+    the weights."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -250,7 +296,8 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 
 
 def has_tokenizer_files(folder: Path) -> bool:
-    """Whether `folder` holds a tokenizer's vocabulary (without one, a loader may silently make an empty tokenizer)."""
+    """Whether `folder` holds a tokenizer's vocabulary (without one, a loader may silently make an
+    empty tokenizer)."""
     return any((folder / name).is_file() for name in _TOKENIZER_FILES)
 
 
@@ -273,29 +320,16 @@ def _folder_spec(text: str, path: Path, revision: str | None) -> CheckpointSpec:
 def _file_spec(text: str, path: Path, revision: str | None) -> CheckpointSpec:
     if revision is not None:
         raise CheckpointError(
-            f"a revision ({revision!r}) was asked of the file {path}; give the file of that revision instead."
+            f"a revision ({revision!r}) was asked of the file {path}; give the file of that"
+            " revision instead."
         )
     if path.suffix not in (".pt", ".bin", ".pth", ".safetensors"):
         raise CheckpointError(f"{path} is no state dict (.pt or .safetensors).")
     if not (path.parent / "config.json").is_file():
-        raise CheckpointError(f"{path} needs a Hugging Face config.json beside it, which says what to build.")
-    return CheckpointSpec(text, "state_dict", str(path))
-
-
-def _bundled(name: str) -> Path:
-    from mechinterp_toolkit.toys import bundled_folder, bundled_names
-
-    if name not in bundled_names():
         raise CheckpointError(
-            f"{name!r} is not bundled.{nearest(name, bundled_names())} There are {', '.join(bundled_names())}."
+            f"{path} needs a Hugging Face config.json beside it, which says what to build."
         )
-    return bundled_folder(name)
-
-
-def _bundled_hint() -> str:
-    from mechinterp_toolkit.toys import bundled_names
-
-    return f"a bundled one ({', '.join(bundled_names())})"
+    return CheckpointSpec(text, "state_dict", str(path))
 
 
 def _tuples(value: Any) -> Any:
@@ -314,8 +348,14 @@ def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in _plain(state).items()}
+    return {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in _plain(state).items()
+    }
 
 
 def _whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in state.items()}
+    return {
+        name: tensor.float() if tensor.dtype == torch.float16 else tensor
+        for name, tensor in state.items()
+    }

@@ -38,7 +38,8 @@ class ResultError(ToolkitError):
 
 
 def nearest(name: str, known: Iterable[str], *, most: int = 3) -> str:
-    """Return `" Did you mean 'x'?"` for the known names closest to `name`, or `""` if none is close.
+    """Return `" Did you mean 'x'?"` for the known names closest to `name`, or `""` if none is
+    close.
 
     >>> nearest("blocks.0.hook_resid_prre", ["blocks.0.hook_resid_pre", "hook_embed"])
     " Did you mean 'blocks.0.hook_resid_pre'?"

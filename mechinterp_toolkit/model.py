@@ -1,10 +1,11 @@
 """`load_model(spec) -> HookedModel`: the only place that knows TransformerLens.
 
-Any way of naming a checkpoint ends in a TransformerLens hooked model with its tokenizer and its provenance. Weights are
-left raw by default, so that raw logits are those of Hugging Face; `processing="compatible"` folds and centres them.
+Any way of naming a checkpoint ends in a TransformerLens hooked model with its tokenizer and its
+provenance. Weights are left raw by default, so that raw logits are those of Hugging Face;
+`processing="compatible"` folds and centres them.
 
-What would fool it: a folder without a tokenizer, weights missing from a file and silently drawn at random, a revision
-that a local folder cannot have. Each is refused by name.
+What would fool it: a folder without a tokenizer, weights missing from a file and silently drawn at
+random, a revision that a local folder cannot have. Each is refused by name.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -38,6 +39,9 @@ from mechinterp_toolkit.checkpoint import (
 from mechinterp_toolkit.errors import CheckpointError, NotApplicable, TokenisationError
 from mechinterp_toolkit.results import Provenance
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 Wrapper = Literal["auto", "HookedTransformer", "TransformerBridge"]
 Processing = Literal["none", "compatible"]
 
@@ -46,7 +50,9 @@ _GROUP_NETWORKS = {
     "GroupMLP": "mechinterp_toolkit.toys.group_mlp",
     "GroupTransformer": "mechinterp_toolkit.toys.group_transformer",
 }
-_PROCESS_NOTHING = dict.fromkeys(("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases"), False)
+_PROCESS_NOTHING = dict.fromkeys(
+    ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases"), False
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,8 @@ class HookedModel:
     """Where the weights came from and in which form they are."""
 
     make_twin: Callable[[int], HookedModel] | None = field(default=None, repr=False, compare=False)
-    """`make_twin(seed)`: the same architecture with random weights; None where it cannot be built."""
+    """`make_twin(seed)`: the same architecture with random weights; None where it cannot be built.
+    """
 
     @property
     def is_transformer(self) -> bool:
@@ -94,15 +101,17 @@ class HookedModel:
         """Return the tokenizer, or raise `TokenisationError` where there is none."""
         if self.tokenizer is None:
             raise TokenisationError(
-                f"{self.provenance.checkpoint} comes without a tokenizer, and text is needed here; save the tokenizer "
-                "into the checkpoint's folder (tokenizer.save_pretrained) or pass tokenizer= to load_model."
+                f"{self.provenance.checkpoint} comes without a tokenizer, and text is needed here;"
+                " save the tokenizer into the checkpoint's folder (tokenizer.save_pretrained) or"
+                " pass tokenizer= to load_model."
             )
         return self.tokenizer
 
     def logits(
         self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None = None
     ) -> Float[Tensor, "batch *pos d_vocab"]:
-        """Return the logits of right-padded `tokens`; a left-padded batch needs its `mask` (True: a real token).
+        """Return the logits of right-padded `tokens`; a left-padded batch needs its `mask` (True: a
+        real token).
 
         A group network takes pairs [batch 2] and returns logits [batch order].
         """
@@ -114,9 +123,13 @@ class HookedModel:
         return logits
 
     def logits_and_cache(
-        self, tokens: Int[Tensor, "batch new"], mask: Bool[Tensor, "batch pos"] | None = None, cache: Any = None
+        self,
+        tokens: Int[Tensor, "batch new"],
+        mask: Bool[Tensor, "batch pos"] | None = None,
+        cache: Any = None,
     ) -> LogitsAndCache:
-        """Run `tokens` behind what `cache` holds (None: nothing); the cache is the wrapper's own, and grows in place.
+        """Run `tokens` behind what `cache` holds (None: nothing); the cache is the wrapper's own,
+        and grows in place.
 
         Args:
             tokens: the new columns alone.
@@ -127,13 +140,20 @@ class HookedModel:
         """
         if not self.is_transformer:
             raise NotApplicable(
-                f"{self.provenance.checkpoint} is a {self.provenance.wrapper}, which keeps no KV cache."
+                f"{self.provenance.checkpoint} is a {self.provenance.wrapper}, which keeps no KV"
+                " cache."
             )
         tokens = tokens.to(self.device)
         mask = None if mask is None else mask.to(self.device).long()
         if self.is_bridge:
             told = {} if mask is None else {"attention_mask": mask}
-            answer = self.model(tokens, return_type="logits_and_cache", use_cache=True, past_key_values=cache, **told)
+            answer = self.model(
+                tokens,
+                return_type="logits_and_cache",
+                use_cache=True,
+                past_key_values=cache,
+                **told,
+            )
             return LogitsAndCache(*answer)
         cache = cache or _empty_cache(self.cfg, self.device, len(tokens))
         new = torch.ones_like(tokens) if mask is None else mask[:, -tokens.shape[1] :]
@@ -143,7 +163,8 @@ class HookedModel:
     def layer_norm(
         self, layer: int | Literal["final"], x: Float[Tensor, "*batch d_model"]
     ) -> Float[Tensor, "*batch d_model"]:
-        """Return `x` through the LayerNorm in front of attention in `layer`, or through the final one."""
+        """Return `x` through the LayerNorm in front of attention in `layer`, or through the final
+        one."""
         module = self.model.ln_final if layer == "final" else self.model.blocks[layer].ln1
         shaped = x.reshape(1, -1, x.shape[-1]).to(self.device)
         result: Tensor = module(shaped)
@@ -157,12 +178,17 @@ class HookedModel:
         """
         if self.make_twin is None:
             raise NotApplicable(
-                f"no random-weight twin of {self.provenance.checkpoint} can be made: a {self.provenance.wrapper} handed "
-                "over as an object does not say how it was initialised; load it by name or folder instead."
+                f"no random-weight twin of {self.provenance.checkpoint} can be made: a"
+                f" {self.provenance.wrapper} handed over as an object does not say how it was"
+                " initialised; load it by name or folder instead."
             )
         twin = self.make_twin(seed)
         task = self.provenance.training.get("task")
-        return twin if task is None else replace(twin, provenance=replace(twin.provenance, training={"task": task}))
+        return (
+            twin
+            if task is None
+            else replace(twin, provenance=replace(twin.provenance, training={"task": task}))
+        )
 
 
 class LogitsAndCache(NamedTuple):
@@ -189,19 +215,24 @@ def load_model(
     """Load a checkpoint as a TransformerLens hooked model.
 
     Args:
-        spec: a hub name (`gpt2`, `EleutherAI/pythia-160m@step3000`), a Hugging Face folder, a toolkit folder, a bundled
-            name (`toy/s5`), a state-dict file beside its config.json, a Hugging Face model, or a TransformerLens model.
+        spec: a hub name (`gpt2`, `EleutherAI/pythia-160m@step3000`), a Hugging Face folder, a
+            toolkit folder, a bundled name (`toy/s5`), a state-dict file beside its config.json, a
+            Hugging Face model, or a TransformerLens model.
         revision: hub revision, or "stepN" of a toolkit folder; the same as `spec@revision`.
         tokenizer: used instead of the checkpoint's own.
-        wrapper: "auto" takes `HookedTransformer` for GPT-2 and GPT-NeoX shapes where TransformerLens has it (3.x), and
-            `TransformerBridge` in compatibility mode otherwise.
-        processing: "none" keeps raw weights; "compatible" folds LayerNorm, centres writing weights and the unembedding.
-        prepend_bos: whether prompts start with the beginning-of-sequence token; None takes the architecture's default.
+        wrapper: "auto" takes `HookedTransformer` for GPT-2 and GPT-NeoX shapes where
+            TransformerLens has it (3.x), and `TransformerBridge` in compatibility mode otherwise.
+        processing: "none" keeps raw weights; "compatible" folds LayerNorm, centres writing weights
+            and the unembedding.
+        prepend_bos: whether prompts start with the beginning-of-sequence token; None takes the
+            architecture's default.
         dtype: data type of the weights.
-        device: device to load onto; None takes CUDA where there is one. A model given as an object is never moved.
+        device: device to load onto; None takes CUDA where there is one. A model given as an object
+            is never moved.
 
     Raises:
-        CheckpointError: the checkpoint is missing, damaged, incomplete, would execute code, or has no such revision.
+        CheckpointError: the checkpoint is missing, damaged, incomplete, would execute code, or has
+            no such revision.
     """
     if isinstance(spec, HookedModel):
         return spec
@@ -210,10 +241,23 @@ def load_model(
         if hasattr(spec, "hook_dict"):
             return _wrap_hooked(spec, tokenizer, prepend_bos)
         named = f"{type(spec).__name__} object"
-        own = copy.deepcopy(spec)  # a Bridge rebuilds the model it wraps; the user's object stays as it is
-        return _wrap_hf(own, tokenizer, named, None, wrapper=wrapper, processing=processing, prepend_bos=prepend_bos)
+        own = copy.deepcopy(
+            spec
+        )  # a Bridge rebuilds the model it wraps; the user's object stays as it is
+        return _wrap_hf(
+            own,
+            tokenizer,
+            named,
+            None,
+            wrapper=wrapper,
+            processing=processing,
+            prepend_bos=prepend_bos,
+        )
     understood = parse_spec(str(spec), revision)
-    if understood.kind == "toolkit" and read_record(understood.path)["architecture"] in _GROUP_NETWORKS:
+    if (
+        understood.kind == "toolkit"
+        and read_record(understood.path)["architecture"] in _GROUP_NETWORKS
+    ):
         return _load_group_network(understood, device)
     hf_model, own_tokenizer, training = _load_hf(understood, dtype)
     hf_model.to(device)
@@ -229,8 +273,28 @@ def load_model(
     )
 
 
+def takes_model(
+    function: Callable[Concatenate[HookedModel, P], R],
+) -> Callable[Concatenate[ModelLike, P], R]:
+    """Let the first argument of `function` be whatever `load_model` takes: the door for users.
+
+    >>> @takes_model
+    ... def wrapper(model: HookedModel) -> str:
+    ...     return model.provenance.wrapper
+    >>> wrapper("toy/s5")
+    'GroupMLP'
+    """
+
+    @functools.wraps(function)
+    def with_model(model: ModelLike, /, *args: P.args, **options: P.kwargs) -> R:
+        return function(load_model(model), *args, **options)
+
+    return with_model
+
+
 def hook_classes() -> tuple[type, type]:
-    """Return TransformerLens' `HookedRootModule` and `HookPoint`, for networks with hook points of their own."""
+    """Return TransformerLens' `HookedRootModule` and `HookPoint`, for networks with hook points of
+    their own."""
     from transformer_lens.hook_points import HookPoint
     from transformer_lens.HookedRootModule import HookedRootModule
 
@@ -248,7 +312,8 @@ def versions() -> dict[str, str]:
 
 
 def _load_hf(spec: CheckpointSpec, dtype: torch.dtype) -> tuple[Any, Any | None, Mapping[str, Any]]:
-    """Return the Hugging Face model, its tokenizer or None, and a toolkit folder's training record."""
+    """Return the Hugging Face model, its tokenizer or None, and a toolkit folder's training
+    record."""
     local = spec.kind != "hub"
     folder = spec.path.parent if spec.kind == "state_dict" else spec.path
     if spec.kind == "state_dict" or (spec.kind == "toolkit" and spec.revision):
@@ -257,7 +322,11 @@ def _load_hf(spec: CheckpointSpec, dtype: torch.dtype) -> tuple[Any, Any | None,
         model = _hf_from_pretrained(spec, dtype)
     record = read_record(folder) if spec.kind == "toolkit" else {}
     training: dict[str, Any] = {k: record[k] for k in ("task", "training") if k in record}
-    return model, _load_tokenizer(spec, folder if local else None, model.config.vocab_size), training
+    return (
+        model,
+        _load_tokenizer(spec, folder if local else None, model.config.vocab_size),
+        training,
+    )
 
 
 def _hf_from_pretrained(spec: CheckpointSpec, dtype: torch.dtype) -> Any:
@@ -279,8 +348,8 @@ def _hf_from_pretrained(spec: CheckpointSpec, dtype: torch.dtype) -> Any:
     if info["missing_keys"]:
         some = ", ".join(sorted(info["missing_keys"])[:3])
         raise CheckpointError(
-            f"{spec.text} lacks {len(info['missing_keys'])} of the model's weights ({some}, ...), which would be drawn at "
-            "random; the checkpoint is incomplete."
+            f"{spec.text} lacks {len(info['missing_keys'])} of the model's weights ({some}, ...),"
+            " which would be drawn at random; the checkpoint is incomplete."
         )
     return model
 
@@ -301,26 +370,37 @@ def no_progress_bar() -> Iterator[None]:
 
 def _why_not(spec: CheckpointSpec, error: Exception) -> str:
     if "trust_remote_code" in str(error):
-        return f"{spec.text} needs code from the checkpoint to be executed, which the toolkit never does."
+        return (
+            f"{spec.text} needs code from the checkpoint to be executed, which the toolkit never"
+            " does."
+        )
     if spec.kind == "hub":
         return (
-            f"{spec.text!r} is neither a folder here nor could it be loaded from the hub; check the name and revision, "
-            f"the connection and HF_HUB_OFFLINE. ({type(error).__name__}: {str(error).splitlines()[0]})"
+            f"{spec.text!r} is neither a folder here nor could it be loaded from the hub; check the"
+            f" name and revision, the connection and HF_HUB_OFFLINE. ({type(error).__name__}:"
+            f" {str(error).splitlines()[0]})"
         )
     return (
-        f"{spec.text} could not be loaded; its weights may be truncated or missing. ({type(error).__name__}: {error})"
+        f"{spec.text} could not be loaded; its weights may be truncated or missing."
+        f" ({type(error).__name__}: {error})"
     )
 
 
 def _state_of(spec: CheckpointSpec) -> Mapping[str, Tensor]:
-    return read_state(spec.path) if spec.kind == "state_dict" else read_checkpoint(spec.path, spec.revision).state
+    return (
+        read_state(spec.path)
+        if spec.kind == "state_dict"
+        else read_checkpoint(spec.path, spec.revision).state
+    )
 
 
 def _hf_from_state(folder: Path, state: Mapping[str, Tensor], dtype: torch.dtype, text: str) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", trust_remote_code=False)
+    model = AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager", trust_remote_code=False
+    )
     missing, unexpected = model.load_state_dict(state, strict=False)
     model.tie_weights()
     tied = set(getattr(model, "_tied_weights_keys", None) or ())
@@ -334,7 +414,8 @@ def _hf_from_state(folder: Path, state: Mapping[str, Tensor], dtype: torch.dtype
 
 
 def _load_tokenizer(spec: CheckpointSpec, folder: Path | None, d_vocab: int) -> Any | None:
-    """Return the tokenizer, or None where there is none; a stand-in with next to no vocabulary counts as none."""
+    """Return the tokenizer, or None where there is none; a stand-in with next to no vocabulary
+    counts as none."""
     from transformers import AutoTokenizer
 
     if folder is not None and not has_tokenizer_files(folder):
@@ -364,7 +445,8 @@ def _wrap_hf(
     prepend_bos: bool | None,
     training: Mapping[str, Any] | None = None,
 ) -> HookedModel:
-    """Wrap a Hugging Face causal language model; the weights are fingerprinted before anything touches them."""
+    """Wrap a Hugging Face causal language model; the weights are fingerprinted before anything
+    touches them."""
     hf_model.eval()
     state = hf_model.state_dict()
     check_finite(state, checkpoint)
@@ -395,15 +477,20 @@ def _wrap_hf(
     return HookedModel(model.eval(), tokenizer, provenance, twin)
 
 
-def _choose_wrapper(wrapper: Wrapper, hf_model: Any) -> Literal["HookedTransformer", "TransformerBridge"]:
+def _choose_wrapper(
+    wrapper: Wrapper, hf_model: Any
+) -> Literal["HookedTransformer", "TransformerBridge"]:
     shaped = _hooked_transformer_config(hf_model) is not None
     if wrapper == "HookedTransformer" and not has_hooked_transformer():
         raise CheckpointError(
-            f"the installed TransformerLens {importlib.metadata.version('transformer-lens')} has no HookedTransformer; "
-            'use wrapper="auto", or transformer-lens 3.9.'
+            f"the installed TransformerLens {importlib.metadata.version('transformer-lens')} has no"
+            ' HookedTransformer; use wrapper="auto", or transformer-lens 3.9.'
         )
     if wrapper == "HookedTransformer" and not shaped:
-        raise CheckpointError(f'{type(hf_model).__name__} has no HookedTransformer converter here; use wrapper="auto".')
+        raise CheckpointError(
+            f"{type(hf_model).__name__} has no HookedTransformer converter here; use"
+            ' wrapper="auto".'
+        )
     if wrapper == "auto":
         return "HookedTransformer" if has_hooked_transformer() and shaped else "TransformerBridge"
     return wrapper
@@ -416,20 +503,34 @@ def _empty_cache(cfg: Any, device: torch.device, batch: int) -> Any:
 
 
 def _hooked_transformer(hf_model: Any, tokenizer: Any | None, processing: Processing) -> Any:
-    """Build a `HookedTransformer` from our own reading of config.json; TransformerLens converts the weights only."""
+    """Build a `HookedTransformer` from our own reading of config.json; TransformerLens converts the
+    weights only."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights, convert_neox_weights
+    from transformer_lens.pretrained.weight_conversions import (
+        convert_gpt2_weights,
+        convert_neox_weights,
+    )
 
     settings = _hooked_transformer_config(hf_model)
     assert settings is not None
     parameter = next(hf_model.parameters())
-    config = HookedTransformerConfig(**settings, dtype=parameter.dtype, device=str(parameter.device))
-    convert = convert_gpt2_weights if config.original_architecture == "GPT2LMHeadModel" else convert_neox_weights
+    config = HookedTransformerConfig(
+        **settings, dtype=parameter.dtype, device=str(parameter.device)
+    )
+    convert = (
+        convert_gpt2_weights
+        if config.original_architecture == "GPT2LMHeadModel"
+        else convert_neox_weights
+    )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # its deprecation is known; 4.x takes the Bridge
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # its deprecation is known; 4.x takes the Bridge
         model = HookedTransformer(config)
     state = {name: tensor.detach().clone() for name, tensor in convert(hf_model, config).items()}
-    model.load_and_process_state_dict(state, **({} if processing == "compatible" else _PROCESS_NOTHING))
+    model.load_and_process_state_dict(
+        state, **({} if processing == "compatible" else _PROCESS_NOTHING)
+    )
     if tokenizer is not None:
         with _no_bos_lookup(tokenizer) as usable:
             model.set_tokenizer(usable)
@@ -437,9 +538,15 @@ def _hooked_transformer(hf_model: Any, tokenizer: Any | None, processing: Proces
 
 
 def _hooked_transformer_config(hf_model: Any) -> dict[str, Any] | None:
-    """Return the `HookedTransformerConfig` settings of a GPT-2 or GPT-NeoX shape, or None for any other."""
+    """Return the `HookedTransformerConfig` settings of a GPT-2 or GPT-NeoX shape, or None for any
+    other."""
     c, name = hf_model.config, type(hf_model).__name__
-    shared = {"original_architecture": name, "d_vocab": c.vocab_size, "normalization_type": "LN", "init_weights": False}
+    shared = {
+        "original_architecture": name,
+        "d_vocab": c.vocab_size,
+        "normalization_type": "LN",
+        "init_weights": False,
+    }
     if name == "GPT2LMHeadModel" and c.activation_function in ("gelu", "gelu_new", "relu", "silu"):
         return shared | {
             "d_model": c.n_embd,
@@ -455,7 +562,11 @@ def _hooked_transformer_config(hf_model: Any) -> dict[str, Any] | None:
         }
     rope = getattr(c, "rope_parameters", None) or {}
     plain_rope = rope.get("rope_type", "default") == "default"
-    if name == "GPTNeoXForCausalLM" and c.hidden_act in ("gelu", "gelu_new", "relu", "silu") and plain_rope:
+    if (
+        name == "GPTNeoXForCausalLM"
+        and c.hidden_act in ("gelu", "gelu_new", "relu", "silu")
+        and plain_rope
+    ):
         d_head = c.hidden_size // c.num_attention_heads
         return shared | {
             "d_model": c.hidden_size,
@@ -469,7 +580,9 @@ def _hooked_transformer_config(hf_model: Any) -> dict[str, Any] | None:
             "parallel_attn_mlp": c.use_parallel_residual,
             "positional_embedding_type": "rotary",
             "rotary_adjacent_pairs": False,
-            "rotary_dim": round(rope.get("partial_rotary_factor", getattr(c, "rotary_pct", 1.0)) * d_head),
+            "rotary_dim": round(
+                rope.get("partial_rotary_factor", getattr(c, "rotary_pct", 1.0)) * d_head
+            ),
             "rotary_base": int(rope.get("rope_theta", getattr(c, "rotary_emb_base", 10000))),
             "default_prepend_bos": False,
         }
@@ -480,9 +593,16 @@ def _bridge(hf_model: Any, tokenizer: Any | None, processing: Processing) -> Any
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
     hf_model.config._attn_implementation = "eager"  # attention patterns exist only there
-    with _no_bos_lookup(tokenizer) as usable, torch.random.fork_rng():  # a Bridge draws weights it then throws away
+    with (
+        _no_bos_lookup(tokenizer) as usable,
+        torch.random.fork_rng(),
+    ):  # a Bridge draws weights it then throws away
         model = build_bridge_from_module(
-            hf_model, type(hf_model).__name__, hf_config=hf_model.config, tokenizer=usable, model_name="local"
+            hf_model,
+            type(hf_model).__name__,
+            hf_config=hf_model.config,
+            tokenizer=usable,
+            model_name="local",
         )
     model.enable_compatibility_mode(disable_warnings=True, no_processing=processing == "none")
     return model
@@ -492,15 +612,20 @@ def _bridge(hf_model: Any, tokenizer: Any | None, processing: Processing) -> Any
 def _no_bos_lookup(tokenizer: Any | None) -> Iterator[Any | None]:
     """Yield a copy of `tokenizer` that TransformerLens takes as it is.
 
-    TransformerLens loads a tokenizer a second time by name unless it already adds the beginning-of-sequence token, which
-    fails for one made in memory and would undo changes of the user. The copy only says that it does, for the moment.
+    TransformerLens loads a tokenizer a second time by name unless it already adds the
+    beginning-of-sequence token, which fails for one made in memory and would undo changes of the
+    user. The copy only says that it does, for the moment.
     """
     if tokenizer is None:
         yield None
         return
     usable = copy.deepcopy(tokenizer)
     kept = usable.init_kwargs
-    usable.init_kwargs = {**kept, "name_or_path": kept.get("name_or_path", ""), "add_bos_token": True}
+    usable.init_kwargs = {
+        **kept,
+        "name_or_path": kept.get("name_or_path", ""),
+        "add_bos_token": True,
+    }
     try:
         yield usable
     finally:
@@ -522,8 +647,18 @@ def _hf_twin(
     name = f"{checkpoint} (random weights, seed {seed})"
     with torch.random.fork_rng():  # around the wrapping too: a Bridge draws weights of its own
         torch.manual_seed(seed)
-        fresh = AutoModelForCausalLM.from_config(config, attn_implementation="eager").to(like.device, like.dtype)
-        return _wrap_hf(fresh, tokenizer, name, None, wrapper=wrapper, processing=processing, prepend_bos=prepend_bos)
+        fresh = AutoModelForCausalLM.from_config(config, attn_implementation="eager").to(
+            like.device, like.dtype
+        )
+        return _wrap_hf(
+            fresh,
+            tokenizer,
+            name,
+            None,
+            wrapper=wrapper,
+            processing=processing,
+            prepend_bos=prepend_bos,
+        )
 
 
 def _load_group_network(spec: CheckpointSpec, device: str) -> HookedModel:
@@ -533,7 +668,9 @@ def _load_group_network(spec: CheckpointSpec, device: str) -> HookedModel:
     try:
         network.load_state_dict(dict(stored.state))
     except RuntimeError as error:
-        raise CheckpointError(f"{spec.text}: the weights do not fit the recorded architecture ({error}).") from error
+        raise CheckpointError(
+            f"{spec.text}: the weights do not fit the recorded architecture ({error})."
+        ) from error
     hooked = _wrap_hooked(network.to(device), None, None)
     checkpoint = spec.text.removesuffix(f"@{spec.revision}")
     provenance = replace(
@@ -543,18 +680,26 @@ def _load_group_network(spec: CheckpointSpec, device: str) -> HookedModel:
         processing="none",
         training={"task": dict(stored.task), "training": dict(stored.training)},
     )
-    return replace(hooked, provenance=provenance, make_twin=functools.partial(_module_twin, network, checkpoint))
+    return replace(
+        hooked,
+        provenance=provenance,
+        make_twin=functools.partial(_module_twin, network, checkpoint),
+    )
 
 
 def _wrap_hooked(module: nn.Module, tokenizer: Any | None, prepend_bos: bool | None) -> HookedModel:
     """Take a TransformerLens model as it is: never moved, its processing unknown."""
-    state = dict(module.named_parameters())  # not the buffers: HookedTransformer keeps a -inf among them
+    state = dict(
+        module.named_parameters()
+    )  # not the buffers: HookedTransformer keeps a -inf among them
     cfg = getattr(module, "cfg", None)
     checkpoint = str(getattr(cfg, "model_name", None) or type(module).__name__)
     check_finite(state, checkpoint)
     tokenizer = tokenizer or getattr(module, "tokenizer", None)
     if prepend_bos is None and tokenizer is not None:
-        prepend_bos = bool(getattr(cfg, "default_prepend_bos", False)) and tokenizer.bos_token_id is not None
+        prepend_bos = (
+            bool(getattr(cfg, "default_prepend_bos", False)) and tokenizer.bos_token_id is not None
+        )
     parameter = next(module.parameters())
     provenance = Provenance(
         checkpoint=checkpoint,
@@ -576,4 +721,6 @@ def _wrap_hooked(module: nn.Module, tokenizer: Any | None, prepend_bos: bool | N
 def _module_twin(module: Any, checkpoint: str, seed: int) -> HookedModel:
     hooked = _wrap_hooked(module.random_like(seed), None, None)
     name = f"{checkpoint} (random weights, seed {seed})"
-    return replace(hooked, provenance=replace(hooked.provenance, checkpoint=name, processing="none"))
+    return replace(
+        hooked, provenance=replace(hooked.provenance, checkpoint=name, processing="none")
+    )

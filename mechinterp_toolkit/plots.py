@@ -1,13 +1,15 @@
 """How do the numbers look beside their null? Small functions from an `Estimate` to a plotly figure.
 
-Every picture draws the control into the same axes as the observed value, never beside it, and says both in its hover
-text. Backgrounds are transparent and colours are mid-tones that read on white and on black, so one figure serves a
-notebook and both themes of the report. Every label is escaped: names and tokens come from checkpoints.
+Every picture draws the control into the same axes as the observed value, never beside it, and says
+both in its hover text. Backgrounds are transparent and colours are mid-tones that read on white and
+on black, so one figure serves a notebook and both themes of the report. Every label is escaped:
+names and tokens come from checkpoints.
 
-Labels are drawn as tick texts on numeric axes, because plotly merges equal categories and reads "1" as a number.
+Labels are drawn as tick texts on numeric axes, because plotly merges equal categories and reads "1"
+as a number.
 
-Source of the palette: Okabe & Ito 2008, Color Universal Design, darkened until each colour reads on white; series
-differ in dash and marker too.
+Source of the palette: Okabe & Ito 2008, Color Universal Design, darkened until each colour reads on
+white; series differ in dash and marker too.
 """
 
 from __future__ import annotations
@@ -39,23 +41,32 @@ GRID = "rgba(128, 136, 148, 0.22)"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 SCALES: Mapping[Colours, list[list[Any]]] = {
-    "sequential": [[0.0, "#00204d"], [0.25, "#35466b"], [0.5, "#7c7b78"], [0.75, "#bcaf6f"], [1.0, "#ffea46"]],
+    "sequential": [
+        [0.0, "#00204d"],
+        [0.25, "#35466b"],
+        [0.5, "#7c7b78"],
+        [0.75, "#bcaf6f"],
+        [1.0, "#ffea46"],
+    ],
     "diverging": [[0.0, "#1b6cb5"], [0.5, "#eceef1"], [1.0, "#d2600a"]],
 }
-"""Cividis (Nuñez et al. 2018), and a blue-orange scale whose middle the report darkens in its dark theme."""
+"""Cividis (Nuñez et al. 2018), and a blue-orange scale whose middle the report darkens in its dark
+theme."""
 
 _MOST_TICKS = 32
 _FOREIGN_TAG = re.compile(r"<(?!/?(?:b|i|br|sub|sup|extra)/?>)")
 
 
 def escape(text: object) -> str:
-    """Return `text` so that plotly shows it as it is: no tags, no entities, no invisible line breaks."""
+    """Return `text` so that plotly shows it as it is: no tags, no entities, no invisible line
+    breaks."""
     visible = str(text).replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
     return html.escape(visible, quote=False)
 
 
 def without_foreign_tags(text: str) -> str:
-    """Return plotly text in which every tag is escaped but `b`, `i`, `br`, `sub`, `sup` and `extra`."""
+    """Return plotly text in which every tag is escaped but `b`, `i`, `br`, `sub`, `sup` and
+    `extra`."""
     return _FOREIGN_TAG.sub("&lt;", text)
 
 
@@ -67,14 +78,17 @@ def heat_map(
     hover: Mapping[str, Any] | None = None,
     colours: Colours = "sequential",
 ) -> Figure:
-    """Draw an estimate with two axes as a grid; a dot marks each cell beyond the null's largest value.
+    """Draw an estimate with two axes as a grid; a dot marks each cell beyond the null's largest
+    value.
 
-    The dot's threshold is the 95th percentile, over control draws, of the largest cell of a draw (of the largest
-    magnitude where `colours` is "diverging"), so it is corrected for looking at every cell.
+    The dot's threshold is the 95th percentile, over control draws, of the largest cell of a draw
+    (of the largest magnitude where `colours` is "diverging"), so it is corrected for looking at
+    every cell.
 
     Args:
         axes: (rows, columns) by name; the estimate's own order by default.
-        hover: further lines of the hover text, name -> one value per cell in the estimate's own order of axes.
+        hover: further lines of the hover text, name -> one value per cell in the estimate's own
+            order of axes.
         colours: "diverging" centres the scale at 0 and treats both signs alike.
 
     Raises:
@@ -99,17 +113,21 @@ def heat_map(
     if beyond is not None:
         mask, text = beyond
         _add_dots(figure, mask.T if flip else mask, text)
-    _finish(figure, title, height=min(680, max(260, 24 * value.shape[0] + 150)), hovermode="closest")
+    _finish(
+        figure, title, height=min(680, max(260, 24 * value.shape[0] + 150)), hovermode="closest"
+    )
     figure.update_xaxes(**_ticks(estimate, columns), showgrid=False, zeroline=False)
-    figure.update_yaxes(**_ticks(estimate, rows), showgrid=False, zeroline=False, autorange="reversed")
+    figure.update_yaxes(
+        **_ticks(estimate, rows), showgrid=False, zeroline=False, autorange="reversed"
+    )
     return figure
 
 
 def spectrum(estimate: Estimate, *, title: str, hover: Mapping[str, Any] | None = None) -> Figure:
     """Draw an estimate with one axis as bars with 95 % intervals over the control's band.
 
-    The wide grey band holds the middle 95 % of the control's draws of each bar; the dotted line is the value that
-    95 % of draws keep every bar below (drawn where there is more than one bar).
+    The wide grey band holds the middle 95 % of the control's draws of each bar; the dotted line is
+    the value that 95 % of draws keep every bar below (drawn where there is more than one bar).
 
     Raises:
         ResultError: the estimate does not have exactly one axis, or `hover` does not fit it.
@@ -121,7 +139,9 @@ def spectrum(estimate: Estimate, *, title: str, hover: Mapping[str, Any] | None 
     figure = go.Figure()
     if estimate.control is not None and at:
         low, high = _band(estimate.control)
-        figure.add_bar(x=at, y=high - low, base=low, width=0.86, name=_null_name(estimate), hoverinfo="skip")
+        figure.add_bar(
+            x=at, y=high - low, base=low, width=0.86, name=_null_name(estimate), hoverinfo="skip"
+        )
         figure.update_traces(marker={"color": NULL, "line": {"width": 0}})
         if len(at) > 1:
             level = _cpu(estimate.control).flatten(1).amax(1).quantile(0.95).item()
@@ -142,7 +162,11 @@ def spectrum(estimate: Estimate, *, title: str, hover: Mapping[str, Any] | None 
 
 
 def strip(
-    observed: Estimate, control: Float[Tensor, " draw"] | None = None, *, title: str, control_name: str = ""
+    observed: Estimate,
+    control: Float[Tensor, " draw"] | None = None,
+    *,
+    title: str,
+    control_name: str = "",
 ) -> Figure:
     """Draw one observed number with its interval over the histogram of its null.
 
@@ -159,7 +183,10 @@ def strip(
     _need_axes(observed, 0, "strip")
     draws = observed.control if control is None else control
     if draws is None or draws.numel() == 0:
-        raise ResultError("strip draws a number over its null, and this estimate has no control; give control=draws.")
+        raise ResultError(
+            "strip draws a number over its null, and this estimate has no control; give"
+            " control=draws."
+        )
     draws, value = _cpu(draws).flatten(), observed.value.item()
     name = escape(control_name or observed.control_name or "control")
     beyond = f"95 % of draws below {draws.quantile(0.95).item():.3g}"
@@ -172,8 +199,16 @@ def strip(
             hovertemplate=f"%{{y}} draws in %{{x}}<br>{name}<br>{beyond}<extra></extra>",
         )
     )
-    figure.add_vline(x=draws.quantile(0.95).item(), line={"color": NULL_LINE, "width": 1.5, "dash": "dot"})
-    figure.add_vrect(x0=observed.low.item(), x1=observed.high.item(), fillcolor=OBSERVED, opacity=0.16, line_width=0)
+    figure.add_vline(
+        x=draws.quantile(0.95).item(), line={"color": NULL_LINE, "width": 1.5, "dash": "dot"}
+    )
+    figure.add_vrect(
+        x0=observed.low.item(),
+        x1=observed.high.item(),
+        fillcolor=OBSERVED,
+        opacity=0.16,
+        line_width=0,
+    )
     figure.add_vline(x=value, line={"color": OBSERVED, "width": 2.5})
     figure.add_scatter(
         x=[value],
@@ -203,25 +238,33 @@ def curve(
     x_title: str = "",
     log_x: bool = False,
 ) -> Figure:
-    """Draw an estimate along its last axis as a line with its interval, over the ribbon of its null.
+    """Draw an estimate along its last axis as a line with its interval, over the ribbon of its
+    null.
 
-    With two axes, one line per position on the first. The grey ribbon holds the middle 95 % of the control's draws.
+    With two axes, one line per position on the first. The grey ribbon holds the middle 95 % of the
+    control's draws.
 
     Args:
         x: position of each point; 0, 1, 2, ... with the axis' labels by default.
         x_title: title of the x axis; the axis' name by default.
 
     Raises:
-        ResultError: the estimate has no axis or more than two, or `x` does not have one position per point.
+        ResultError: the estimate has no axis or more than two, or `x` does not have one position
+            per point.
     """
     if estimate.value.dim() not in (1, 2):
-        raise ResultError(f"curve draws one or two axes, and this estimate has {estimate.axes}; take a slice of it.")
+        raise ResultError(
+            f"curve draws one or two axes, and this estimate has {estimate.axes}; take a slice"
+            " of it."
+        )
     import plotly.graph_objects as go
 
     points = estimate.value.shape[-1]
     at = [float(v) for v in (range(points) if x is None else x)]
     if len(at) != points:
-        raise ResultError(f"x has {len(at)} positions for {points} points along {estimate.axes[-1]!r}.")
+        raise ResultError(
+            f"x has {len(at)} positions for {points} points along {estimate.axes[-1]!r}."
+        )
     figure = go.Figure()
     lines = estimate.value.shape[0] if estimate.value.dim() == 2 else 1
     _add_null_ribbon(figure, estimate, at)
@@ -229,7 +272,9 @@ def curve(
         _add_line(figure, estimate, at, line, alone=lines == 1)
     _finish(figure, title, height=380, hovermode="closest")
     axis = estimate.axes[-1]
-    figure.update_xaxes(**(_ticks(estimate, axis) if x is None else {}), type="log" if log_x else "linear")
+    figure.update_xaxes(
+        **(_ticks(estimate, axis) if x is None else {}), type="log" if log_x else "linear"
+    )
     figure.update_xaxes(title_text=escape(x_title or axis))
     return figure.update_yaxes(title_text=escape(estimate.unit))
 
@@ -245,7 +290,8 @@ def matrix(
     unit: str = "",
     colours: Colours = "sequential",
 ) -> Figure:
-    """Draw a plain table of numbers, such as answers of a group or a confusion; small ones show their numbers.
+    """Draw a plain table of numbers, such as answers of a group or a confusion; small ones show
+    their numbers.
 
     A matrix carries no control: draw an `Estimate` with `heat_map` wherever a claim rests on it.
 
@@ -256,13 +302,14 @@ def matrix(
 
     if (len(row_labels), len(col_labels)) != tuple(values.shape):
         raise ResultError(
-            f"{len(row_labels)} row and {len(col_labels)} column labels for values of shape {tuple(values.shape)}."
+            f"{len(row_labels)} row and {len(col_labels)} column labels for values of shape"
+            f" {tuple(values.shape)}."
         )
     table = _cpu(values)
     texts = [
         [
-            f"{escape(row_title or 'row')} {escape(row)}<br>{escape(col_title or 'column')} {escape(column)}"
-            f"<br><b>{table[i, j].item():.3g}</b> {escape(unit)}"
+            f"{escape(row_title or 'row')} {escape(row)}<br>{escape(col_title or 'column')}"
+            f" {escape(column)}<br><b>{table[i, j].item():.3g}</b> {escape(unit)}"
             for j, column in enumerate(col_labels)
         ]
         for i, row in enumerate(row_labels)
@@ -277,10 +324,14 @@ def matrix(
         )
     )
     _add_unit(figure, unit)
-    _finish(figure, title, height=min(680, max(260, 24 * table.shape[0] + 130)), hovermode="closest")
+    _finish(
+        figure, title, height=min(680, max(260, 24 * table.shape[0] + 130)), hovermode="closest"
+    )
     plain = {"showgrid": False, "zeroline": False}
     figure.update_xaxes(**_tick_texts(col_labels), title_text=escape(col_title), **plain)
-    return figure.update_yaxes(**_tick_texts(row_labels), title_text=escape(row_title), autorange="reversed", **plain)
+    return figure.update_yaxes(
+        **_tick_texts(row_labels), title_text=escape(row_title), autorange="reversed", **plain
+    )
 
 
 def plane(
@@ -292,14 +343,17 @@ def plane(
     axis_titles: tuple[str, str] = ("first coordinate", "second coordinate"),
     unit: str = "",
 ) -> Figure:
-    """Draw points of a plane, one colour and marker per label, each label written at the mean of its points.
+    """Draw points of a plane, one colour and marker per label, each label written at the mean of
+    its points.
 
-    A picture of a plane carries no control: the estimate it illustrates is drawn over its null elsewhere.
+    A picture of a plane carries no control: the estimate it illustrates is drawn over its null
+    elsewhere.
 
     Args:
         points: coordinates; both axes have the same scale, so that a circle looks like one.
         labels: one per point.
-        order: labels in the order in which a thin line joins their means; none is joined by default.
+        order: labels in the order in which a thin line joins their means; none is joined by
+            default.
         axis_titles: of the two coordinates.
         unit: of both.
 
@@ -310,7 +364,9 @@ def plane(
         raise ResultError(f"got {len(labels)} labels for {len(points)} points; give one each.")
     missing = [name for name in order if name not in labels]
     if missing:
-        raise ResultError(f"no point has the label {missing[0]!r}; `order` names labels of the points.")
+        raise ResultError(
+            f"no point has the label {missing[0]!r}; `order` names labels of the points."
+        )
     import plotly.graph_objects as go
 
     at, names = _cpu(points), list(dict.fromkeys([*order, *labels]))
@@ -319,18 +375,27 @@ def plane(
     figure = go.Figure()
     if order:
         x, y = zip(*(means[name] for name in order), strict=True)
-        figure.add_scatter(x=x, y=y, mode="lines", line={"color": NULL_LINE, "width": 1}, hoverinfo="skip")
+        figure.add_scatter(
+            x=x, y=y, mode="lines", line={"color": NULL_LINE, "width": 1}, hoverinfo="skip"
+        )
     for i, name in enumerate(names):
         figure.add_scatter(
             x=at[rows[name], 0].numpy(),
             y=at[rows[name], 1].numpy(),
             mode="markers",
-            marker={"color": SERIES[i % len(SERIES)], "symbol": MARKERS[i % len(MARKERS)], "size": 6, "opacity": 0.7},
+            marker={
+                "color": SERIES[i % len(SERIES)],
+                "symbol": MARKERS[i % len(MARKERS)],
+                "size": 6,
+                "opacity": 0.7,
+            },
             hovertemplate=f"{escape(name)}<br>%{{x:.3g}}, %{{y:.3g}} {escape(unit)}<extra></extra>",
         )
     if len(names) <= _MOST_TICKS:
         for name, (x, y) in means.items():
-            figure.add_annotation(x=x, y=y, text=escape(name), showarrow=False, yshift=12, font={"size": 12})
+            figure.add_annotation(
+                x=x, y=y, text=escape(name), showarrow=False, yshift=12, font={"size": 12}
+            )
     _finish(figure, title, height=460, hovermode="closest", showlegend=False)
     figure.update_xaxes(title_text=escape(axis_titles[0]), zeroline=False)
     return figure.update_yaxes(title_text=escape(axis_titles[1]), zeroline=False, scaleanchor="x")
@@ -343,15 +408,19 @@ def _cpu(tensor: Tensor) -> Tensor:
 def _need_axes(estimate: Estimate, wanted: int, name: str) -> None:
     if estimate.value.dim() != wanted:
         raise ResultError(
-            f"{name} draws an estimate with {wanted} axes, and this one has {len(estimate.axes)} {estimate.axes}; "
-            "take a slice of it, or draw it with heat_map, spectrum, strip or curve."
+            f"{name} draws an estimate with {wanted} axes, and this one has {len(estimate.axes)}"
+            f" {estimate.axes}; take a slice of it, or draw it with heat_map, spectrum, strip or"
+            " curve."
         )
 
 
 def _two_axes(estimate: Estimate, axes: tuple[str, str] | None) -> tuple[str, str]:
     _need_axes(estimate, 2, "heat_map")
     if axes is not None and sorted(axes) != sorted(estimate.axes):
-        raise ResultError(f"axes={axes} are not the estimate's own {estimate.axes}; give (rows, columns) of these.")
+        raise ResultError(
+            f"axes={axes} are not the estimate's own {estimate.axes}; give (rows, columns) of"
+            " these."
+        )
     rows, columns = axes or estimate.axes
     return rows, columns
 
@@ -361,14 +430,19 @@ def _transposed(table: Any) -> list[list[str]]:
 
 
 def _hover_texts(estimate: Estimate, hover: Mapping[str, Any] | None) -> Any:
-    """Return the hover text of each value, nested like the values: labels, value, interval, control, extra lines."""
+    """Return the hover text of each value, nested like the values: labels, value, interval,
+    control, extra lines."""
     import numpy as np
 
     shape = tuple(estimate.value.shape)
-    extra = {name: np.asarray(_plain(values), dtype=object) for name, values in (hover or {}).items()}
+    extra = {
+        name: np.asarray(_plain(values), dtype=object) for name, values in (hover or {}).items()
+    }
     for name, values in extra.items():
         if values.shape != shape:
-            raise ResultError(f"hover[{name!r}] has shape {values.shape}; expected one entry per value, {shape}.")
+            raise ResultError(
+                f"hover[{name!r}] has shape {values.shape}; expected one entry per value, {shape}."
+            )
     texts = np.empty(shape, dtype=object)
     for index, row in zip(np.ndindex(*shape), estimate.rows(""), strict=True):
         lines = [f"{escape(axis)} {escape(row[axis])}" for axis in estimate.axes]
@@ -398,14 +472,24 @@ def _colour_axis(value: Float[Tensor, "row column"], colours: Colours) -> dict[s
 
 
 def _add_unit(figure: Figure, unit: str) -> None:
-    """Say what the colours measure above the grid; beside its colour bar a long unit would be cut off."""
-    place = {"xref": "paper", "yref": "paper", "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom", "yshift": 3}
+    """Say what the colours measure above the grid; beside its colour bar a long unit would be cut
+    off."""
+    place = {
+        "xref": "paper",
+        "yref": "paper",
+        "x": 0,
+        "y": 1,
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "yshift": 3,
+    }
     figure.add_annotation(text=escape(unit), showarrow=False, font={"size": 12}, **place)
     figure.update_layout(title_pad_b=26)  # room for it below the title
 
 
 def _beyond_null(estimate: Estimate, colours: Colours) -> tuple[Tensor, str] | None:
-    """Return which cells lie beyond the 95th percentile of the null's largest cell, and that threshold in words."""
+    """Return which cells lie beyond the 95th percentile of the null's largest cell, and that
+    threshold in words."""
     if estimate.control is None or not estimate.control.numel():
         return None
     value, control = _cpu(estimate.value), _cpu(estimate.control).flatten(1)
@@ -422,7 +506,12 @@ def _add_dots(figure: Figure, mask: Tensor, text: str) -> None:
         x=[column for _, column in where] or [None],
         y=[row for row, _ in where] or [None],
         mode="markers",
-        marker={"symbol": "circle", "size": 7, "color": "#ffffff", "line": {"color": "#15181d", "width": 1.5}},
+        marker={
+            "symbol": "circle",
+            "size": 7,
+            "color": "#ffffff",
+            "line": {"color": "#15181d", "width": 1.5},
+        },
         name=escape(text if where else f"no cell {text}"),
         showlegend=True,
         hoverinfo="skip",
@@ -430,7 +519,8 @@ def _add_dots(figure: Figure, mask: Tensor, text: str) -> None:
 
 
 def _band(control: Float[Tensor, "draw *axes"]) -> tuple[Any, Any]:
-    """Return the 2.5th and 97.5th percentile of the draws at each position (numpy's: torch stops at 16 M values)."""
+    """Return the 2.5th and 97.5th percentile of the draws at each position (numpy's: torch stops at
+    16 M values)."""
     import numpy as np
 
     low, high = np.quantile(_cpu(control).numpy(), [0.025, 0.975], axis=0)
@@ -438,7 +528,11 @@ def _band(control: Float[Tensor, "draw *axes"]) -> tuple[Any, Any]:
 
 
 def _null_name(estimate: Estimate) -> str:
-    return f"control, middle 95 % of {estimate.control.shape[0]} draws" if estimate.control is not None else ""
+    return (
+        f"control, middle 95 % of {estimate.control.shape[0]} draws"
+        if estimate.control is not None
+        else ""
+    )
 
 
 def _add_level(figure: Figure, bars: int, level: float, name: str) -> None:
@@ -466,10 +560,14 @@ def _error_bars(estimate: Estimate, *, visible: bool) -> dict[str, Any]:
     }
 
 
-def _add_line(figure: Figure, estimate: Estimate, at: list[float], line: int, *, alone: bool) -> None:
+def _add_line(
+    figure: Figure, estimate: Estimate, at: list[float], line: int, *, alone: bool
+) -> None:
     """Add one line over its interval."""
     whole = estimate.value.dim() == 1
-    value, low, high = (_cpu(t if whole else t[line]).numpy() for t in (estimate.value, estimate.low, estimate.high))
+    value, low, high = (
+        _cpu(t if whole else t[line]).numpy() for t in (estimate.value, estimate.low, estimate.high)
+    )
     colour, dash, marker = (cycle[line % len(cycle)] for cycle in (SERIES, DASHES, MARKERS))
     _add_ribbon(figure, at, low, high, _translucent(colour), showlegend=False)
     texts = _hover_texts(estimate, None)
@@ -495,7 +593,9 @@ def _add_null_ribbon(figure: Figure, estimate: Estimate, at: list[float]) -> Non
     _add_ribbon(figure, at, low, high, NULL, name=_null_name(estimate))
 
 
-def _add_ribbon(figure: Figure, at: list[float], low: Any, high: Any, colour: str, **options: Any) -> None:
+def _add_ribbon(
+    figure: Figure, at: list[float], low: Any, high: Any, colour: str, **options: Any
+) -> None:
     figure.add_scatter(
         x=[*at, *reversed(at)],
         y=[*high.tolist(), *reversed(low.tolist())],
@@ -515,21 +615,32 @@ def _translucent(colour: str) -> str:
 
 def _ticks(estimate: Estimate, axis: str) -> dict[str, Any]:
     size = estimate.value.shape[estimate.axes.index(axis)]
-    return {"title_text": escape(axis), **_tick_texts([estimate.label(axis, i) for i in range(size)])}
+    return {
+        "title_text": escape(axis),
+        **_tick_texts([estimate.label(axis, i) for i in range(size)]),
+    }
 
 
 def _tick_texts(labels: Sequence[str]) -> dict[str, Any]:
-    """Return tick settings that show every label, or every k-th where there are too many to read."""
+    """Return tick settings that show every label, or every k-th where there are too many to
+    read."""
     step = -(-len(labels) // _MOST_TICKS) or 1
     at = list(range(0, len(labels), step))
     return {"tickmode": "array", "tickvals": at, "ticktext": [escape(labels[i]) for i in at]}
 
 
 def template() -> Any:
-    """Return the look shared by every figure; it is given to each figure and never registered with plotly."""
+    """Return the look shared by every figure; it is given to each figure and never registered with
+    plotly."""
     import plotly.graph_objects as go
 
-    axis = {"gridcolor": GRID, "zerolinecolor": GRID, "linecolor": GRID, "automargin": True, "ticks": ""}
+    axis = {
+        "gridcolor": GRID,
+        "zerolinecolor": GRID,
+        "linecolor": GRID,
+        "automargin": True,
+        "ticks": "",
+    }
     axis |= {"ticklabeloverflow": "allow"}  # or the last of long slanting labels would be hidden
     axis |= {"title": {"font": {"size": 13}, "standoff": 8}}
     return go.layout.Template(
@@ -553,7 +664,14 @@ def template() -> Any:
             },
             "margin": {"l": 56, "r": 16, "t": 72, "b": 48},
             # below the picture, away from the buttons plotly puts above it
-            "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"},
+            "legend": {
+                "orientation": "h",
+                "x": 0,
+                "xanchor": "left",
+                "y": 0,
+                "yref": "container",
+                "yanchor": "bottom",
+            },
             "hoverlabel": {"align": "left"},
         }
     )

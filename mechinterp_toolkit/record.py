@@ -1,7 +1,8 @@
-"""`record(model, tokens, {hook name: accumulator})`: activations by name, batched, streamed into accumulators.
+"""`record(model, tokens, {hook name: accumulator})`: activations by name, batched, streamed into
+accumulators.
 
-Nothing keeps all activations unless asked to (`Keep`); the others hold sums. What is recorded is a detached copy, so that
-no later edit, of whomever, can change it.
+Nothing keeps all activations unless asked to (`Keep`); the others hold sums. What is recorded is a
+detached copy, so that no later edit, of whomever, can change it.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from mechinterp_toolkit.accumulate import Accumulator, Keep
 from mechinterp_toolkit.errors import HookError
 from mechinterp_toolkit.intervention import Edits, Site, applied, observed
-from mechinterp_toolkit.model import HookedModel, load_model
+from mechinterp_toolkit.model import HookedModel, takes_model
 
 A = TypeVar("A", bound=Accumulator)
 
 
+@takes_model
 def record(
-    model: HookedModel | nn.Module,
+    model: HookedModel,
     tokens: Int[Tensor, "batch pos"],
     into: Mapping[str, A],
     *,
@@ -33,16 +35,21 @@ def record(
     edits: Edits | None = None,
     batch_size: int = 256,
 ) -> Mapping[str, A]:
-    """Run `tokens` through the model and feed each named activation, batch by batch, to its accumulator.
+    """Run `tokens` through the model and feed each named activation, batch by batch, to its
+    accumulator.
 
     Args:
         model: a `HookedModel` or a TransformerLens model.
-        tokens: token ids [batch pos] of a transformer, right-padded or with `mask`; [batch 2] of a group network.
+        tokens: token ids [batch pos] of a transformer, right-padded or with `mask`; [batch 2] of a
+            group network.
         into: hook name -> accumulator, called as `update(activation, z=labels, mask=mask)`.
-        mask: True at real tokens; handed to the model, and to the accumulators as the rows [batch pos] that count.
-            Without one an accumulator takes prompts as rows: a `Mean` then keeps the position axis.
-        position: the one position of each prompt to record; activations then lose their position axis.
-        labels: one label (or row of labels) per prompt, or per position where `position` is not given.
+        mask: True at real tokens; handed to the model, and to the accumulators as the rows [batch
+            pos] that count. Without one an accumulator takes prompts as rows: a `Mean` then keeps
+            the position axis.
+        position: the one position of each prompt to record; activations then lose their position
+            axis.
+        labels: one label (or row of labels) per prompt, or per position where `position` is not
+            given.
         edits: edits in force while recording.
         batch_size: prompts per forward pass.
 
@@ -52,8 +59,7 @@ def record(
     Raises:
         HookError: an unknown hook name, or a hook point that never fired.
     """
-    hooked = load_model(model)
-    for rows, caught in _passes(hooked, tokens, tuple(into), mask, edits or {}, batch_size):
+    for rows, caught in _passes(model, tokens, tuple(into), mask, edits or {}, batch_size):
         for name, activation in caught.items():
             row_mask = None if mask is None else mask[rows].to(activation.device)
             if position is not None:
@@ -62,8 +68,9 @@ def record(
     return into
 
 
+@takes_model
 def activations(
-    model: HookedModel | nn.Module,
+    model: HookedModel,
     tokens: Int[Tensor, "batch pos"],
     names: tuple[str, ...],
     *,
@@ -72,24 +79,32 @@ def activations(
     edits: Edits | None = None,
     batch_size: int = 256,
 ) -> dict[str, Tensor]:
-    """Return the named activations of all prompts, kept whole on the CPU; arguments and errors are those of `record`.
+    """Return the named activations of all prompts, kept whole on the CPU; arguments and errors are
+    those of `record`.
 
     Padding keeps its place: `mask` is for the model's attention only.
     """
     kept = {name: Keep() for name in names}
-    for rows, caught in _passes(load_model(model), tokens, names, mask, edits or {}, batch_size):
+    for rows, caught in _passes(model, tokens, names, mask, edits or {}, batch_size):
         for name, activation in caught.items():
             kept[name].update(activation if position is None else _at(activation, position[rows]))
     return {name: keep.value for name, keep in kept.items()}
 
 
-def _at(activation: Float[Tensor, "batch pos *rest"], position: Int[Tensor, " batch"]) -> Float[Tensor, "batch *rest"]:
+def _at(
+    activation: Float[Tensor, "batch pos *rest"], position: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch *rest"]:
     where = position.to(activation.device)
     return activation[torch.arange(len(activation), device=activation.device), where]
 
 
 def _passes(
-    model: HookedModel, tokens: Tensor, names: tuple[str, ...], mask: Tensor | None, edits: Edits, batch_size: int
+    model: HookedModel,
+    tokens: Tensor,
+    names: tuple[str, ...],
+    mask: Tensor | None,
+    edits: Edits,
+    batch_size: int,
 ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
     """Yield which prompts ran, and their activations, one forward pass at a time."""
     for start in range(0, len(tokens), batch_size):
@@ -108,9 +123,12 @@ def _catch(
     def keep(activation: Tensor, hook: Site) -> None:
         if hook.name not in caught:
             caught[hook.name] = activation.detach().clone()
-        elif not torch.equal(activation, caught[hook.name]):  # a LayerNorm may run for queries, keys and values alike
+        elif not torch.equal(
+            activation, caught[hook.name]
+        ):  # a LayerNorm may run for queries, keys and values alike
             raise HookError(
-                f"{hook.name!r} fired twice in one forward pass with different activations; record a hook point that fires once."
+                f"{hook.name!r} fired twice in one forward pass with different activations; record"
+                " a hook point that fires once."
             )
 
     with ExitStack() as stack:

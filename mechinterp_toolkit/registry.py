@@ -1,13 +1,15 @@
 """The register of analyses: one decorator, three look-ups, and a door for other packages.
 
-A file in `analyses/` registers itself by decorating its function; the built-ins are found by walking that package.
-Another package registers through the entry-point group `mechinterp_toolkit.analyses`; one that does not import is
-listed with its reason and takes nothing else down.
+A file in `analyses/` registers itself by decorating its function; the built-ins are found by
+walking that package. Another package registers through the entry-point group
+`mechinterp_toolkit.analyses`; one that does not import is listed with its reason and takes nothing
+else down.
 
 Example, a whole third-party analysis::
 
-    @analysis(question="Which heads attend to the token before?", paper="Elhage et al. 2021")
-    def previous_token_heads(model: HookedModel, *, draws: int = 200, seed: int = 0) -> PreviousTokenHeads:
+    @analysis(question="Which heads attend to the token before?", paper="Elhage et al. 2021") def
+    previous_token_heads(model: HookedModel, *, draws: int = 200, seed: int = 0) ->
+    PreviousTokenHeads:
         ...
 """
 
@@ -31,7 +33,7 @@ from datetime import UTC, datetime
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from mechinterp_toolkit.errors import NotApplicable, RegistryError, nearest
-from mechinterp_toolkit.model import HookedModel, ModelLike, load_model
+from mechinterp_toolkit.model import HookedModel, ModelLike, takes_model
 from mechinterp_toolkit.results import Finding, Run
 
 BUILT_IN = "mechinterp_toolkit.analyses"
@@ -51,7 +53,8 @@ class Planted:
     """The model to analyse."""
 
     locations: tuple[str, ...]
-    """The `Finding.locations` that must be reported first, in any order; empty where nothing was planted."""
+    """The `Finding.locations` that must be reported first, in any order; empty where nothing was
+    planted."""
 
     options: Mapping[str, Any]
     """Options the analysis needs on this model (usually none)."""
@@ -59,13 +62,15 @@ class Planted:
 
 @dataclass(frozen=True)
 class Analysis:
-    """One registered analysis: the function and everything the CLI, the report and the tests know of it."""
+    """One registered analysis: the function and everything the CLI, the report and the tests know
+    of it."""
 
     name: str
     """Function, file, registry and CLI name: the same word."""
 
     function: Callable[..., Finding]
-    """The analysis as users call it: the first argument may be a spec, a model or a `HookedModel`."""
+    """The analysis as users call it: the first argument may be a spec, a model or a `HookedModel`.
+    """
 
     question: str
     """What is asked, in one line."""
@@ -77,13 +82,16 @@ class Analysis:
     """Returns the reason why a model cannot be judged, or None where it can."""
 
     planted: Callable[[float, int], Planted] | None
-    """`planted(strength, seed)`: a model with the structure at `strength` in [0, 1], and where it is."""
+    """`planted(strength, seed)`: a model with the structure at `strength` in [0, 1], and where it
+    is."""
 
     twins: Mapping[str, Callable[[int], HookedModel | Planted]]
-    """Name -> `twin(seed)`: null models without the structure, for calibration; `Planted` where they need options."""
+    """Name -> `twin(seed)`: null models without the structure, for calibration; `Planted` where
+    they need options."""
 
     core: Callable[..., Any] | None
-    """`core(activations, labels, **options)`: the judgement on plain tensors, without a model; None where there is none."""
+    """`core(activations, labels, **options)`: the judgement on plain tensors, without a model; None
+    where there is none."""
 
     cost: Cost
     """Whether `mechinterp report` runs it without `--all`."""
@@ -105,7 +113,9 @@ class Analysis:
     @property
     def fooled_by(self) -> str:
         """The paragraph "What would fool it" of the module's docstring, or ""."""
-        return docstring_section(inspect.getmodule(inspect.unwrap(self.function)), "What would fool it:")
+        return docstring_section(
+            inspect.getmodule(inspect.unwrap(self.function)), "What would fool it:"
+        )
 
     def reason_not(self, model: HookedModel) -> str | None:
         """Return why `model` cannot be judged, or None."""
@@ -138,30 +148,34 @@ def analysis(
 ) -> Callable[[Callable[Concatenate[HookedModel, P], F]], Callable[Concatenate[ModelLike, P], F]]:
     """Register a function `(model, *, options) -> Finding` under its own name.
 
-    The function stays as it is but for its first argument, which may then be a checkpoint's name, a TransformerLens
-    or Hugging Face model, or a `HookedModel`. The finding comes back with its provenance filled in.
+    The function stays as it is but for its first argument, which may then be a checkpoint's name, a
+    TransformerLens or Hugging Face model, or a `HookedModel`. The finding comes back with its
+    provenance filled in.
 
     Raises:
-        RegistryError: the name is taken, an option has no default, or the return type is not a `Finding`.
+        RegistryError: the name is taken, an option has no default, or the return type is not a
+            `Finding`.
         NotApplicable: (when the analysis is called) `applies` gave a reason.
     """
 
-    def register(function: Callable[Concatenate[HookedModel, P], F]) -> Callable[Concatenate[ModelLike, P], F]:
+    def register(
+        function: Callable[Concatenate[HookedModel, P], F],
+    ) -> Callable[Concatenate[ModelLike, P], F]:
         name = function.__name__
 
+        @takes_model
         @functools.wraps(function)
-        def run(model: ModelLike, /, *args: P.args, **options: P.kwargs) -> F:
+        def run(model: HookedModel, /, *args: P.args, **options: P.kwargs) -> F:
             import torch
 
-            hooked = load_model(model)
-            reason = entry.reason_not(hooked)
+            reason = entry.reason_not(model)
             if reason:
-                raise NotApplicable(f"{name} cannot judge {hooked.provenance.checkpoint}: {reason}")
+                raise NotApplicable(f"{name} cannot judge {model.provenance.checkpoint}: {reason}")
             began, clock = datetime.now(UTC), time.perf_counter()
             with torch.no_grad():
-                finding = function(hooked, *args, **options)
-            record = _describe_run(entry, hooked, options, began, time.perf_counter() - clock)
-            return replace(finding, provenance=replace(hooked.provenance, run=record))
+                finding = function(model, *args, **options)
+            record = _describe_run(entry, model, options, began, time.perf_counter() - clock)
+            return replace(finding, provenance=replace(model.provenance, run=record))
 
         entry = Analysis(
             name,
@@ -186,14 +200,18 @@ def get_analysis(name: str) -> Analysis:
     """Return the analysis registered as `name`.
 
     Raises:
-        RegistryError: no such analysis; the nearest names, and the reasons of packages that failed, are given.
+        RegistryError: no such analysis; the nearest names, and the reasons of packages that failed,
+            are given.
     """
     found, broken = all_analyses()
     if name in found:
         return found[name]
-    failed = "".join(f" ({b.name} could not be imported: {b.reason})" for b in broken if name in b.name)
+    failed = "".join(
+        f" ({b.name} could not be imported: {b.reason})" for b in broken if name in b.name
+    )
     raise RegistryError(
-        f"no analysis is called {name!r}.{nearest(name, found)}{failed} `mechinterp list` shows all {len(found)}."
+        f"no analysis is called {name!r}.{nearest(name, found)}{failed} `mechinterp list` shows all"
+        f" {len(found)}."
     )
 
 
@@ -204,14 +222,17 @@ def all_analyses() -> tuple[dict[str, Analysis], tuple[Broken, ...]]:
 
 
 def parse_option(entry: Analysis, name: str, text: str) -> Any:
-    """Turn `text` from a command line into the value of option `name`: JSON where it parses, else the text itself.
+    """Turn `text` from a command line into the value of option `name`: JSON where it parses, else
+    the text itself.
 
     Raises:
-        RegistryError: the analysis has no such option, or a `Literal` option does not allow the value.
+        RegistryError: the analysis has no such option, or a `Literal` option does not allow the
+            value.
     """
     if name not in entry.options:
         raise RegistryError(
-            f"{entry.name} has no option {name!r}.{nearest(name, entry.options)} It has {', '.join(entry.options)}."
+            f"{entry.name} has no option {name!r}.{nearest(name, entry.options)} It has"
+            f" {', '.join(entry.options)}."
         )
     try:
         value = json.loads(text)
@@ -221,7 +242,8 @@ def parse_option(entry: Analysis, name: str, text: str) -> Any:
     hint = typing.get_type_hints(inspect.unwrap(entry.function)).get(name)
     if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
         raise RegistryError(
-            f"{entry.name}.{name} is one of {', '.join(map(str, typing.get_args(hint)))}, not {text!r}."
+            f"{entry.name}.{name} is one of {', '.join(map(str, typing.get_args(hint)))}, not"
+            f" {text!r}."
         )
     if (
         hint in (int, float, bool, str)
@@ -238,7 +260,8 @@ def model_and_options(made: Any) -> tuple[Any, Mapping[str, Any]]:
 
 
 def docstring_section(module: Any, heading: str) -> str:
-    """Return the paragraph of a module's docstring that starts with `heading`, without the heading, on one line."""
+    """Return the paragraph of a module's docstring that starts with `heading`, without the heading,
+    on one line."""
     for paragraph in textwrap.dedent(inspect.getdoc(module) or "").split("\n\n"):
         if paragraph.strip().startswith(heading):
             return " ".join(paragraph.strip()[len(heading) :].split())
@@ -249,9 +272,14 @@ def _check(entry: Analysis, function: Callable[..., Any]) -> None:
     taken = _registered.get(entry.name)
     if taken and inspect.unwrap(taken.function).__module__ != function.__module__:
         raise RegistryError(
-            f"an analysis called {entry.name!r} is already registered by {taken.source}; choose another name."
+            f"an analysis called {entry.name!r} is already registered by {taken.source}; choose"
+            " another name."
         )
-    bare = [p.name for p in entry.options.values() if p.default is p.empty or p.kind is not p.KEYWORD_ONLY]
+    bare = [
+        p.name
+        for p in entry.options.values()
+        if p.default is p.empty or p.kind is not p.KEYWORD_ONLY
+    ]
     if bare:
         raise RegistryError(f"{entry.name}: options {bare} must be keyword-only and have defaults.")
 
@@ -260,8 +288,13 @@ def _describe_run(
     entry: Analysis, model: HookedModel, given: Mapping[str, Any], began: datetime, seconds: float
 ) -> Run:
     used = {name: given.get(name, p.default) for name, p in entry.options.items()}
-    plain = {k: v if isinstance(v, str | int | float | bool | tuple | None) else str(v) for k, v in used.items()}
-    changed = [f"{k}={json.dumps(plain[k])}" for k, p in entry.options.items() if used[k] != p.default]
+    plain = {
+        k: v if isinstance(v, str | int | float | bool | tuple | None) else str(v)
+        for k, v in used.items()
+    }
+    changed = [
+        f"{k}={json.dumps(plain[k])}" for k, p in entry.options.items() if used[k] != p.default
+    ]
     unit = 1024 if sys.platform != "darwin" else 1024**2
     return Run(
         analysis=entry.name,
@@ -270,7 +303,13 @@ def _describe_run(
         seconds=round(seconds, 3),
         peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1),
         command=shlex.join(
-            ["mechinterp", "run", entry.name, *_words(model), *(w for text in changed for w in ("--set", text))]
+            [
+                "mechinterp",
+                "run",
+                entry.name,
+                *_words(model),
+                *(w for text in changed for w in ("--set", text)),
+            ]
         ),
     )
 
@@ -286,8 +325,16 @@ def _words(model: HookedModel) -> list[str]:
 @functools.cache
 def _import_built_ins() -> tuple[Broken, ...]:
     package = importlib.import_module(BUILT_IN)
-    names = [f"{BUILT_IN}.{m.name}" for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
-    return tuple(b for b in (_try(name, functools.partial(importlib.import_module, name)) for name in names) if b)
+    names = [
+        f"{BUILT_IN}.{m.name}"
+        for m in pkgutil.iter_modules(package.__path__)
+        if not m.name.startswith("_")
+    ]
+    return tuple(
+        b
+        for b in (_try(name, functools.partial(importlib.import_module, name)) for name in names)
+        if b
+    )
 
 
 @functools.cache
@@ -299,6 +346,8 @@ def _import_entry_points() -> tuple[Broken, ...]:
 def _try(name: str, load: Callable[[], Any]) -> Broken | None:
     try:
         load()
-    except Exception as error:  # a broken plug-in must be listed with its reason, whatever it raises
+    except (
+        Exception
+    ) as error:  # a broken plug-in must be listed with its reason, whatever it raises
         return Broken(name, f"{type(error).__name__}: {error}")
     return None

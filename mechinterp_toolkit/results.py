@@ -1,22 +1,18 @@
-"""What an analysis answers with: `Estimate`, `Verdict`, `Provenance`, and the `Finding` that holds them.
+"""What an analysis answers with: `Estimate`, `Verdict`, `Provenance`, and the `Finding` that holds
+them.
 
-A finding is a frozen dataclass in the file of its analysis. It stores numbers; its verdicts are properties of
-those numbers, so a threshold stays visible and can be read again later. `save_result` writes named tensors and
-JSON, `load_result` gives the same object back.
+A finding is a frozen dataclass in the file of its analysis. It stores numbers; its verdicts are
+properties of those numbers, so a threshold stays visible and can be read again later. `save_result`
+writes named tensors and JSON, `load_result` gives the same object back.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-import os
-import sys
 import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -26,14 +22,13 @@ from torch import Tensor
 
 from mechinterp_toolkit.errors import ResultError, nearest
 
-SCHEMA_VERSION = 1
-
 Outcome = Literal["found", "not_found", "undecided", "not_applicable"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured number (or a tensor of them) that knows how sure it is and what it was compared with."""
+    """A measured number (or a tensor of them) that knows how sure it is and what it was compared
+    with."""
 
     value: Float[Tensor, "*axes"]
     """The estimate itself, in `unit`."""
@@ -70,34 +65,43 @@ class Estimate:
         for name in ("low", "high"):
             if tuple(getattr(self, name).shape) != shape:
                 raise ResultError(
-                    f"Estimate.{name} has shape {tuple(getattr(self, name).shape)} but value has {shape}; give one "
-                    "interval per value."
+                    f"Estimate.{name} has shape {tuple(getattr(self, name).shape)} but value has"
+                    f" {shape}; give one interval per value."
                 )
         for name in ("value", "low", "high", "control"):
             tensor = getattr(self, name)
             if tensor is not None and not torch.isfinite(tensor).all():
                 raise ResultError(
-                    f"Estimate.{name} holds a NaN or infinity. What could not be measured is a reason "
-                    "(a Verdict), never a number: leave it out."
+                    f"Estimate.{name} holds a NaN or infinity. What could not be measured is a"
+                    " reason (a Verdict), never a number: leave it out."
                 )
-        if self.control is not None and (self.control.dim() == 0 or tuple(self.control.shape[1:]) != shape):
+        if self.control is not None and (
+            self.control.dim() == 0 or tuple(self.control.shape[1:]) != shape
+        ):
             raise ResultError(
-                f"Estimate.control has shape {tuple(self.control.shape)}; expected one row of shape {shape} per draw."
+                f"Estimate.control has shape {tuple(self.control.shape)}; expected one row of shape"
+                f" {shape} per draw."
             )
         if (self.control is None) != (not self.control_name):
-            raise ResultError("Estimate.control and Estimate.control_name go together: say what the control destroyed.")
+            raise ResultError(
+                "Estimate.control and Estimate.control_name go together: say what the control"
+                " destroyed."
+            )
         if len(self.axes) != self.value.dim():
             raise ResultError(
-                f"Estimate.axes names {len(self.axes)} axes {self.axes}, but value has {self.value.dim()}."
+                f"Estimate.axes names {len(self.axes)} axes {self.axes}, but value has"
+                f" {self.value.dim()}."
             )
         for axis, names in self.labels.items():
             if axis not in self.axes or len(names) != shape[self.axes.index(axis)]:
                 raise ResultError(
-                    f"Estimate.labels[{axis!r}] has {len(names)} names for axes {self.axes} of shape {shape}."
+                    f"Estimate.labels[{axis!r}] has {len(names)} names for axes {self.axes} of"
+                    f" shape {shape}."
                 )
 
     def label(self, axis: str, index: int) -> str:
-        """Return the name of position `index` along `axis` (the number itself where no names were given)."""
+        """Return the name of position `index` along `axis` (the number itself where no names were
+        given)."""
         names = self.labels.get(axis)
         return names[index] if names else str(index)
 
@@ -106,8 +110,10 @@ class Estimate:
 
         Args:
             index: one number per axis.
-            largest: the position was chosen as the largest: its control is then the largest of each draw.
-            named: instead of `index`, the position along each axis by name, as a number or a label: `at(layer=1, head=4)`.
+            largest: the position was chosen as the largest: its control is then the largest of each
+                draw.
+            named: instead of `index`, the position along each axis by name, as a number or a label:
+                `at(layer=1, head=4)`.
 
         Raises:
             ResultError: an axis is missing or unknown, or has no such label.
@@ -121,44 +127,66 @@ class Estimate:
             self,
             **{k: getattr(self, k)[place] for k in ("value", "low", "high")},
             control=control,
-            control_name=f"{self.control_name}, largest of all" if largest and self.control_name else self.control_name,
+            control_name=(
+                f"{self.control_name}, largest of all"
+                if largest and self.control_name
+                else self.control_name
+            ),
             axes=(),
             labels={},
         )
 
     def _place(self, named: Mapping[str, int | str]) -> tuple[int, ...]:
         if set(named) != set(self.axes):
-            raise ResultError(f"got positions along {', '.join(named)}; expected one along each of {self.axes}.")
+            raise ResultError(
+                f"got positions along {', '.join(named)}; expected one along each of {self.axes}."
+            )
         place = []
         for axis in self.axes:
             at, known = named[axis], self.labels.get(axis, ())
             if isinstance(at, str) and at not in known:
                 raise ResultError(
-                    f"{axis} has no label {at!r}.{nearest(at, known)} Known: {', '.join(known) or 'none'}."
+                    f"{axis} has no label {at!r}.{nearest(at, known)} Known:"
+                    f" {', '.join(known) or 'none'}."
                 )
             place.append(known.index(at) if isinstance(at, str) else at)
         return tuple(place)
 
     def text(self) -> str:
-        """Return a scalar estimate as "0.81 [0.70, 0.90]"; raises `ResultError` for a tensor of estimates."""
+        """Return a scalar estimate as "0.81 [0.70, 0.90]"; raises `ResultError` for a tensor of
+        estimates."""
         if self.value.dim():
             raise ResultError(f"only a scalar Estimate has a text; this one has axes {self.axes}.")
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
     def control_text(self) -> str:
-        """Return the control of a scalar estimate as "0.14, 95 % below 0.31 (item order shuffled)", or ""."""
+        """Return the control of a scalar estimate as "0.14, 95 % below 0.31 (item order shuffled)",
+        or ""."""
         if self.control is None:
             return ""
         draws = self.control.double().flatten()
         return f"{draws.mean():.3g}, 95 % below {draws.quantile(0.95):.3g} ({self.control_name})"
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """Return one row per value: `estimate`, one column per axis, value, interval, control, n and unit."""
-        columns = {k: getattr(self, k).detach().double().flatten().tolist() for k in ("value", "low", "high")}
+        """Return one row per value: `estimate`, one column per axis, value, interval, control, n
+        and unit."""
+        columns = {
+            k: getattr(self, k).detach().double().flatten().tolist()
+            for k in ("value", "low", "high")
+        }
         if self.control is not None:
             # all positions at once, and by numpy: torch's quantile stops at 16 M values
-            draws = self.control.detach().double().cpu().reshape(len(self.control), self.value.numel()).numpy()
-            columns |= {"control_mean": draws.mean(0).tolist(), "control_95": np.quantile(draws, 0.95, axis=0).tolist()}
+            draws = (
+                self.control.detach()
+                .double()
+                .cpu()
+                .reshape(len(self.control), self.value.numel())
+                .numpy()
+            )
+            columns |= {
+                "control_mean": draws.mean(0).tolist(),
+                "control_95": np.quantile(draws, 0.95, axis=0).tolist(),
+            }
         rows = []
         for flat, index in enumerate(np.ndindex(*self.value.shape)):
             row: dict[str, Any] = {"estimate": name}
@@ -169,10 +197,12 @@ class Estimate:
 
 
 def along(estimates: Sequence[Estimate], axis: str, names: Sequence[str] = ()) -> Estimate:
-    """Return estimates of one kind as a single one with a new first axis; of their controls as many draws as all have.
+    """Return estimates of one kind as a single one with a new first axis; of their controls as many
+    draws as all have.
 
     Args:
-        estimates: of one shape, unit, method and kind of control, with the same number of draws or more.
+        estimates: of one shape, unit, method and kind of control, with the same number of draws or
+            more.
         axis: name of the new axis.
         names: of the positions along it.
 
@@ -180,11 +210,18 @@ def along(estimates: Sequence[Estimate], axis: str, names: Sequence[str] = ()) -
         ResultError: they do not fit together.
     """
     first = estimates[0]
-    if any((e.axes, e.unit, e.control_name) != (first.axes, first.unit, first.control_name) for e in estimates):
-        raise ResultError(f"estimates along {axis!r} differ in axes, unit or control; stack those of one kind.")
+    if any(
+        (e.axes, e.unit, e.control_name) != (first.axes, first.unit, first.control_name)
+        for e in estimates
+    ):
+        raise ResultError(
+            f"estimates along {axis!r} differ in axes, unit or control; stack those of one kind."
+        )
     controls = [e.control for e in estimates if e.control is not None]
     draws = min(map(len, controls), default=0)
-    stacked: dict[str, Any] = {k: torch.stack([getattr(e, k) for e in estimates]) for k in ("value", "low", "high")}
+    stacked: dict[str, Any] = {
+        k: torch.stack([getattr(e, k) for e in estimates]) for k in ("value", "low", "high")
+    }
     return dataclasses.replace(
         first,
         **stacked,
@@ -215,18 +252,23 @@ class Verdict:
     """The smallest effect of interest the verdict asks for, in the unit of the estimate."""
 
     power: float | None = None
-    """Probability of finding an effect of that size in this design, in [0, 1], where it was worked out."""
+    """Probability of finding an effect of that size in this design, in [0, 1], where it was worked
+    out."""
 
     def __post_init__(self) -> None:
         if not self.reason:
             raise ResultError("a Verdict needs its reason in a sentence.")
         if self.p is not None and not 0 < self.p <= 1:
             raise ResultError(
-                f"a Verdict's p must lie in (0, 1], not {self.p}; count the observed draw among the draws."
+                f"a Verdict's p must lie in (0, 1], not {self.p}; count the observed draw among the"
+                " draws."
             )
 
     def __bool__(self) -> bool:
-        raise TypeError("a Verdict has four outcomes; compare `.outcome`, e.g. finding.represented.outcome == 'found'.")
+        raise TypeError(
+            "a Verdict has four outcomes; compare `.outcome`, e.g. finding.represented.outcome =="
+            " 'found'."
+        )
 
     def __str__(self) -> str:
         p = "" if self.p is None else f" (p = {self.p:.3g})"
@@ -272,13 +314,15 @@ class Provenance:
     """Hub revision, or None."""
 
     fingerprint: str
-    """SHA-256 of names, shapes and bytes of the weights before any processing (first 16 hex digits)."""
+    """SHA-256 of names, shapes and bytes of the weights before any processing (first 16 hex
+    digits)."""
 
     wrapper: str
     """HookedTransformer, TransformerBridge or the class of a hooked module."""
 
     processing: str
-    """"none" (raw weights), "compatible" (LayerNorm folded, writing weights and unembedding centred) or "unknown"."""
+    """"none" (raw weights), "compatible" (LayerNorm folded, writing weights and unembedding
+    centred) or "unknown"."""
 
     prepend_bos: bool | None
     """Whether a beginning-of-sequence token is put before prompts; None where there is no text."""
@@ -303,8 +347,8 @@ class Provenance:
 class Finding(ABC):
     """Base of every result: the two verdicts, what they rest on, and how a reader sees them.
 
-    A subclass is a frozen dataclass of tensors, `Estimate`s, plain data and small dataclasses of the same module;
-    it derives everything below from its fields.
+    A subclass is a frozen dataclass of tensors, `Estimate`s, plain data and small dataclasses of
+    the same module; it derives everything below from its fields.
     """
 
     provenance: Provenance | None = field(default=None, kw_only=True, repr=False)
@@ -326,12 +370,14 @@ class Finding(ABC):
     @property
     @abstractmethod
     def effect(self) -> Estimate | None:
-        """The scalar headline estimate of the verdict table, or None where nothing could be measured."""
+        """The scalar headline estimate of the verdict table, or None where nothing could be
+        measured."""
 
     @property
     @abstractmethod
     def locations(self) -> tuple[str, ...]:
-        """Where it is (heads, irreps, hook points), strongest first; empty where nothing was found."""
+        """Where it is (heads, irreps, hook points), strongest first; empty where nothing was
+        found."""
 
     @abstractmethod
     def answer(self) -> str:
@@ -349,10 +395,22 @@ class Finding(ABC):
     def __str__(self) -> str:
         """Everything in words, in lines of at most 100 characters: `print(finding)`."""
         rest = (self.answer(), self.causal_check(), *self.caveats)
-        verdicts = ((f"represented {self.represented}", self.represented), (f"used {self.used}", self.used))
+        verdicts = (
+            (f"represented {self.represented}", self.represented),
+            (f"used {self.used}", self.used),
+        )
         said = "\n".join(rest)
-        parts = (*(text.removesuffix(f": {v.reason}") if v.reason in said else text for text, v in verdicts), *rest)
-        return "\n\n".join(textwrap.fill(part, 100, break_long_words=False, break_on_hyphens=False) for part in parts)
+        parts = (
+            *(
+                text.removesuffix(f": {v.reason}") if v.reason in said else text
+                for text, v in verdicts
+            ),
+            *rest,
+        )
+        return "\n\n".join(
+            textwrap.fill(part, 100, break_long_words=False, break_on_hyphens=False)
+            for part in parts
+        )
 
     @property
     def estimates(self) -> dict[str, Estimate]:
@@ -367,113 +425,3 @@ class Finding(ABC):
     def figures(self) -> dict[str, Any]:
         """Return title -> plotly figure; import `mechinterp_toolkit.plots` inside the method."""
         return {}
-
-
-def save_result(finding: Finding, folder: str | Path) -> Path:
-    """Write `result.json` and `tensors.safetensors` into `folder` (made if needed) and return it.
-
-    Raises:
-        ResultError: a field holds something that would not come back the same.
-    """
-    from safetensors.torch import save_file
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, Tensor] = {}
-    body = {f.name: _encode(getattr(finding, f.name), f.name, tensors) for f in dataclasses.fields(finding)}
-    run = finding.provenance.run if finding.provenance else None
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "analysis": run.analysis if run else None,
-        "finding": type(finding).__name__,
-        "verdicts": {k: dataclasses.asdict(getattr(finding, k)) for k in ("represented", "used")},
-        "fields": body,
-    }
-    save_file(tensors, folder / "tensors.safetensors")
-    write_json(folder / "result.json", document)
-    return folder
-
-
-def load_result(folder: str | Path) -> Finding:
-    """Return the finding that `save_result` wrote into `folder`.
-
-    Raises:
-        ResultError: the folder holds no result, a newer schema, or an analysis that is not registered here.
-    """
-    from safetensors.torch import load_file
-
-    from mechinterp_toolkit.registry import get_analysis
-
-    path = Path(folder) / "result.json"
-    if not path.is_file():
-        raise ResultError(
-            f"{folder} holds no result.json; expected a folder written by save_result or `mechinterp run`."
-        )
-    document = json.loads(path.read_text(encoding="utf-8"))
-    if document.get("schema_version") != SCHEMA_VERSION:
-        raise ResultError(
-            f"{path} has schema {document.get('schema_version')}, this version reads {SCHEMA_VERSION}; "
-            "read it with the version of the toolkit that wrote it."
-        )
-    if document["analysis"] is None:
-        raise ResultError(
-            f"{path} names no analysis: it was saved outside a registered run and cannot be rebuilt by name."
-        )
-    cls = get_analysis(document["analysis"]).result
-    tensors = load_file(Path(folder) / "tensors.safetensors")
-    known = _known_types(cls)
-    fields = {name: _decode(value, tensors, known) for name, value in document["fields"].items()}
-    return cls(**fields)
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Write `document` atomically as sorted, indented JSON; refuses NaN."""
-    partial = path.with_name(path.name + ".partial")
-    text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
-def _encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        tensors[key] = value.detach().cpu().contiguous().clone()
-        return {"tensor": key}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        parts = {f.name: _encode(getattr(value, f.name), f"{key}.{f.name}", tensors) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__, "fields": parts}
-    if isinstance(value, Mapping):
-        if not all(isinstance(k, str) for k in value):
-            raise ResultError(
-                f"{key} is a mapping whose keys are not all strings; use strings so that it survives JSON."
-            )
-        return {"mapping": {k: _encode(v, f"{key}.{k}", tensors) for k, v in value.items()}}
-    if isinstance(value, tuple):
-        return [_encode(v, f"{key}.{i}", tensors) for i, v in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ResultError(f"{key} is {value}; what could not be measured is a reason, not a number.")
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    raise ResultError(
-        f"{key} is a {type(value).__name__}, which would not come back the same; use tensors, tuples or text."
-    )
-
-
-def _decode(value: Any, tensors: Mapping[str, Tensor], known: Mapping[str, type]) -> Any:
-    if isinstance(value, list):
-        return tuple(_decode(v, tensors, known) for v in value)
-    if not isinstance(value, dict):
-        return value
-    if "tensor" in value:
-        return tensors[value["tensor"]]
-    if "mapping" in value:
-        return {k: _decode(v, tensors, known) for k, v in value["mapping"].items()}
-    if value["type"] not in known:
-        raise ResultError(f"result.json holds a {value['type']!r}, which neither the core nor the analysis defines.")
-    return known[value["type"]](**{k: _decode(v, tensors, known) for k, v in value["fields"].items()})
-
-
-def _known_types(cls: type[Finding]) -> dict[str, type]:
-    """Dataclasses a result may hold: the core's own, and those of the module its class stands in."""
-    module = vars(sys.modules[cls.__module__])
-    local = {name: obj for name, obj in module.items() if isinstance(obj, type) and dataclasses.is_dataclass(obj)}
-    return local | {c.__name__: c for c in (Estimate, Verdict, Run, Provenance)}

@@ -1,15 +1,18 @@
 """`load_sae(source)`: a sparse autoencoder as plain tensors, read from disk without sae-lens.
 
-A folder holds `cfg.json` and `sae_weights.safetensors`, as sae-lens saves them; an object of sae-lens, or a release of
-its catalogue ("gpt2-small-res-jb/blocks.7.hook_resid_pre"), comes to the same. An autoencoder of your own needs no folder:
-give its tensors to `SparseAutoencoder`. Architectures: standard, topk and jumprelu.
+A folder holds `cfg.json` and `sae_weights.safetensors`, as sae-lens saves them; an object of
+sae-lens, or a release of its catalogue ("gpt2-small-res-jb/blocks.7.hook_resid_pre"), comes to the
+same. An autoencoder of your own needs no folder: give its tensors to `SparseAutoencoder`.
+Architectures: standard, topk and jumprelu.
 
-What would fool it, and is refused: an architecture, normalisation or reshaping that is not known here; a model prepared
-in a way that its record names and nobody can repeat. What the record asks for is done: an autoencoder trained where the
-writing weights were centred gets activations with their mean over features subtracted.
+What would fool it, and is refused: an architecture, normalisation or reshaping that is not known
+here; a model prepared in a way that its record names and nobody can repeat. What the record asks
+for is done: an autoencoder trained where the writing weights were centred gets activations with
+their mean over features subtracted.
 
-Source: the file format and the encoders of SAELens, github.com/decoderesearch/SAELens; Bricken et al. 2023, Towards
-Monosemanticity (standard); Gao et al. 2024, arXiv:2406.04093 (topk); Rajamanoharan et al. 2024, arXiv:2407.14435 (jumprelu).
+Source: the file format and the encoders of SAELens, github.com/decoderesearch/SAELens; Bricken et
+al. 2023, Towards Monosemanticity (standard); Gao et al. 2024, arXiv:2406.04093 (topk);
+Rajamanoharan et al. 2024, arXiv:2407.14435 (jumprelu).
 """
 
 from __future__ import annotations
@@ -30,8 +33,9 @@ ARCHITECTURES = ("standard", "topk", "jumprelu")
 """What can be read; BatchTopK autoencoders are saved as jumprelu."""
 
 FOLDER = (
-    "a folder needs sae_weights.safetensors with W_enc, b_enc, W_dec and b_dec (jumprelu also threshold), and cfg.json with "
-    'architecture, d_in, d_sae (topk also k) and metadata: {"sae_lens_version": "6...", "hook_name": "..."}'
+    "a folder needs sae_weights.safetensors with W_enc, b_enc, W_dec and b_dec (jumprelu also"
+    " threshold), and cfg.json with architecture, d_in, d_sae (topk also k) and metadata:"
+    ' {"sae_lens_version": "6...", "hook_name": "..."}'
 )
 """What a folder holds, as `save_inference_model` of sae-lens 6 writes it."""
 
@@ -41,7 +45,8 @@ class SparseAutoencoder:
     """An encoder and a decoder over one hook point's activations."""
 
     name: str
-    """Where it came from: a folder with its whole path, a release, the class of an object, or any name you give."""
+    """Where it came from: a folder with its whole path, a release, the class of an object, or any
+    name you give."""
 
     architecture: str
     """One of `ARCHITECTURES`."""
@@ -59,7 +64,8 @@ class SparseAutoencoder:
     """Decoder bias."""
 
     hook_point: str | None
-    """Where it was trained to read, e.g. "blocks.7.hook_resid_pre"; None where its record does not say."""
+    """Where it was trained to read, e.g. "blocks.7.hook_resid_pre"; None where its record does not
+    say."""
 
     threshold: Float[Tensor, " d_sae"] | None = None
     """jumprelu: what a pre-activation must exceed."""
@@ -74,7 +80,8 @@ class SparseAutoencoder:
     """topk: whether pre-activations count times the norm of their decoder row."""
 
     centred_input: bool = False
-    """Whether it was trained on a model with centred writing weights, so that inputs lose their mean over d_in."""
+    """Whether it was trained on a model with centred writing weights, so that inputs lose their
+    mean over d_in."""
 
     def __str__(self) -> str:
         return self.name
@@ -92,16 +99,17 @@ class SparseAutoencoder:
     def encode(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_sae"]:
         """Return the latents' values for raw activations of the model; none is negative.
 
-        They are what multiplies the rows of `w_dec`. For a rescaled topk autoencoder sae-lens returns them times the norm
-        of the row, and divides by it when it decodes.
+        They are what multiplies the rows of `w_dec`. For a rescaled topk autoencoder sae-lens
+        returns them times the norm of the row, and divides by it when it decodes.
 
         Raises:
             NotApplicable: the activations have another width.
         """
         if x.shape[-1] != self.w_enc.shape[0]:
             raise NotApplicable(
-                f"the autoencoder {self.name} reads {self.w_enc.shape[0]} features, these activations have {x.shape[-1]}; "
-                f"it was trained at {self.hook_point or 'an unknown hook point'}."
+                f"the autoencoder {self.name} reads {self.w_enc.shape[0]} features, these"
+                f" activations have {x.shape[-1]}; it was trained at"
+                f" {self.hook_point or 'an unknown hook point'}."
             )
         x = x.to(self.w_enc.dtype)
         if self.centred_input:
@@ -121,7 +129,8 @@ class SparseAutoencoder:
         return torch.zeros_like(before).scatter_(-1, index, values.relu()) / norm
 
     def decode(self, codes: Float[Tensor, "*rows d_sae"]) -> Float[Tensor, "*rows d_in"]:
-        """Return the reconstruction of the activations (of their centred form where `centred_input`)."""
+        """Return the reconstruction of the activations (of their centred form where
+        `centred_input`)."""
         return codes @ self.w_dec + self.b_dec
 
 
@@ -129,33 +138,38 @@ def load_sae(source: Any) -> SparseAutoencoder:
     """Return the autoencoder that `source` names.
 
     Args:
-        source: a `SparseAutoencoder`; an object of sae-lens; a folder; or "RELEASE/SAE_ID" of the catalogue of sae-lens,
-            which needs sae-lens and, unless it is cached, the network.
+        source: a `SparseAutoencoder`; an object of sae-lens; a folder; or "RELEASE/SAE_ID" of the
+            catalogue of sae-lens, which needs sae-lens and, unless it is cached, the network.
 
     Raises:
-        CheckpointError: the folder is not an autoencoder, a tensor is missing or misshapen or not finite, or sae-lens is
-            needed and not installed.
+        CheckpointError: the folder is not an autoencoder, a tensor is missing or misshapen or not
+            finite, or sae-lens is needed and not installed.
         NotApplicable: the architecture or its settings are not known here.
     """
     if isinstance(source, SparseAutoencoder):
         return source
     if isinstance(source, str | Path):
         return _read_folder(Path(source)) if Path(source).is_dir() else _from_release(str(source))
-    if callable(getattr(source, "state_dict", None)) and hasattr(getattr(source, "cfg", None), "to_dict"):
+    if callable(getattr(source, "state_dict", None)) and hasattr(
+        getattr(source, "cfg", None), "to_dict"
+    ):
         return _build(type(source).__name__, source.cfg.to_dict(), source.state_dict())
     raise CheckpointError(
-        f"got a {type(source).__name__}; expected a mechinterp_toolkit.sae.SparseAutoencoder, a folder, RELEASE/SAE_ID, or an "
-        "SAE object of sae-lens."
+        f"got a {type(source).__name__}; expected a mechinterp_toolkit.sae.SparseAutoencoder, a"
+        " folder, RELEASE/SAE_ID, or an SAE object of sae-lens."
     )
 
 
 def _read_folder(folder: Path) -> SparseAutoencoder:
     from safetensors.torch import load_file
 
-    missing = [name for name in ("cfg.json", "sae_weights.safetensors") if not (folder / name).is_file()]
+    missing = [
+        name for name in ("cfg.json", "sae_weights.safetensors") if not (folder / name).is_file()
+    ]
     if missing:
         raise CheckpointError(
-            f"{folder} has no {' and no '.join(missing)}; {FOLDER}, as `save_inference_model` of sae-lens writes it."
+            f"{folder} has no {' and no '.join(missing)}; {FOLDER}, as `save_inference_model` of"
+            " sae-lens writes it."
         )
     record = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
     return _build(str(folder.resolve()), record, load_file(folder / "sae_weights.safetensors"))
@@ -164,12 +178,15 @@ def _read_folder(folder: Path) -> SparseAutoencoder:
 def _from_release(name: str) -> SparseAutoencoder:
     release, slash, sae_id = name.partition("/")
     if not slash:
-        raise CheckpointError(f"{name!r} is no folder here and no RELEASE/SAE_ID of sae-lens; check the path.")
+        raise CheckpointError(
+            f"{name!r} is no folder here and no RELEASE/SAE_ID of sae-lens; check the path."
+        )
     try:
         from sae_lens import SAE
     except ImportError as error:
         raise CheckpointError(
-            f"{name!r} is no folder here, and releases need sae-lens: pip install 'mechinterp-toolkit[sae]'."
+            f"{name!r} is no folder here, and releases need sae-lens: pip install"
+            " 'mechinterp-toolkit[sae]'."
         ) from error
     found = SAE.from_pretrained(release, sae_id)
     return _build(name, found.cfg.to_dict(), found.state_dict())
@@ -203,7 +220,9 @@ def _reader(name: str, state: Mapping[str, Tensor]) -> Callable[[str, tuple[int,
             raise CheckpointError(f"the autoencoder {name} has no {key}.{nearest(key, state)}")
         tensor = state[key].detach().cpu().float()
         if tuple(tensor.shape) != shape:
-            raise CheckpointError(f"{key} of {name} is {tuple(tensor.shape)}; its record says {shape}.")
+            raise CheckpointError(
+                f"{key} of {name} is {tuple(tensor.shape)}; its record says {shape}."
+            )
         if not tensor.isfinite().all():
             raise CheckpointError(f"{key} of {name} holds NaN or infinite numbers.")
         return tensor
@@ -214,9 +233,10 @@ def _reader(name: str, state: Mapping[str, Tensor]) -> Callable[[str, tuple[int,
 def _check_known(name: str, architecture: str, record: Mapping[str, Any]) -> None:
     if not (record.get("metadata") or {}).get("sae_lens_version"):
         raise NotApplicable(
-            f"the record of {name} has no metadata.sae_lens_version, so what its keys mean is not known: before sae-lens 6 they "
-            "meant other things (load such a folder with sae_lens.SAE.load_from_disk and pass the object). Of an autoencoder of "
-            f"your own pass a mechinterp_toolkit.sae.SparseAutoencoder of its tensors; {FOLDER}."
+            f"the record of {name} has no metadata.sae_lens_version, so what its keys mean is not"
+            " known: before sae-lens 6 they meant other things (load such a folder with"
+            " sae_lens.SAE.load_from_disk and pass the object). Of an autoencoder of your own pass"
+            f" a mechinterp_toolkit.sae.SparseAutoencoder of its tensors; {FOLDER}."
         )
     needed = ("architecture", "d_in", "d_sae", *(("k",) if architecture == "topk" else ()))
     absent = [key for key in needed if key not in record]
@@ -228,16 +248,19 @@ def _check_known(name: str, architecture: str, record: Mapping[str, Any]) -> Non
     for key in ("normalize_activations", "reshape_activations"):
         if record.get(key, "none") != "none":
             raise NotApplicable(
-                f"{name} was trained with {key}={record[key]!r}, which is not done here; fold it into the weights "
-                "(sae-lens does so for its own releases) or use another autoencoder."
+                f"{name} was trained with {key}={record[key]!r}, which is not done here; fold it"
+                " into the weights (sae-lens does so for its own releases) or use another"
+                " autoencoder."
             )
 
 
 def _centred(name: str, prepared: Mapping[str, Any]) -> bool:
-    unknown = sorted(key for key, value in prepared.items() if key != "center_writing_weights" and value)
+    unknown = sorted(
+        key for key, value in prepared.items() if key != "center_writing_weights" and value
+    )
     if unknown:
         raise NotApplicable(
-            f"{name} was trained on a model loaded with {', '.join(unknown)}, which cannot be repeated here: its latents "
-            "would be read from the wrong activations."
+            f"{name} was trained on a model loaded with {', '.join(unknown)}, which cannot be"
+            " repeated here: its latents would be read from the wrong activations."
         )
     return bool(prepared.get("center_writing_weights", False))

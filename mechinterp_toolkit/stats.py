@@ -1,14 +1,17 @@
 """How sure is a number, and could it have come out this large without the structure?
 
-Tensors go in, tensors or an `Estimate` come out; nothing here knows a model. Everything is computed in float64 on the
-CPU. Whatever is random takes its seed. p-values compare an observed statistic with its draws under a null, large being
-extreme; intervals resample whole exchangeable units; corrections cover the tests that were made together.
+Tensors go in, tensors or an `Estimate` come out; nothing here knows a model. Everything is computed
+in float64 on the CPU. Whatever is random takes its seed. p-values compare an observed statistic
+with its draws under a null, large being extreme; intervals resample whole exchangeable units;
+corrections cover the tests that were made together.
 
-What would fool it: draws that destroy more than the claimed structure, a search that the null did not repeat, and
-units that are not exchangeable (prompts, where the claim is about weekdays). No function here can see any of the three.
+What would fool it: draws that destroy more than the claimed structure, a search that the null did
+not repeat, and units that are not exchangeable (prompts, where the claim is about weekdays). No
+function here can see any of the three.
 
-Source: Phipson & Smyth 2010 (p-values are never zero); Westfall & Young 1993 (maximum statistic); Benjamini & Hochberg
-1995; Efron & Tibshirani 1993 (bootstrap); Clopper & Pearson 1934; Fisher & Lee 1983 and Zar 1999 (angles).
+Source: Phipson & Smyth 2010 (p-values are never zero); Westfall & Young 1993 (maximum statistic);
+Benjamini & Hochberg 1995; Efron & Tibshirani 1993 (bootstrap); Clopper & Pearson 1934; Fisher & Lee
+1983 and Zar 1999 (angles).
 """
 
 from __future__ import annotations
@@ -29,8 +32,11 @@ from mechinterp_toolkit.results import Estimate, Verdict
 Procedure = Literal["max_statistic", "benjamini_hochberg"]
 """How several tests made together are corrected: `max_statistic_p` or `benjamini_hochberg`."""
 
-WeightedStatistic = Callable[[Float[Tensor, "n *features"], Float[Tensor, "draw n"]], Float[Tensor, "draw *axes"]]
-"""`statistic(values, weights)`: the statistic of the rows of `values`, once per row of `weights`."""
+WeightedStatistic = Callable[
+    [Float[Tensor, "n *features"], Float[Tensor, "draw n"]], Float[Tensor, "draw *axes"]
+]
+"""`statistic(values, weights)`: the statistic of the rows of `values`, once per row of `weights`.
+"""
 
 WEIGHTS_AT_ONCE = 2**24  # resampling weights held together: 128 MB of float64
 
@@ -38,19 +44,21 @@ WEIGHTS_AT_ONCE = 2**24  # resampling weights held together: 128 MB of float64
 def p_value(
     observed: Float[Tensor, "*items"], draws: Float[Tensor, "draw *items"], *, exact: bool = False
 ) -> Float[Tensor, "*items"]:
-    """Return the probability, under the null, of a statistic at least as large as the observed one, item by item.
+    """Return the probability, under the null, of a statistic at least as large as the observed one,
+    item by item.
 
-    Ties count as exceedances. Numbers tie within 100 rounding units of the coarser dtype: an arrangement summed in
-    another order is still the same arrangement.
+    Ties count as exceedances. Numbers tie within 100 rounding units of the coarser dtype: an
+    arrangement summed in another order is still the same arrangement.
 
     Args:
         observed: one statistic per item, large meaning more of the structure.
         draws: the same statistics under the null.
-        exact: the draws enumerate every arrangement, the observed one among them (`Permutations.exact`).
+        exact: the draws enumerate every arrangement, the observed one among them
+            (`Permutations.exact`).
 
     Returns:
-        (1 + exceedances) / (1 + draws), or exceedances / draws where `exact`; in (0, 1], not corrected for looking
-        at several items.
+        (1 + exceedances) / (1 + draws), or exceedances / draws where `exact`; in (0, 1], not
+        corrected for looking at several items.
 
     Raises:
         ToolkitError: a number is not finite, or "exact" draws never reach the observed value.
@@ -65,23 +73,27 @@ def max_statistic_p(
     studentise: bool = False,
     exact: bool = False,
 ) -> Float[Tensor, "*items"]:
-    """Return p-values in (0, 1] corrected for looking at all items: each meets the largest item of every draw.
+    """Return p-values in (0, 1] corrected for looking at all items: each meets the largest item of
+    every draw.
 
-    One draw must be one shuffle applied to all items, so that their correlation carries over. The chance that any item
-    without an effect gets p <= alpha is then at most alpha (Westfall & Young's single-step procedure; with true
-    effects elsewhere it also needs the null of an item not to depend on whether the others have one).
+    One draw must be one shuffle applied to all items, so that their correlation carries over. The
+    chance that any item without an effect gets p <= alpha is then at most alpha (Westfall & Young's
+    single-step procedure; with true effects elsewhere it also needs the null of an item not to
+    depend on whether the others have one).
 
     Args:
         observed: one statistic per item.
         draws: the same statistics under the null.
-        studentise: first subtract each item's mean over the draws and the observed value and divide by their standard
-            deviation. Without it the item with the widest null sets the bar for all; with it the bar is the same in
-            each item's own standard deviations. The observed value counts as a draw in both: without it, it looks
-            extreme by itself (19 draws, 20 items: 20 % false findings at 5 %).
+        studentise: first subtract each item's mean over the draws and the observed value and divide
+            by their standard deviation. Without it the item with the widest null sets the bar for
+            all; with it the bar is the same in each item's own standard deviations. The observed
+            value counts as a draw in both: without it, it looks extreme by itself (19 draws, 20
+            items: 20 % false findings at 5 %).
         exact: as in `p_value`.
 
     Raises:
-        ToolkitError: as `p_value`; or an item never varies over the draws and was to be studentised.
+        ToolkitError: as `p_value`; or an item never varies over the draws and was to be
+            studentised.
     """
     rounding = _rounding(observed, draws)
     value, null = _comparable(observed, draws)
@@ -91,8 +103,9 @@ def max_statistic_p(
         constant = int((sd <= rounding * mean.abs()).sum())
         if constant:
             raise ToolkitError(
-                f"{constant} of {sd.numel()} items have the same statistic in every draw and cannot be studentised; "
-                "leave such items out and report them as not applicable, or use studentise=False."
+                f"{constant} of {sd.numel()} items have the same statistic in every draw and cannot"
+                " be studentised; leave such items out and report them as not applicable, or use"
+                " studentise=False."
             )
         value, null = (value - mean) / sd, (null - mean) / sd
     largest = null.reshape(len(null), -1).amax(1)
@@ -102,8 +115,9 @@ def max_statistic_p(
 def benjamini_hochberg(p: Float[Tensor, "*items"]) -> Float[Tensor, "*items"]:
     """Return p-values adjusted for the false-discovery rate over all items of `p`.
 
-    Rejecting where the result is <= q keeps the expected share of false findings among the findings at or below q, for
-    independent or positively dependent tests. The p-values must be fine enough: see `too_few_draws`.
+    Rejecting where the result is <= q keeps the expected share of false findings among the findings
+    at or below q, for independent or positively dependent tests. The p-values must be fine enough:
+    see `too_few_draws`.
 
     Raises:
         ToolkitError: a p-value lies outside (0, 1].
@@ -111,7 +125,10 @@ def benjamini_hochberg(p: Float[Tensor, "*items"]) -> Float[Tensor, "*items"]:
     flat = p.detach().cpu().double().flatten()
     outside = int((~((flat > 0) & (flat <= 1))).sum())
     if outside:
-        raise ToolkitError(f"{outside} of {len(flat)} p-values lie outside (0, 1]; count the observed draw among them.")
+        raise ToolkitError(
+            f"{outside} of {len(flat)} p-values lie outside (0, 1]; count the observed draw among"
+            " them."
+        )
     order = flat.argsort(descending=True)
     rank = torch.arange(len(flat), 0, -1, dtype=torch.float64)
     adjusted = (flat[order] * (len(flat) / rank)).cummin(0).values
@@ -121,8 +138,8 @@ def benjamini_hochberg(p: Float[Tensor, "*items"]) -> Float[Tensor, "*items"]:
 def smallest_p(draws: int, *, exact: bool = False) -> float:
     """Return the smallest p-value that `draws` can give.
 
-    In an enumeration (`exact`) count arrangements that always score alike once: of the 360 orders of 7 classes 120
-    are left when harmonics are searched.
+    In an enumeration (`exact`) count arrangements that always score alike once: of the 360 orders
+    of 7 classes 120 are left when harmonics are searched.
 
     Raises:
         ToolkitError: no draws.
@@ -133,19 +150,25 @@ def smallest_p(draws: int, *, exact: bool = False) -> float:
 
 
 def draws_needed(alpha: float, n_tests: int, procedure: Procedure) -> int:
-    """Return the least number of random draws with which one true effect among `n_tests` can pass at level `alpha`.
+    """Return the least number of random draws with which one true effect among `n_tests` can pass
+    at level `alpha`.
 
-    About 1/alpha for the maximum statistic, n_tests/alpha for Benjamini-Hochberg. With just this number the effect has
-    to exceed every draw.
+    About 1/alpha for the maximum statistic, n_tests/alpha for Benjamini-Hochberg. With just this
+    number the effect has to exceed every draw.
 
     Raises:
         ToolkitError: `alpha` is no probability or there is no test.
     """
     if not 0 < alpha < 1 or n_tests < 1:
-        raise ToolkitError(f"got alpha={alpha} and n_tests={n_tests}; expected alpha in (0, 1) and at least one test.")
+        raise ToolkitError(
+            f"got alpha={alpha} and n_tests={n_tests}; expected alpha in (0, 1) and at least one"
+            " test."
+        )
     family = _family(n_tests, procedure)
     draws = max(math.ceil(family / alpha) - 2, 1)
-    while smallest_p(draws) * family > alpha:  # a step or two: settles the rounding of the division above
+    while (
+        smallest_p(draws) * family > alpha
+    ):  # a step or two: settles the rounding of the division above
         draws += 1
     return draws
 
@@ -153,23 +176,33 @@ def draws_needed(alpha: float, n_tests: int, procedure: Procedure) -> int:
 def too_few_draws(
     draws: int, *, n_tests: int, procedure: Procedure, alpha: float = 0.05, exact: bool = False
 ) -> str | None:
-    """Return why not even one true effect among `n_tests` could pass, with the draws it takes; None where it could.
+    """Return why not even one true effect among `n_tests` could pass, with the draws it takes; None
+    where it could.
 
-    The sentence is the reason of an `undecided` verdict. `draws` and `exact` are those of `smallest_p`.
+    The sentence is the reason of an `undecided` verdict. `draws` and `exact` are those of
+    `smallest_p`.
     """
     needed, family = draws_needed(alpha, n_tests, procedure), _family(n_tests, procedure)
     floor = smallest_p(draws, exact=exact)
     if floor * family <= alpha:
         return None
-    remedy = f"at least {needed:,} draws are needed" if not exact else "no more arrangements exist: it takes more units"
-    bar = f"one true effect among {n_tests} tests needs {alpha / family:.2g} at level {alpha:g} ({procedure})"
+    remedy = (
+        f"at least {needed:,} draws are needed"
+        if not exact
+        else "no more arrangements exist: it takes more units"
+    )
+    bar = (
+        f"one true effect among {n_tests} tests needs {alpha / family:.2g} at level {alpha:g}"
+        f" ({procedure})"
+    )
     if n_tests == 1:
         bar = f"a single test at level {alpha:g} needs no more than that"
     return f"the smallest p-value of {draws:,} draws is {floor:.2g}, but {bar}; {remedy}."
 
 
 def _family(n_tests: int, procedure: Procedure) -> int:
-    """What a single effect's p-value is multiplied by: the maximum statistic has its correction inside."""
+    """What a single effect's p-value is multiplied by: the maximum statistic has its correction
+    inside."""
     return n_tests if procedure == "benjamini_hochberg" else 1
 
 
@@ -177,14 +210,16 @@ def _comparable(observed: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
     value, null = observed.detach().cpu().double(), draws.detach().cpu().double()
     if len(null) == 0 or not value.isfinite().all() or not null.isfinite().all():
         raise ToolkitError(
-            f"{int((~value.isfinite()).sum())} observed and {int((~null.isfinite()).sum())} drawn statistics are NaN or "
-            f"infinite, in {len(null)} draws; expected one draw or more, all finite: leave out what was not measured."
+            f"{int((~value.isfinite()).sum())} observed and {int((~null.isfinite()).sum())} drawn"
+            f" statistics are NaN or infinite, in {len(null)} draws; expected one draw or more, all"
+            " finite: leave out what was not measured."
         )
     return value, null
 
 
 def _rounding(*tensors: Tensor) -> float:
-    """100 rounding units, relative, of the coarsest dtype: what summing the same numbers in another order may change."""
+    """100 rounding units, relative, of the coarsest dtype: what summing the same numbers in another
+    order may change."""
     return 100 * max(torch.finfo(tensor.dtype).eps for tensor in tensors)
 
 
@@ -194,19 +229,21 @@ def _tail(value: Tensor, null: Tensor, rounding: float, exact: bool) -> Tensor:
         return (1 + exceedances).double() / (1 + len(null))
     if exceedances.numel() and int(exceedances.min()) == 0:
         raise ToolkitError(
-            f"exact=True, but none of the {len(null)} draws reaches an observed value; an enumeration contains the "
-            "observed arrangement. Compute observed and draws with the same function, or use exact=False."
+            f"exact=True, but none of the {len(null)} draws reaches an observed value; an"
+            " enumeration contains the observed arrangement. Compute observed and draws with the"
+            " same function, or use exact=False."
         )
     return exceedances.double() / len(null)
 
 
 def why_undecided(draws: int, arrangements: int | None = None) -> str | None:
-    """Return why one test could not pass 5 % whatever was observed, with what it takes; None where it could.
+    """Return why one test could not pass 5 % whatever was observed, with what it takes; None where
+    it could.
 
     Args:
         draws: how many were drawn under the null.
-        arrangements: how many arrangements differ for the statistic, the observed one among them: draws beyond these only
-            repeat. None where there are far more than draws.
+        arrangements: how many arrangements differ for the statistic, the observed one among them:
+            draws beyond these only repeat. None where there are far more than draws.
     """
     if arrangements is not None and smallest_p(arrangements, exact=True) > 0.05:
         return too_few_draws(arrangements, n_tests=1, procedure="max_statistic", exact=True)
@@ -216,10 +253,11 @@ def why_undecided(draws: int, arrangements: int | None = None) -> str | None:
 def judge_effect(
     effect: Estimate, said: str, control: str, smallest: float, *, arrangements: int | None = None
 ) -> Verdict:
-    """Return the verdict on a scalar effect: beyond its control, and surely no less than the smallest of interest.
+    """Return the verdict on a scalar effect: beyond its control, and surely no less than the
+    smallest of interest.
 
-    With too few draws for any p-value of 5 % it is undecided, unless the effect is surely smaller than anything of
-    interest: more draws would not change that.
+    With too few draws for any p-value of 5 % it is undecided, unless the effect is surely smaller
+    than anything of interest: more draws would not change that.
 
     Args:
         effect: with its control, a one-sided test: larger is more.
@@ -239,7 +277,9 @@ def judge_effect(
     if float(effect.high) < smallest:
         return Verdict("not_found", f"{said}, less than anything of interest ({smallest}).", **sure)
     if float(effect.low) < smallest:
-        return Verdict("undecided", f"{said}, beyond {control}, but perhaps below {smallest}.", **sure)
+        return Verdict(
+            "undecided", f"{said}, beyond {control}, but perhaps below {smallest}.", **sure
+        )
     return Verdict("found", f"{said}, more than {control}.", **sure)
 
 
@@ -251,25 +291,33 @@ class Permutations:
     """`values[index]` is one rearranged copy per draw: position j holds unit `index[draw, j]`."""
 
     exact: bool
-    """Whether these are all arrangements, each once, the identity among them; pass it on to `p_value`."""
+    """Whether these are all arrangements, each once, the identity among them; pass it on to
+    `p_value`."""
 
 
-def permutations(n: int, *, draws: int, seed: int, kind: Literal["all", "cyclic_orders"] = "all") -> Permutations:
-    """Return random arrangements of `n` units, or every arrangement where there are at most `draws`.
+def permutations(
+    n: int, *, draws: int, seed: int, kind: Literal["all", "cyclic_orders"] = "all"
+) -> Permutations:
+    """Return random arrangements of `n` units, or every arrangement where there are at most
+    `draws`.
 
     Args:
         n: number of exchangeable units (classes, not prompts, for a claim about classes).
         draws: how many to draw; uniform, with replacement, the identity not excluded.
         seed: of the draws.
-        kind: "all" has n! arrangements. "cyclic_orders" has (n-1)!/2 (360 for 7), for statistics that rotation and
-            reflection leave alone: unit 0 comes first and its neighbours in rising order.
+        kind: "all" has n! arrangements. "cyclic_orders" has (n-1)!/2 (360 for 7), for statistics
+            that rotation and reflection leave alone: unit 0 comes first and its neighbours in
+            rising order.
 
     Raises:
         ToolkitError: fewer than one unit (three for cyclic orders) or no draws.
     """
     cyclic = kind == "cyclic_orders"
     if n < (3 if cyclic else 1) or draws < 1:
-        raise ToolkitError(f"got n={n} and draws={draws}; expected at least {3 if cyclic else 1} units and one draw.")
+        raise ToolkitError(
+            f"got n={n} and draws={draws}; expected at least {3 if cyclic else 1} units and one"
+            " draw."
+        )
     if math.factorial(n - 1) // 2 <= draws if cyclic else math.factorial(n) <= draws:
         orders = itertools.permutations(range(n))
         kept = [order for order in orders if not cyclic or (order[0] == 0 and order[1] < order[-1])]
@@ -282,12 +330,16 @@ def permutations(n: int, *, draws: int, seed: int, kind: Literal["all", "cyclic_
     return Permutations(index, exact=False)
 
 
-def balanced_relabellings(label: Int[Tensor, " n"], *, draws: int, seed: int) -> Int[Tensor, "draw n"]:
-    """Return labels shuffled so that every class is spread evenly over the new ones: nothing of the old labels is left.
+def balanced_relabellings(
+    label: Int[Tensor, " n"], *, draws: int, seed: int
+) -> Int[Tensor, "draw n"]:
+    """Return labels shuffled so that every class is spread evenly over the new ones: nothing of the
+    old labels is left.
 
-    Uniform shuffles of few units leave a little of the true classes in the new ones. Where an edit made from them is brought
-    to a given size, that little can be most of it. For tests of an edit, not of a statistic: the observed labels are none of
-    these, so a p-value for labels themselves needs `permutations`.
+    Uniform shuffles of few units leave a little of the true classes in the new ones. Where an edit
+    made from them is brought to a given size, that little can be most of it. For tests of an edit,
+    not of a statistic: the observed labels are none of these, so a p-value for labels themselves
+    needs `permutations`.
 
     Args:
         label: class of each unit, from 0.
@@ -295,20 +347,26 @@ def balanced_relabellings(label: Int[Tensor, " n"], *, draws: int, seed: int) ->
         seed: of the draws.
 
     Returns:
-        As many units of each class as before; units of one class share the new classes in proportion, rounded at random.
+        As many units of each class as before; units of one class share the new classes in
+        proportion, rounded at random.
 
     Raises:
         ToolkitError: fewer than two classes.
     """
     count = label.bincount()
     if int((count > 0).sum()) < 2:
-        raise ToolkitError(f"labels of {int((count > 0).sum())} class cannot be spread; give two classes or more.")
+        raise ToolkitError(
+            f"labels of {int((count > 0).sum())} class cannot be spread; give two classes or more."
+        )
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for _ in range(draws):
-        # Units in random order, class by class; new labels dealt in turn over that order at even distances.
+        # Units in random order, class by class; new labels dealt in turn over that order at even
+        # distances.
         order = (label + torch.rand(len(label), generator=generator)).argsort()
-        dealt = torch.cat([torch.arange(int(n)) / n + torch.rand(1, generator=generator) / n for n in count if n])
+        dealt = torch.cat(
+            [torch.arange(int(n)) / n + torch.rand(1, generator=generator) / n for n in count if n]
+        )
         new = torch.repeat_interleave(torch.arange(len(count)), count)[dealt.argsort()]
         relabelled = torch.empty_like(label)
         relabelled[order] = new
@@ -332,7 +390,9 @@ class Interval(NamedTuple):
     high: Tensor
 
 
-def weighted_mean(values: Float[Tensor, "n *axes"], weights: Float[Tensor, "draw n"]) -> Float[Tensor, "draw *axes"]:
+def weighted_mean(
+    values: Float[Tensor, "n *axes"], weights: Float[Tensor, "draw n"]
+) -> Float[Tensor, "draw *axes"]:
     """Return the mean over rows, once for each row of non-negative weights."""
     sums = weights @ values.reshape(len(values), -1)
     return (sums / weights.sum(1, keepdim=True)).reshape(len(weights), *values.shape[1:])
@@ -352,36 +412,43 @@ def bootstrap(
     control: Float[Tensor, "draw *axes"] | None = None,
     control_name: str = "",
 ) -> Estimate:
-    """Estimate a statistic of the rows of `values`, with a 95 % percentile interval over whole units.
+    """Estimate a statistic of the rows of `values`, with a 95 % percentile interval over whole
+    units.
 
-    Units are drawn with replacement; all rows of a unit go together. A unit drawn twice gets weight two instead of a
-    second copy, so a statistic that leaves units out leaves out every copy: nothing is on both sides of a fold.
-    With few units the interval is too narrow: of a mean of normal units it covers 88 % (7), 93 % (20), 94 % (50).
+    Units are drawn with replacement; all rows of a unit go together. A unit drawn twice gets weight
+    two instead of a second copy, so a statistic that leaves units out leaves out every copy:
+    nothing is on both sides of a fold. With few units the interval is too narrow: of a mean of
+    normal units it covers 88 % (7), 93 % (20), 94 % (50).
 
     Args:
         values: one row per measurement.
         unit_name: what varies from unit to unit, in the plural ("templates", "items").
         measured: unit and range of the statistic ("logits", "fraction in [0, 1]").
         seed: of the resampling.
-        unit: which unit each row belongs to; None where each row is its own. In a mean, units count by their number
-            of rows: average within units beforehand where they shall count alike.
+        unit: which unit each row belongs to; None where each row is its own. In a mean, units count
+            by their number of rows: average within units beforehand where they shall count alike.
         draws: number of resamples.
         statistic: the mean, or another function of values and row weights.
         axes, labels, control, control_name: kept with the estimate, see `Estimate`.
 
     Raises:
-        ToolkitError: fewer than two units or 39 draws, or the statistic of a resample is not finite.
+        ToolkitError: fewer than two units or 39 draws, or the statistic of a resample is not
+            finite.
     """
     rows = values.detach().cpu().double()
     which = torch.arange(len(rows)) if unit is None else unit.cpu().unique(return_inverse=True)[1]
     n_units = int(which.max()) + 1 if len(which) else 0
     if n_units < 2:
         raise ToolkitError(
-            f"an interval over {unit_name} needs at least two of them, got {n_units} in {len(rows)} rows; measure more, "
-            "or report the number in the reason of a Verdict instead of an Estimate."
+            f"an interval over {unit_name} needs at least two of them, got {n_units} in {len(rows)}"
+            " rows; measure more, or report the number in the reason of a Verdict instead of an"
+            " Estimate."
         )
     if draws < 39:
-        raise ToolkitError(f"a 95 % interval needs at least 39 draws (one beyond each end); got {draws}, 999 is usual.")
+        raise ToolkitError(
+            f"a 95 % interval needs at least 39 draws (one beyond each end); got {draws}, 999 is"
+            " usual."
+        )
     resampled = _resample(rows, which, n_units, draws, seed, statistic)
     tail = (draws + 1) // 40  # 2.5 %: the 25th from either end of 999
     return Estimate(
@@ -398,7 +465,9 @@ def bootstrap(
     )
 
 
-def _resample(rows: Tensor, which: Tensor, n_units: int, draws: int, seed: int, statistic: WeightedStatistic) -> Tensor:
+def _resample(
+    rows: Tensor, which: Tensor, n_units: int, draws: int, seed: int, statistic: WeightedStatistic
+) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for start in range(0, draws, step := max(1, WEIGHTS_AT_ONCE // len(which))):
@@ -410,14 +479,16 @@ def _resample(rows: Tensor, which: Tensor, n_units: int, draws: int, seed: int, 
     failed = int((~resampled.isfinite()).reshape(draws, -1).any(1).sum())
     if failed:
         raise ToolkitError(
-            f"the statistic is NaN or infinite in {failed} of {draws} resamples; leave out rows that are not finite "
-            f"({int((~rows.isfinite()).sum())} values), or use a statistic that is defined when units are missing."
+            f"the statistic is NaN or infinite in {failed} of {draws} resamples; leave out rows"
+            f" that are not finite ({int((~rows.isfinite()).sum())} values), or use a statistic"
+            " that is defined when units are missing."
         )
     return resampled
 
 
 def binomial_interval(successes: Int[Tensor, "*axes"], n: int, *, level: float = 0.95) -> Interval:
-    """Return the Clopper-Pearson interval of a probability: exact, so it covers at least `level`, often more.
+    """Return the Clopper-Pearson interval of a probability: exact, so it covers at least `level`,
+    often more.
 
     Raises:
         ToolkitError: successes outside 0 to `n`, or no trial.
@@ -425,20 +496,28 @@ def binomial_interval(successes: Int[Tensor, "*axes"], n: int, *, level: float =
     from scipy.special import betaincinv
 
     if n < 1 or bool(((successes < 0) | (successes > n)).any()):
-        raise ToolkitError(f"got successes {successes.tolist()} of n={n}; expected at least one trial and 0 to n.")
+        raise ToolkitError(
+            f"got successes {successes.tolist()} of n={n}; expected at least one trial and 0 to n."
+        )
     k = successes.detach().cpu().double()
     tail = (1 - level) / 2
-    # Successes 0 and n have no beta distribution on that side (a shape of 0): the interval reaches 0 or 1 there.
-    low = torch.as_tensor(betaincinv(k.clamp(min=1).numpy(), (n - k + 1).numpy(), tail), dtype=torch.float64)
-    high = torch.as_tensor(betaincinv((k + 1).numpy(), (n - k).clamp(min=1).numpy(), 1 - tail), dtype=torch.float64)
+    # Successes 0 and n have no beta distribution on that side (a shape of 0): the interval reaches
+    # 0 or 1 there.
+    low = torch.as_tensor(
+        betaincinv(k.clamp(min=1).numpy(), (n - k + 1).numpy(), tail), dtype=torch.float64
+    )
+    high = torch.as_tensor(
+        betaincinv((k + 1).numpy(), (n - k).clamp(min=1).numpy(), 1 - tail), dtype=torch.float64
+    )
     return Interval(low.where(k > 0, torch.zeros_like(k)), high.where(k < n, torch.ones_like(k)))
 
 
 def calibration_limit(n: int = 200, *, alpha: float = 0.05, level: float = 0.01) -> int:
-    """Return the most false findings in `n` null runs that a one-sided binomial test at `level` accepts as rate `alpha`.
+    """Return the most false findings in `n` null runs that a one-sided binomial test at `level`
+    accepts as rate `alpha`.
 
-    At `level` 1 % that is 18 of 200. Asking for "at most 5 % observed" (10 of 200) instead fails a perfect test 42 %
-    of the time.
+    At `level` 1 % that is 18 of 200. Asking for "at most 5 % observed" (10 of 200) instead fails a
+    perfect test 42 % of the time.
 
     Raises:
         ToolkitError: no runs, or a level or rate outside (0, 1).
@@ -446,26 +525,35 @@ def calibration_limit(n: int = 200, *, alpha: float = 0.05, level: float = 0.01)
     from scipy.special import bdtrc
 
     if n < 1 or not 0 < alpha < 1 or not 0 < level < 1:
-        raise ToolkitError(f"got n={n}, alpha={alpha}, level={level}; expected n >= 1 and rates in (0, 1).")
+        raise ToolkitError(
+            f"got n={n}, alpha={alpha}, level={level}; expected n >= 1 and rates in (0, 1)."
+        )
     # bdtrc(k - 1, n, alpha) is P(at least k false findings); it falls in k.
     return max(k for k in range(n + 1) if k == 0 or bdtrc(k - 1, n, alpha) > level)
 
 
 def calibrated(count: int, n: int = 200, *, alpha: float = 0.05, level: float = 0.01) -> bool:
-    """Return whether `count` false findings in `n` null runs are compatible with a rate of `alpha`."""
+    """Return whether `count` false findings in `n` null runs are compatible with a rate of
+    `alpha`."""
     return count <= calibration_limit(n, alpha=alpha, level=level)
 
 
-def power_curve(run: Callable[[float, int], bool], strengths: Sequence[float], *, repeats: int, seed: int) -> Estimate:
-    """Estimate the fraction of runs `run(strength, seed)` that find a structure, along the axis "strength".
+def power_curve(
+    run: Callable[[float, int], bool], strengths: Sequence[float], *, repeats: int, seed: int
+) -> Estimate:
+    """Estimate the fraction of runs `run(strength, seed)` that find a structure, along the axis
+    "strength".
 
-    Every strength sees the same `repeats` seeds, so that neighbouring points differ by strength alone.
+    Every strength sees the same `repeats` seeds, so that neighbouring points differ by strength
+    alone.
 
     Raises:
         ToolkitError: no strength or no repeat.
     """
     if not strengths or repeats < 1:
-        raise ToolkitError(f"got {len(strengths)} strengths and {repeats} repeats; expected at least one of each.")
+        raise ToolkitError(
+            f"got {len(strengths)} strengths and {repeats} repeats; expected at least one of each."
+        )
     generator = torch.Generator().manual_seed(seed)
     seeds = torch.randint(2**31, (repeats,), generator=generator).tolist()
     found = torch.tensor([sum(bool(run(strength, s)) for s in seeds) for strength in strengths])
@@ -491,7 +579,10 @@ def circular_mean(angle: Float[Tensor, "n *items"]) -> Float[Tensor, "*items"]:
     mean = _resultant(angle)
     undefined = int((mean.abs() <= _rounding(angle)).sum())
     if undefined:
-        raise ToolkitError(f"the angles of {undefined} of {mean.numel()} items cancel: use resultant_length instead.")
+        raise ToolkitError(
+            f"the angles of {undefined} of {mean.numel()} items cancel: use resultant_length"
+            " instead."
+        )
     return mean.angle()
 
 
@@ -503,9 +594,11 @@ def resultant_length(angle: Float[Tensor, "n *items"]) -> Float[Tensor, "*items"
 def circular_correlation(
     first: Float[Tensor, "n *#items"], second: Float[Tensor, "n *#items"]
 ) -> Float[Tensor, "*items"]:
-    """Return Fisher & Lee's correlation of two angles in radians: 1 for `second = first + constant`, -1 for its mirror.
+    """Return Fisher & Lee's correlation of two angles in radians: 1 for `second = first +
+    constant`, -1 for its mirror.
 
-    It needs no mean direction, which evenly spread classes do not have. For its p-value permute whole classes.
+    It needs no mean direction, which evenly spread classes do not have. For its p-value permute
+    whole classes.
 
     Raises:
         ToolkitError: one of the angles never varies (but for half turns).
@@ -513,33 +606,44 @@ def circular_correlation(
     a, b = torch.broadcast_tensors(first.detach().cpu().double(), second.detach().cpu().double())
     cos_a, sin_a, cos_b, sin_b = a.cos(), a.sin(), b.cos(), b.sin()
     # Sums over pairs of sin(a_i - a_j) sin(b_i - b_j) factor into sums over items.
-    joint = (cos_a * cos_b).mean(0) * (sin_a * sin_b).mean(0) - (cos_a * sin_b).mean(0) * (sin_a * cos_b).mean(0)
+    joint = (cos_a * cos_b).mean(0) * (sin_a * sin_b).mean(0) - (cos_a * sin_b).mean(0) * (
+        sin_a * cos_b
+    ).mean(0)
     spread_a, spread_b = (1 - _resultant(2 * angle).abs() ** 2 for angle in (a, b))
     if bool((torch.minimum(spread_a, spread_b) <= _rounding(first, second)).any()):
-        raise ToolkitError("an angle is the same in all rows, up to half turns; a correlation needs it to vary.")
+        raise ToolkitError(
+            "an angle is the same in all rows, up to half turns; a correlation needs it to vary."
+        )
     return 4 * joint / (spread_a * spread_b).sqrt()
 
 
 def rayleigh_p(angle: Float[Tensor, "n *items"]) -> Float[Tensor, "*items"]:
-    """Return the p-value of Rayleigh's test that independent angles in radians have no preferred direction.
+    """Return the p-value of Rayleigh's test that independent angles in radians have no preferred
+    direction.
 
-    Zar's approximation (1999, eq. 27.4); at p <= 0.05 it rejects 4.9 to 5.2 % of uniform draws of 5 angles and more.
-    Angles that prefer two opposite directions cancel and go unseen.
+    Zar's approximation (1999, eq. 27.4); at p <= 0.05 it rejects 4.9 to 5.2 % of uniform draws of 5
+    angles and more. Angles that prefer two opposite directions cancel and go unseen.
     """
     n = len(angle)
     total = n * resultant_length(angle)
-    return torch.exp((1 + 4 * n + 4 * (n**2 - total**2)).clamp(min=0).sqrt() - (1 + 2 * n)).clamp(max=1)
+    return torch.exp((1 + 4 * n + 4 * (n**2 - total**2)).clamp(min=0).sqrt() - (1 + 2 * n)).clamp(
+        max=1
+    )
 
 
 def _resultant(angle: Tensor) -> Tensor:
     if len(angle) == 0 or not angle.isfinite().all():
-        raise ToolkitError(f"got {len(angle)} angles, some NaN or infinite; expected at least one, all finite.")
+        raise ToolkitError(
+            f"got {len(angle)} angles, some NaN or infinite; expected at least one, all finite."
+        )
     radians = angle.detach().cpu().double()
     return torch.complex(radians.cos().mean(0), radians.sin().mean(0))
 
 
 def centred_logit(
-    logits: Float[Tensor, "batch d_vocab"], answer: Int[Tensor, " batch"], candidates: Int[Tensor, " candidate"]
+    logits: Float[Tensor, "batch d_vocab"],
+    answer: Int[Tensor, " batch"],
+    candidates: Int[Tensor, " candidate"],
 ) -> Float[Tensor, " batch"]:
     """Return the logit of the answer minus the mean logit of the candidates, in logits.
 
@@ -551,19 +655,22 @@ def centred_logit(
         candidates: token ids of the class, each once.
 
     Raises:
-        ToolkitError: an answer is no candidate, a candidate comes twice or alone, or a logit is not finite.
+        ToolkitError: an answer is no candidate, a candidate comes twice or alone, or a logit is not
+            finite.
     """
     chosen, right = _among(logits, answer, candidates)
     return chosen[right] - chosen.mean(1)
 
 
 def accuracy_among(
-    logits: Float[Tensor, "batch d_vocab"], answer: Int[Tensor, " batch"], candidates: Int[Tensor, " candidate"]
+    logits: Float[Tensor, "batch d_vocab"],
+    answer: Int[Tensor, " batch"],
+    candidates: Int[Tensor, " candidate"],
 ) -> Float[Tensor, " batch"]:
     """Return 1 for each prompt whose answer has the highest logit of all candidates, else 0.
 
-    An answer that ties with another candidate is not right: equal logits choose nothing. Arguments and errors are
-    those of `centred_logit`.
+    An answer that ties with another candidate is not right: equal logits choose nothing. Arguments
+    and errors are those of `centred_logit`.
     """
     chosen, right = _among(logits, answer, candidates)
     return (chosen[right] > chosen.masked_fill(right, -torch.inf).amax(1)).double()
@@ -573,12 +680,19 @@ def _among(logits: Tensor, answer: Tensor, candidates: Tensor) -> tuple[Tensor, 
     """Logits of the candidates in float64 on the CPU, and which of them is the answer."""
     answer, candidates = answer.cpu(), candidates.cpu()
     if len(candidates.unique()) < max(2, len(candidates)):
-        raise ToolkitError(f"expected at least two candidates, each once; got {candidates.tolist()}.")
+        raise ToolkitError(
+            f"expected at least two candidates, each once; got {candidates.tolist()}."
+        )
     right = answer[:, None] == candidates
     if not right.any(1).all():
         missing = answer[~right.any(1)].unique().tolist()
-        raise ToolkitError(f"answers {missing} are not among the {len(candidates)} candidates; add them or drop them.")
+        raise ToolkitError(
+            f"answers {missing} are not among the {len(candidates)} candidates; add them or drop"
+            " them."
+        )
     chosen = logits[:, candidates.to(logits.device)].cpu().double()
     if not chosen.isfinite().all():
-        raise ToolkitError("a candidate's logit is NaN or infinite; check the model's weights and dtype.")
+        raise ToolkitError(
+            "a candidate's logit is NaN or infinite; check the model's weights and dtype."
+        )
     return chosen, right

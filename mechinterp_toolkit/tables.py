@@ -1,4 +1,5 @@
-"""`read_activations`, `read_labels`: activations saved by any other tool, as a CSV, Parquet or safetensors file.
+"""`read_activations`, `read_labels`: activations saved by any other tool, as a CSV, Parquet or
+safetensors file.
 
 Source: this project.
 """
@@ -21,21 +22,25 @@ def read_activations(path: str | Path) -> Float[Tensor, "n d"]:
     """Return a table of activations, one row per prompt.
 
     Args:
-        path: a CSV (with a header line or without) or Parquet file of numbers, or a safetensors file with one tensor [n, d].
+        path: a CSV (with a header line or without) or Parquet file of numbers, or a safetensors
+            file with one tensor [n, d].
 
     Raises:
-        ToolkitError: no such file or format, several tensors, a column that is not numbers, or a shape other than [n, d].
+        ToolkitError: no such file or format, several tensors, a column that is not numbers, or a
+            shape other than [n, d].
     """
     table = _tensor(Path(path))
     if table.dim() != 2 or not table.is_floating_point():
         raise ToolkitError(
-            f"{path} holds {table.dtype} of shape {tuple(table.shape)}; expected numbers with a point, [n, d]."
+            f"{path} holds {table.dtype} of shape {tuple(table.shape)}; expected numbers with a"
+            " point, [n, d]."
         )
     return table
 
 
 def read_labels(path: str | Path) -> Int[Tensor, " n"]:
-    """Return one integer class per row, in the order of the activations; a file as for `read_activations`, with one column.
+    """Return one integer class per row, in the order of the activations; a file as for
+    `read_activations`, with one column.
 
     Raises:
         ToolkitError: as there; or more than one column, or labels that are not whole numbers.
@@ -44,21 +49,25 @@ def read_labels(path: str | Path) -> Int[Tensor, " n"]:
     column = table[:, 0] if table.dim() == 2 and table.shape[1] == 1 else table
     if column.dim() != 1 or bool((column != column.round()).any()):
         raise ToolkitError(
-            f"{path} holds {table.dtype} of shape {tuple(table.shape)}; expected one column of whole numbers, the classes."
+            f"{path} holds {table.dtype} of shape {tuple(table.shape)}; expected one column of"
+            " whole numbers, the classes."
         )
     return column.long()
 
 
 def _tensor(path: Path) -> Tensor:
     if not path.is_file() or path.suffix not in FORMATS:
-        raise ToolkitError(f"{path} is no file that ends in {', '.join(FORMATS)}; give one of these.")
+        raise ToolkitError(
+            f"{path} is no file that ends in {', '.join(FORMATS)}; give one of these."
+        )
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         tensors = load_file(path)
         if len(tensors) != 1:
             raise ToolkitError(
-                f"{path} holds {len(tensors)} tensors ({', '.join(tensors)}); save the one that is meant alone."
+                f"{path} holds {len(tensors)} tensors ({', '.join(tensors)}); save the one that is"
+                " meant alone."
             )
         return next(iter(tensors.values()))
     return _frame(path)
@@ -68,20 +77,29 @@ def _frame(path: Path) -> Tensor:
     import pandas
 
     frame: Any = pandas.read_parquet(path) if path.suffix == ".parquet" else _csv(path)
-    words = [str(name) for name, kind in frame.dtypes.items() if not pandas.api.types.is_numeric_dtype(kind)]
+    words = [
+        str(name)
+        for name, kind in frame.dtypes.items()
+        if not pandas.api.types.is_numeric_dtype(kind)
+    ]
     if words:
         raise ToolkitError(
-            f"column {words[0]!r} of {path} is not all numbers; save activations alone, and labels as whole numbers (the place "
-            "in a cycle, the number itself, the class)."
+            f"column {words[0]!r} of {path} is not all numbers; save activations alone, and labels"
+            " as whole numbers (the place in a cycle, the number itself, the class)."
         )
     return torch.from_numpy(frame.to_numpy().copy())
 
 
 def _csv(path: Path) -> Any:
-    """A first line of numbers is data, though pandas would take it for names; unless it counts the columns: 0, 1, 2, ..."""
+    """A first line of numbers is data, though pandas would take it for names; unless it counts the
+    columns: 0, 1, 2, ..."""
     import pandas
 
     frame = pandas.read_csv(path, header=None, nrows=1)
     numbers = all(pandas.api.types.is_numeric_dtype(kind) for kind in frame.dtypes)
-    counted = numbers and frame.shape[1] > 1 and frame.to_numpy()[0].tolist() == list(range(frame.shape[1]))
+    counted = (
+        numbers
+        and frame.shape[1] > 1
+        and frame.to_numpy()[0].tolist() == list(range(frame.shape[1]))
+    )
     return pandas.read_csv(path, header=None if numbers and not counted else 0)

@@ -1,6 +1,8 @@
-"""Run recipes and store what they print: `python recipes/run.py [NAME ...]`, all of them where none is named.
+"""Run recipes and store what they print: `python recipes/run.py [NAME ...]`, all of them where none
+is named.
 
-Figures are shown by whoever runs a notebook and are not stored: they are large and change with every version of plotly.
+Figures are shown by whoever runs a notebook and are not stored: they are large and change with
+every version of plotly.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ FIGURE = "application/vnd.plotly.v1+json"
 
 @contextmanager
 def kernel() -> Iterator[KernelManager]:
-    """Start one kernel for any number of notebooks: most of the time of one alone goes into imports."""
+    """Start one kernel for any number of notebooks: most of the time of one alone goes into
+    imports."""
     quiet = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
     manager, client = start_new_kernel(env=os.environ | quiet)
     client.stop_channels()
@@ -37,7 +40,8 @@ def execute(path: Path, manager: KernelManager) -> Any:
     """Return the notebook at `path` with the outputs of a run that starts without variables.
 
     Raises:
-        nbclient.exceptions.CellExecutionError: a cell raised; the message has the cell and the traceback.
+        nbclient.exceptions.CellExecutionError: a cell raised; the message has the cell and the
+            traceback.
     """
     notebook = nbformat.read(path, as_version=4)
     forget = nbformat.v4.new_code_cell("%reset -f")
@@ -46,7 +50,9 @@ def execute(path: Path, manager: KernelManager) -> Any:
     notebook.cells.remove(forget)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [_bare(output) for output in cell.outputs if FIGURE not in output.get("data", {})]
+            cell.outputs = [
+                _bare(output) for output in cell.outputs if FIGURE not in output.get("data", {})
+            ]
             cell.execution_count = None
             cell.metadata = {}
     return notebook
@@ -60,7 +66,11 @@ def _bare(output: Any) -> Any:
 
 def printed(notebook: Any) -> list[str]:
     """Return what each code cell says: its streams and the text of its last expression."""
-    return ["".join(_text(output) for output in cell.outputs) for cell in notebook.cells if cell.cell_type == "code"]
+    return [
+        "".join(_text(output) for output in cell.outputs)
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    ]
 
 
 def _text(output: Any) -> str:
@@ -76,6 +86,8 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", metavar="NAME")
     main(parser.parse_args().names)

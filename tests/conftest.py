@@ -21,7 +21,8 @@ import torch
 
 torch.set_num_threads(1)
 
-# No test is timed, and a failure that depends on the day's random examples could not be looked into.
+# No test is timed, and a failure that depends on the day's random examples could not be looked
+# into.
 hypothesis.settings.register_profile("toolkit", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("toolkit")
 
@@ -31,7 +32,9 @@ ROOT = Path(__file__).resolve().parent.parent
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs sae-lens where it is not installed."""
     if importlib.util.find_spec("sae_lens") is None:
-        skip = pytest.mark.skip(reason='sae-lens is not installed: pip install -c constraints.txt -e ".[sae]"')
+        skip = pytest.mark.skip(
+            reason='sae-lens is not installed: pip install -c constraints.txt -e ".[sae]"'
+        )
         for item in items:
             if item.get_closest_marker("sae"):
                 item.add_marker(skip)
@@ -39,7 +42,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder with real tokenizers and text (`tokenizers/`, `ud_ewt/`), kept beside the checkout and not part of it."""
+    """Folder with real tokenizers and text (`tokenizers/`, `ud_ewt/`), kept beside the checkout and
+    not part of it."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("no folder ../shared/data beside the checkout")
@@ -48,7 +52,8 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def as_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Switch off the checks of shapes and types that only tests make, which would speak before our own errors."""
+    """Switch off the checks of shapes and types that only tests make, which would speak before our
+    own errors."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
@@ -60,25 +65,35 @@ def word_tokenizer(d_vocab: int) -> Any:
     words = ["<pad>", "<unk>", "<bos>", *(f"w{i}" for i in range(3, d_vocab))]
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = {"unk_token": "<unk>", "pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<bos>"}
+    special = {
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "bos_token": "<bos>",
+        "eos_token": "<bos>",
+    }
     return PreTrainedTokenizerFast(tokenizer_object=made, **special)
 
 
 def random_hf_model(shape: str, seed: int = 0) -> Any:
-    """Return a small Hugging Face model with every weight random, LayerNorm gains and biases included."""
+    """Return a small Hugging Face model with every weight random, LayerNorm gains and biases
+    included."""
     import transformers as hf
 
     size = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "vocab_size": 60}
     wide = {**size, "intermediate_size": 72, "max_position_embeddings": 48}
     torch.manual_seed(seed)
     if shape == "gpt2":  # n_inner other than 4 d_model, which published config readers ignore
-        config = hf.GPT2Config(n_layer=2, n_head=4, n_embd=32, n_inner=72, vocab_size=60, n_positions=48)
+        config = hf.GPT2Config(
+            n_layer=2, n_head=4, n_embd=32, n_inner=72, vocab_size=60, n_positions=48
+        )
         model = hf.GPT2LMHeadModel(config)
     elif shape == "neox":
         model = hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**wide))
     else:
         model = hf.LlamaForCausalLM(hf.LlamaConfig(**wide))
-    with torch.no_grad():  # fresh LayerNorms are ones and zeros, and would hide a forgotten gain or bias
+    with (
+        torch.no_grad()
+    ):  # fresh LayerNorms are ones and zeros, and would hide a forgotten gain or bias
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model.eval()
@@ -86,7 +101,8 @@ def random_hf_model(shape: str, seed: int = 0) -> Any:
 
 @pytest.fixture(scope="session")
 def hf_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders written by `save_pretrained`: "gpt2", "neox" and "llama" shapes, random weights, word-level tokenizer."""
+    """Folders written by `save_pretrained`: "gpt2", "neox" and "llama" shapes, random weights,
+    word-level tokenizer."""
     folders = {}
     for shape in ("gpt2", "neox", "llama"):
         folders[shape] = tmp_path_factory.mktemp(shape)
@@ -95,8 +111,16 @@ def hf_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
-@pytest.fixture(scope="session", params=["gpt2-HookedTransformer", "gpt2-TransformerBridge", "neox-HookedTransformer",
-                                         "neox-TransformerBridge", "llama-TransformerBridge"])  # fmt: skip
+@pytest.fixture(
+    scope="session",
+    params=[
+        "gpt2-HookedTransformer",
+        "gpt2-TransformerBridge",
+        "neox-HookedTransformer",
+        "neox-TransformerBridge",
+        "llama-TransformerBridge",
+    ],
+)
 def wrapped(request: pytest.FixtureRequest, hf_folders: dict[str, Path]) -> Any:
     """Each shape on each wrapper that the installed TransformerLens has, as a `HookedModel`."""
     from mechinterp_toolkit.model import has_hooked_transformer, load_model

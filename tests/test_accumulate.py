@@ -1,4 +1,5 @@
-"""Tests of `mechinterp_toolkit.accumulate`: what streams past in pieces is what one look at all of it would give."""
+"""Tests of `mechinterp_toolkit.accumulate`: what streams past in pieces is what one look at all of
+it would give."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def close(found: torch.Tensor, expected: torch.Tensor, *, within: float = 1e-12) -> None:
-    """Equal up to the rounding of float64 sums of some hundred numbers near one, unless more is said."""
+    """Equal up to the rounding of float64 sums of some hundred numbers near one, unless more is
+    said."""
     torch.testing.assert_close(found, expected, rtol=0, atol=within)
 
 
@@ -51,7 +53,8 @@ def test_every_accumulator_can_be_fed(kind: type):
 
 def test_moments_by_hand():
     moments = moments_of(torch.tensor([[1.0, 0.0], [3.0, 4.0]]), torch.tensor([[5.0, 2.0]]))
-    # Mean (3, 2); deviations (-2, -2), (0, 2), (2, 0); squared sums 8 and 8, cross sum 4; over n - 1 = 2.
+    # Mean (3, 2); deviations (-2, -2), (0, 2), (2, 0); squared sums 8 and 8, cross sum 4; over n -
+    # 1 = 2.
     assert moments.n == 3
     assert moments.mean.tolist() == [3.0, 2.0]
     close(moments.covariance, torch.tensor([[4.0, 2.0], [2.0, 4.0]], dtype=torch.float64))
@@ -109,13 +112,15 @@ def test_merging_with_one_that_saw_nothing_changes_nothing():
 
 
 def test_a_mean_a_million_times_the_spread_does_not_destroy_the_covariance():
-    spread = normal(1000, 3) @ torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]]).double()
+    spread = (
+        normal(1000, 3) @ torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]]).double()
+    )
     x = spread + 1e6
     expected = torch.cov((x - 1e6).T)  # what float64 still holds of the rows after the shift
     found = moments_of(*x.split(100)).covariance
     naive = (x.T @ x - len(x) * torch.outer(x.mean(0), x.mean(0))) / (len(x) - 1)
-    # Rows carry 1e-10 of rounding and so does the mean of a batch; the naive sums are near 1e15, where the last
-    # place is 0.1, and are divided by 1,000: errors of 1e-4 and more.
+    # Rows carry 1e-10 of rounding and so does the mean of a batch; the naive sums are near 1e15,
+    # where the last place is 0.1, and are divided by 1,000: errors of 1e-4 and more.
     close(found, expected, within=1e-8)
     assert (naive - expected).abs().max() > 1e-4
 
@@ -342,12 +347,16 @@ def test_other_features_than_before_are_refused(kind: type):
 def test_keep_refuses_another_dtype():
     keep = Keep()
     keep.update(normal(4, 3))
-    with pytest.raises(ToolkitError, match=r"torch.float32 do not fit the \(3,\) and torch.float64"):
+    with pytest.raises(
+        ToolkitError, match=r"torch.float32 do not fit the \(3,\) and torch.float64"
+    ):
         keep.update(normal(4, 3).float())
 
 
 def test_moments_need_one_feature_axis():
-    with pytest.raises(ToolkitError, match=r"has 2 behind its rows. Select a position or a head, or give a mask"):
+    with pytest.raises(
+        ToolkitError, match=r"has 2 behind its rows. Select a position or a head, or give a mask"
+    ):
         Moments().update(normal(4, 3, 2))
 
 
@@ -391,7 +400,9 @@ def test_class_means_need_classes():
 def test_a_class_or_position_without_rows_has_no_mean():
     by_class, by_position = ClassMean(), PositionMean()
     by_class.update(normal(3, 2), torch.tensor([1, 3, 3]))
-    by_position.update(normal(2, 3, 2), mask=torch.tensor([[True, False, True], [True, False, False]]))
+    by_position.update(
+        normal(2, 3, 2), mask=torch.tensor([[True, False, True], [True, False, False]])
+    )
     with pytest.raises(ToolkitError, match=r"classes \[0, 2\] of 4 have no rows"):
         _ = by_class.value
     with pytest.raises(ToolkitError, match=r"positions \[1\] of 3 have no rows"):

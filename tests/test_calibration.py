@@ -44,9 +44,16 @@ def test_a_test_with_uniform_p_values_passes(entry):
     result = calibrate("fake")
     assert result.passed
     assert result.rows()[0] == {
-        "analysis": "fake", "null model": "nulls", "verdict": "represented", "models": 200, "tested": 200, "p <= 0.05": 10,
-        "found": 10, "limit": 18, "passed": True,
-    }  # fmt: skip
+        "analysis": "fake",
+        "null model": "nulls",
+        "verdict": "represented",
+        "models": 200,
+        "tested": 200,
+        "p <= 0.05": 10,
+        "found": 10,
+        "limit": 18,
+        "passed": True,
+    }
 
 
 def test_null_models_can_come_with_the_options_they_need(monkeypatch):
@@ -61,7 +68,9 @@ def test_null_models_can_come_with_the_options_they_need(monkeypatch):
     )
     monkeypatch.setattr(calibration, "get_analysis", lambda name: made)
     assert calibrate("fake", models=2).counts[0].rejected == 0
-    assert calibrate("fake", models=2, options={"shift": -0.5 + 0.01}).counts[0].rejected == 2  # the caller's word wins
+    assert (
+        calibrate("fake", models=2, options={"shift": -0.5 + 0.01}).counts[0].rejected == 2
+    )  # the caller's word wins
 
 
 def test_a_test_that_rejects_twice_too_often_fails(entry):
@@ -79,17 +88,28 @@ def test_a_verdict_that_never_made_a_test_is_not_judged(entry):
 
 
 def test_used_is_counted_over_all_models_since_it_is_only_asked_where_something_was_found():
-    verdicts = [Verdict("found", "seen", p=0.01)] * 3 + [Verdict("not_applicable", "not asked")] * 197
-    used, represented = (calibration._count("nulls", which, verdicts) for which in ("used", "represented"))
+    verdicts = [Verdict("found", "seen", p=0.01)] * 3 + [
+        Verdict("not_applicable", "not asked")
+    ] * 197
+    used, represented = (
+        calibration._count("nulls", which, verdicts) for which in ("used", "represented")
+    )
     assert (used.models, used.tested, used.limit, used.passed) == (200, 3, 18, True)
     assert (represented.models, represented.tested, represented.passed) == (3, 3, False)
-    assert not calibration._count("nulls", "used", [Verdict("found", "seen", p=0.01)] * 19 + verdicts[3:184]).passed
+    assert not calibration._count(
+        "nulls", "used", [Verdict("found", "seen", p=0.01)] * 19 + verdicts[3:184]
+    ).passed
 
 
 def test_progress_counts_every_model(entry):
     entry(lambda seed: 0.5)
     seen = []
-    calibrate("fake", models=4, seed=7, progress=lambda done, total, what: seen.append((done, total, what)))
+    calibrate(
+        "fake",
+        models=4,
+        seed=7,
+        progress=lambda done, total, what: seen.append((done, total, what)),
+    )
     assert seen == [(i, 4, "nulls") for i in (1, 2, 3, 4)]
 
 
@@ -107,7 +127,7 @@ def test_an_analysis_without_null_models_cannot_be_calibrated(monkeypatch):
         calibrate("group_fourier")
 
 
-# --- power -----------------------------------------------------------------------------------------------------------
+# --- power ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -125,7 +145,8 @@ class Recovered(Fake):
 
 @pytest.fixture
 def planting(monkeypatch):
-    """An analysis that finds a structure of strength 0.5, sees it used at 1, and looks in the wrong place at 0.75."""
+    """An analysis that finds a structure of strength 0.5, sees it used at 1, and looks in the wrong
+    place at 0.75."""
     from mechinterp_toolkit.model import load_model
     from mechinterp_toolkit.registry import Planted, get_analysis
 
@@ -150,7 +171,9 @@ def test_power_counts_what_was_found_where_it_was_planted(planting):
     assert result.represented.value.tolist() == [0, 1, 0, 1]
     assert result.used.value.tolist() == [0, 0, 0, 1]
     assert result.represented.labels["strength"] == ("0.25", "0.5", "0.75", "1")
-    assert "strength 1: represented 1 [0.292, 1], used 1 [0.292, 1]" in result.text()  # 0.025 ** (1 / 3) = 0.292
+    assert (
+        "strength 1: represented 1 [0.292, 1], used 1 [0.292, 1]" in result.text()
+    )  # 0.025 ** (1 / 3) = 0.292
     assert [row["verdict"] for row in result.rows()] == ["represented"] * 4 + ["used"] * 4
 
 

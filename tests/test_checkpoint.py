@@ -7,7 +7,13 @@ import json
 import pytest
 import torch
 
-from mechinterp_toolkit.checkpoint import check_finite, parse_spec, read_checkpoint, read_state, write_checkpoint
+from mechinterp_toolkit.checkpoint import (
+    check_finite,
+    parse_spec,
+    read_checkpoint,
+    read_state,
+    write_checkpoint,
+)
 from mechinterp_toolkit.errors import CheckpointError
 from mechinterp_toolkit.model import load_model
 
@@ -16,21 +22,33 @@ from mechinterp_toolkit.model import load_model
 def folder(tmp_path):
     weights = {"w": torch.arange(3.0)}
     return write_checkpoint(
-        tmp_path / "toy", architecture="GroupMLP", config={"order": 3}, state={"w": torch.ones(3)},
-        task={"group": "C3"}, training={"betas": [0.9, 0.98]}, history={0: weights, 50: {"w": weights["w"] + 1}},
-    )  # fmt: skip
+        tmp_path / "toy",
+        architecture="GroupMLP",
+        config={"order": 3},
+        state={"w": torch.ones(3)},
+        task={"group": "C3"},
+        training={"betas": [0.9, 0.98]},
+        history={0: weights, 50: {"w": weights["w"] + 1}},
+    )
 
 
 def test_a_toolkit_folder_comes_back_as_written(folder):
     end = read_checkpoint(folder)
     assert torch.equal(end.state["w"], torch.ones(3))
-    assert (end.architecture, end.config, end.task, end.steps) == ("GroupMLP", {"order": 3}, {"group": "C3"}, (0, 50))
+    assert (end.architecture, end.config, end.task, end.steps) == (
+        "GroupMLP",
+        {"order": 3},
+        {"group": "C3"},
+        (0, 50),
+    )
     assert end.training == {"betas": (0.9, 0.98)}
     assert torch.equal(read_checkpoint(folder, "step50").state["w"], torch.arange(3.0) + 1)
 
 
 def test_a_step_that_was_not_kept_is_refused_with_those_that_were(folder):
-    with pytest.raises(CheckpointError, match=r"no revision 'step51'; it has step0, step50\. Did you mean 'step50'"):
+    with pytest.raises(
+        CheckpointError, match=r"no revision 'step51'; it has step0, step50\. Did you mean 'step50'"
+    ):
         read_checkpoint(folder, "step51")
 
 
@@ -43,7 +61,9 @@ def test_a_record_of_another_schema_is_refused(folder):
 
 def test_a_record_without_weights_is_not_written(tmp_path):
     with pytest.raises(CheckpointError, match=r"holds no model\.safetensors"):
-        write_checkpoint(tmp_path, architecture="GPT2LMHeadModel", config={}, state=None, task={}, training={})
+        write_checkpoint(
+            tmp_path, architecture="GPT2LMHeadModel", config={}, state=None, task={}, training={}
+        )
 
 
 @pytest.mark.parametrize(
@@ -92,7 +112,9 @@ def test_a_state_dict_needs_a_config_and_tensors(tmp_path):
 
 def test_non_finite_weights_are_counted_and_named():
     with pytest.raises(CheckpointError, match="here: w has 2 non-finite of 3"):
-        check_finite({"v": torch.ones(2), "w": torch.tensor([1.0, float("nan"), float("inf")])}, "here")
+        check_finite(
+            {"v": torch.ones(2), "w": torch.tensor([1.0, float("nan"), float("inf")])}, "here"
+        )
 
 
 def test_bundled_toys_load_at_the_end_and_along_their_history():
@@ -111,6 +133,8 @@ def test_history_is_kept_in_half_precision_and_the_end_of_training_as_it_is(fold
     from safetensors.torch import load_file
 
     kept = load_file(folder / "history" / "step_000050.safetensors")
-    assert {tensor.dtype for tensor in kept.values() if tensor.is_floating_point()} == {torch.float16}
+    assert {tensor.dtype for tensor in kept.values() if tensor.is_floating_point()} == {
+        torch.float16
+    }
     assert read_checkpoint(folder, "step50").state["w"].dtype == torch.float32
     assert load_file(folder / "model.safetensors")["w"].dtype == torch.float32

@@ -1,4 +1,5 @@
-"""From a checkpoint to a page, as a user runs it: bundled toys, and folders that Hugging Face saved."""
+"""From a checkpoint to a page, as a user runs it: bundled toys, and folders that Hugging Face
+saved."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ def mechinterp(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str
     """Run the command in `folder`, offline."""
     command = [sys.executable, "-m", "mechinterp_toolkit", *arguments]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=offline, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=offline, capture_output=True, text=True, check=False
+    )
 
 
 def outcomes(folder: Path) -> dict[tuple[str, str], dict]:
@@ -46,14 +49,24 @@ def small_model(shape: str, d_vocab: int):
     import transformers as hf
 
     torch.manual_seed(0)
-    size = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32, "vocab_size": d_vocab}
+    size = {
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "hidden_size": 32,
+        "vocab_size": d_vocab,
+    }
     if shape == "gpt2":
-        return hf.GPT2LMHeadModel(hf.GPT2Config(n_layer=2, n_head=2, n_embd=32, n_positions=64, vocab_size=d_vocab))
-    return hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**size, intermediate_size=64, max_position_embeddings=64))
+        return hf.GPT2LMHeadModel(
+            hf.GPT2Config(n_layer=2, n_head=2, n_embd=32, n_positions=64, vocab_size=d_vocab)
+        )
+    return hf.GPTNeoXForCausalLM(
+        hf.GPTNeoXConfig(**size, intermediate_size=64, max_position_embeddings=64)
+    )
 
 
 def trained_a_little(model, tokenizer):
-    """Twenty steps on a sentence of weekdays: weights that training moved, whatever they learned."""
+    """Twenty steps on a sentence of weekdays: weights that training moved, whatever they
+    learned."""
     text = " Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday," * 2
     tokens = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -74,7 +87,9 @@ def test_a_report_on_a_folder_that_hugging_face_saved(real_tokenizer, weights, t
         model = trained_a_little(model, tokenizer)
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    done = mechinterp("report", "model", "-o", "out", "--set", "successor_heads.draws=99", folder=tmp_path)
+    done = mechinterp(
+        "report", "model", "-o", "out", "--set", "successor_heads.draws=99", folder=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     found = outcomes(tmp_path / "out")
     successor = found["model", "successor_heads"]
@@ -85,7 +100,9 @@ def test_a_report_on_a_folder_that_hugging_face_saved(real_tokenizer, weights, t
     assert "transformer of 2 layers" in group["reason"]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "successor_heads" in page
-    assert not re.search(r"<(script|link|img)[^>]+(src|href)=.?https?:", page)  # nothing is fetched when it opens
+    assert not re.search(
+        r"<(script|link|img)[^>]+(src|href)=.?https?:", page
+    )  # nothing is fetched when it opens
 
 
 def test_a_report_on_a_folder_without_a_tokenizer_says_why_nothing_was_asked(tmp_path):
@@ -111,8 +128,14 @@ def test_the_bundled_toys_show_what_they_were_trained_to_have_and_their_twins_do
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = outcomes(tmp_path / "out")
-    s5, ordinal, mlp = (found[key] for key in (("toy/s5", "group_fourier"), ("toy/ordinal", "successor_heads"),
-                                               ("toy/ordinal-mlp", "successor_heads")))  # fmt: skip
+    s5, ordinal, mlp = (
+        found[key]
+        for key in (
+            ("toy/s5", "group_fourier"),
+            ("toy/ordinal", "successor_heads"),
+            ("toy/ordinal-mlp", "successor_heads"),
+        )
+    )
     assert {s5["represented"]["outcome"], s5["used"]["outcome"]} == {"found"}
     assert "(4,1)" in s5["locations"]
     assert {ordinal["represented"]["outcome"], ordinal["used"]["outcome"]} == {"found"}
@@ -124,9 +147,19 @@ def test_the_bundled_toys_show_what_they_were_trained_to_have_and_their_twins_do
 def test_the_same_seed_gives_the_same_report_apart_from_times(tmp_path):
     for out in ("one", "two"):
         done = mechinterp(
-            "report", "toy/s5", "-o", out, "--analysis", "group_fourier", "--set", "group_fourier.draws=99",
-            "--set", "group_fourier.edit_draws=19", "--no-twin", folder=tmp_path,
-        )  # fmt: skip
+            "report",
+            "toy/s5",
+            "-o",
+            out,
+            "--analysis",
+            "group_fourier",
+            "--set",
+            "group_fourier.draws=99",
+            "--set",
+            "group_fourier.edit_draws=19",
+            "--no-twin",
+            folder=tmp_path,
+        )
         assert done.returncode == 0, done.stderr
     texts = [(tmp_path / out / "report.json").read_text() for out in ("one", "two")]
     assert without_times(json.loads(texts[0])) == without_times(json.loads(texts[1]))

@@ -1,4 +1,5 @@
-"""applied: what TransformerLens accepts in silence is refused here, and nothing is ever left behind."""
+"""applied: what TransformerLens accepts in silence is refused here, and nothing is ever left
+behind."""
 
 from __future__ import annotations
 
@@ -29,7 +30,10 @@ def times(factor):
 
 
 def n_hooks(model) -> int:
-    return sum(len(point.fwd_hooks) + len(point._forward_hooks) for point in set(model.hook_points.values()))
+    return sum(
+        len(point.fwd_hooks) + len(point._forward_hooks)
+        for point in set(model.hook_points.values())
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +71,9 @@ def test_an_edit_works_the_same_in_plain_run_with_hooks(wrapped, tokens):
 
 def test_head_activations_have_a_head_axis(wrapped, tokens):
     shapes = {}
-    with observed(wrapped, {Z0: lambda activation, hook: shapes.update({hook.name: tuple(activation.shape)})}):
+    with observed(
+        wrapped, {Z0: lambda activation, hook: shapes.update({hook.name: tuple(activation.shape)})}
+    ):
         wrapped.logits(tokens)
     assert shapes == {Z0: (4, 7, 4, 8)}
 
@@ -104,7 +110,10 @@ def test_nested_blocks_run_the_outer_edit_first(wrapped, tokens):
 def test_a_misspelt_name_is_refused_and_the_nearest_suggested(wrapped):
     with (
         pytest.raises(
-            HookError, match=r"no hook point 'blocks\.0\.attn\.hook_zz'.*Did you mean.*blocks\.0\.attn\.hook_z"
+            HookError,
+            match=(
+                r"no hook point 'blocks\.0\.attn\.hook_zz'.*Did you mean.*blocks\.0\.attn\.hook_z"
+            ),
         ),
         applied(wrapped, {"blocks.0.attn.hook_zz": zero}),
     ):
@@ -112,7 +121,10 @@ def test_a_misspelt_name_is_refused_and_the_nearest_suggested(wrapped):
 
 
 def test_a_bad_name_among_good_ones_places_nothing(wrapped):
-    with pytest.raises(HookError, match="no hook point"), applied(wrapped, {Z0: zero, "blocks.9.attn.hook_z": zero}):
+    with (
+        pytest.raises(HookError, match="no hook point"),
+        applied(wrapped, {Z0: zero, "blocks.9.attn.hook_z": zero}),
+    ):
         pass
 
 
@@ -125,14 +137,18 @@ def test_a_hook_point_that_is_switched_off_is_refused(wrapped):
 
 
 def test_the_middle_of_the_stream_is_edited_or_refused(wrapped, tokens):
-    """On GPT-2 a Bridge would edit the MLP's input only, in silence: the stream after the block would keep the old value."""
+    """On GPT-2 a Bridge would edit the MLP's input only, in silence: the stream after the block
+    would keep the old value."""
     name = "blocks.0.hook_resid_mid"
     if name not in wrapped.hook_points:
         with pytest.raises(HookError, match="no hook point"), applied(wrapped, {name: zero}):
             pass
     elif wrapped.is_bridge:
         with (
-            pytest.raises(HookError, match=r"not the residual stream.*hook_attn_out.*blocks\.1\.hook_resid_pre"),
+            pytest.raises(
+                HookError,
+                match=r"not the residual stream.*hook_attn_out.*blocks\.1\.hook_resid_pre",
+            ),
             applied(wrapped, {name: zero}),
         ):
             pass
@@ -143,8 +159,12 @@ def test_the_middle_of_the_stream_is_edited_or_refused(wrapped, tokens):
             pass
     else:
         seen = {}
-        reader = {"blocks.0.hook_resid_post": lambda activation, hook: seen.update(post=activation.clone()),
-                  "blocks.0.hook_mlp_out": lambda activation, hook: seen.update(mlp=activation.clone())}  # fmt: skip
+        reader = {
+            "blocks.0.hook_resid_post": lambda activation, hook: seen.update(
+                post=activation.clone()
+            ),
+            "blocks.0.hook_mlp_out": lambda activation, hook: seen.update(mlp=activation.clone()),
+        }
         with applied(wrapped, {name: zero}), observed(wrapped, reader):
             wrapped.logits(tokens)
         assert torch.equal(seen["post"], seen["mlp"])  # the skip path was zeroed too
@@ -179,7 +199,10 @@ def test_a_point_that_is_listed_but_never_fires_raises_on_the_way_out(wrapped, t
 
 
 def test_an_edit_that_never_fires_raises_on_the_way_out(wrapped):
-    with pytest.raises(HookError, match=r"blocks\.0\.attn\.hook_z never ran"), applied(wrapped, {Z0: zero}):
+    with (
+        pytest.raises(HookError, match=r"blocks\.0\.attn\.hook_z never ran"),
+        applied(wrapped, {Z0: zero}),
+    ):
         pass
 
 
@@ -200,7 +223,10 @@ def test_another_dtype_is_refused(wrapped, tokens):
 
 
 def test_returning_nothing_is_refused(wrapped, tokens):
-    with pytest.raises(HookError, match="returned NoneType"), applied(wrapped, {PRE1: lambda a, hook: None}):
+    with (
+        pytest.raises(HookError, match="returned NoneType"),
+        applied(wrapped, {PRE1: lambda a, hook: None}),
+    ):
         wrapped.logits(tokens)
 
 
@@ -208,16 +234,24 @@ def test_an_edit_in_place_is_refused(wrapped, tokens):
     def in_place(activation, hook):
         return activation.mul_(0)
 
-    with torch.no_grad(), pytest.raises(HookError, match="in place"), applied(wrapped, {PRE1: in_place}):
+    with (
+        torch.no_grad(),
+        pytest.raises(HookError, match="in place"),
+        applied(wrapped, {PRE1: in_place}),
+    ):
         wrapped.logits(tokens)
 
 
 def test_an_edit_in_place_is_harmless_under_inference_mode(wrapped, tokens):
-    """Inference tensors keep no version, so the edit gets a copy, and what was cached before it stays as it was."""
+    """Inference tensors keep no version, so the edit gets a copy, and what was cached before it
+    stays as it was."""
     cached = []
     point = wrapped.hook_points[PRE1]
     point.add_hook(lambda activation, hook: cached.append(activation))
-    with torch.inference_mode(), applied(wrapped, {PRE1: lambda activation, hook: activation.mul_(0)}):
+    with (
+        torch.inference_mode(),
+        applied(wrapped, {PRE1: lambda activation, hook: activation.mul_(0)}),
+    ):
         wrapped.logits(tokens)
     point.remove_hooks()
     assert cached[0].abs().max() > 0
@@ -227,7 +261,10 @@ def test_an_exception_in_an_edit_leaves_nothing(wrapped, tokens):
     def broken(activation, hook):
         raise RuntimeError("mid-forward")
 
-    with pytest.raises(RuntimeError, match="mid-forward"), applied(wrapped, {Z0: zero, PRE1: broken}):
+    with (
+        pytest.raises(RuntimeError, match="mid-forward"),
+        applied(wrapped, {Z0: zero, PRE1: broken}),
+    ):
         wrapped.logits(tokens)
 
 
@@ -261,7 +298,11 @@ def test_what_was_cached_before_a_later_edit_stays_as_it_was(wrapped, tokens):
         )
     with observed(
         wrapped,
-        {"blocks.0.hook_resid_post": lambda a, hook: torch.testing.assert_close(a, cache["blocks.0.hook_resid_post"])},
+        {
+            "blocks.0.hook_resid_post": lambda a, hook: torch.testing.assert_close(
+                a, cache["blocks.0.hook_resid_post"]
+            )
+        },
     ):
         wrapped.logits(tokens)
 
@@ -296,7 +337,12 @@ def test_positions_are_absolute_with_and_without_a_cache(wrapped, tokens):
         mask = torch.ones(4, 7, dtype=torch.bool)
         with torch.no_grad(), applied(wrapped, {PRE1: note}, mask=mask, prompt_length=7):
             wrapped.model.generate(
-                tokens, max_new_tokens=3, use_past_kv_cache=cached, do_sample=False, verbose=False, stop_at_eos=False
+                tokens,
+                max_new_tokens=3,
+                use_past_kv_cache=cached,
+                do_sample=False,
+                verbose=False,
+                stop_at_eos=False,
             )
         assert seen[0] == (list(range(7)), [False] * 7, 7)
         if cached:
@@ -312,7 +358,10 @@ def test_what_was_generated_is_not_guessed(wrapped, tokens):
     def ask(activation, hook):
         return activation * (~hook.generated)[None, :, None]
 
-    with pytest.raises(HookError, match=r"applied\(\.\.\., prompt_length=\.\.\.\)"), applied(wrapped, {PRE1: ask}):
+    with (
+        pytest.raises(HookError, match=r"applied\(\.\.\., prompt_length=\.\.\.\)"),
+        applied(wrapped, {PRE1: ask}),
+    ):
         wrapped.logits(tokens)
 
 
@@ -330,17 +379,26 @@ def sites_of(wrapped, ids, **told):
 
 
 def test_the_site_counts_real_tokens_and_knows_the_first(wrapped):
-    ids = torch.tensor([[0, 0, 2, 5], [2, 2, 4, 5], [4, 5, 6, 7]])  # 2 is the beginning of a sequence, 0 is padding
+    ids = torch.tensor(
+        [[0, 0, 2, 5], [2, 2, 4, 5], [4, 5, 6, 7]]
+    )  # 2 is the beginning of a sequence, 0 is padding
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]).bool()
     (site,) = sites_of(wrapped, ids, mask=mask, prompt_length=3, group=torch.tensor([0, 1, 1]))
     assert site.order.tolist() == [[-1, -1, 0, 1], [0, 1, 2, 3], [0, 1, 2, 3]]
-    assert site.bos.tolist() == [[False, False, True, False], [True, False, False, False], [False] * 4]
+    assert site.bos.tolist() == [
+        [False, False, True, False],
+        [True, False, False, False],
+        [False] * 4,
+    ]
     assert site.prompt_tokens.tolist() == [1, 3, 3]
     assert site.group.tolist() == [0, 1, 1]
 
 
 def test_the_mask_that_the_model_is_run_with_counts_where_none_was_said(wrapped):
-    ids, mask = torch.tensor([[0, 5, 6], [4, 5, 6]]), torch.tensor([[False, True, True], [True] * 3])
+    ids, mask = (
+        torch.tensor([[0, 5, 6], [4, 5, 6]]),
+        torch.tensor([[False, True, True], [True] * 3]),
+    )
     seen = []
 
     def note(activation, hook):
@@ -354,7 +412,10 @@ def test_the_mask_that_the_model_is_run_with_counts_where_none_was_said(wrapped)
 
 def test_a_mask_of_other_prompts_than_those_that_run_is_refused(wrapped, tokens):
     mask = torch.ones_like(tokens[:3], dtype=torch.bool)
-    with pytest.raises(HookError, match="mask has 3 rows but 4 run"), applied(wrapped, {PRE1: same}, mask=mask):
+    with (
+        pytest.raises(HookError, match="mask has 3 rows but 4 run"),
+        applied(wrapped, {PRE1: same}, mask=mask),
+    ):
         wrapped.logits(tokens)
 
 
@@ -377,7 +438,10 @@ def test_what_an_edit_notes_on_the_prompt_lasts_while_tokens_are_generated(wrapp
             wrapped.model.generate(tokens, use_past_kv_cache=cached, **options)
             wrapped.logits(tokens)
         lasted = seen[1:3]
-        assert [bool(memory) for memory in lasted] == [cached, cached]  # each uncached pass begins anew
+        assert [bool(memory) for memory in lasted] == [
+            cached,
+            cached,
+        ]  # each uncached pass begins anew
         assert seen[-1] == {}
 
 

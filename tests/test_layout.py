@@ -21,23 +21,29 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE, HOOKS, ANALYSES = "mechinterp_toolkit", "mechinterp_toolkit.hooks", "mechinterp_toolkit.analyses"
+CORE, HOOKS, ANALYSES = (
+    "mechinterp_toolkit",
+    "mechinterp_toolkit.hooks",
+    "mechinterp_toolkit.analyses",
+)
 FOLDERS = {"mechinterp_toolkit": CORE, "hooks": HOOKS, "analyses": ANALYSES}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 SLOW_TO_IMPORT = ("datasets", "matplotlib", "pandas", "plotly", "sae_lens", "scipy", "transformers")
-"""Packages that cost a second or more; `mechinterp list` imports every module and must not pay for them."""
+"""Packages that cost a second or more; `mechinterp list` imports every module and must not pay for
+them."""
 
 NEED_TRANSFORMER_LENS = tuple(
     f"mechinterp_toolkit.toys.{name}" for name in ("group_mlp", "group_task", "group_transformer")
 )
-"""Modules of a network whose class derives from TransformerLens' own; everything else imports them inside functions."""
+"""Modules of a network whose class derives from TransformerLens' own; everything else imports them
+inside functions."""
 
 NOT_OURS_TO_NAME = ("/" + "work/", "/" + "tmp/", "/" + "root/")
 """Paths of one machine, which mean nothing on another."""
 
 
-# --- who may import whom ---------------------------------------------------------------------------------------------
+# --- who may import whom -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,8 @@ class Import:
     """One name that a file imports."""
 
     name: str
-    """Absolute dotted name, e.g. "mechinterp_toolkit.hooks.erase"; with leading dots where it is relative."""
+    """Absolute dotted name, e.g. "mechinterp_toolkit.hooks.erase"; with leading dots where it is
+    relative."""
 
     at_import: bool
     """Whether it runs when the file is imported: outside functions and `if TYPE_CHECKING`."""
@@ -124,7 +131,8 @@ RULES = (
 
 
 def imports_of(source: str) -> Iterator[Import]:
-    """Yield what `source` imports; of `from a import b` as "a.b", and of `import_module("a")` with a literal as "a"."""
+    """Yield what `source` imports; of `from a import b` as "a.b", and of `import_module("a")` with
+    a literal as "a"."""
     yield from _walk(ast.parse(source), at_import=True)
 
 
@@ -134,7 +142,9 @@ def _walk(node: ast.AST, at_import: bool) -> Iterator[Import]:
     if isinstance(node, ast.ImportFrom):
         base = "." * node.level + (node.module or "")
         yield from (Import(f"{base}.{alias.name}", at_import, node.lineno) for alias in node.names)
-    if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+    if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+        ("import_module", "__import__")
+    ):
         names = [a.value for a in node.args[:1] if isinstance(a, ast.Constant)]
         yield from (Import(str(name), at_import, node.lineno) for name in names)
     if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
@@ -161,7 +171,9 @@ def broken_rules(path: str, source: str) -> list[str]:
 def source_files(suffix: str = ".py") -> list[Path]:
     """Return the files of the three package folders, those Python writes by itself left out."""
     every = (p for folder in FOLDERS for p in sorted((ROOT / folder).rglob("*")))
-    return [p for p in every if p.is_file() and "__pycache__" not in p.parts and p.name.endswith(suffix)]
+    return [
+        p for p in every if p.is_file() and "__pycache__" not in p.parts and p.name.endswith(suffix)
+    ]
 
 
 def module_name(path: Path) -> str:
@@ -183,11 +195,23 @@ def test_each_import_rule_catches_a_file_that_breaks_it(rule: Rule) -> None:
     ("path", "source"),
     [
         ("mechinterp_toolkit/model.py", "def f():\n    import transformer_lens"),
-        ("mechinterp_toolkit/model.py", "if TYPE_CHECKING:\n    from transformer_lens import HookedRootModule"),
-        ("mechinterp_toolkit/results.py", "if typing.TYPE_CHECKING:\n    from plotly.graph_objects import Figure"),
+        (
+            "mechinterp_toolkit/model.py",
+            "if TYPE_CHECKING:\n    from transformer_lens import HookedRootModule",
+        ),
+        (
+            "mechinterp_toolkit/results.py",
+            "if typing.TYPE_CHECKING:\n    from plotly.graph_objects import Figure",
+        ),
         ("hooks/steer.py", "from mechinterp_toolkit.hooks.erase import Eraser"),
-        ("analyses/circles.py", "from mechinterp_toolkit.hooks.erase import Eraser\ndef f():\n    import pandas"),
-        ("analyses/circles.py", "import pandas_free_name\nfrom mechinterp_toolkit.analyses_helper import x"),
+        (
+            "analyses/circles.py",
+            "from mechinterp_toolkit.hooks.erase import Eraser\ndef f():\n    import pandas",
+        ),
+        (
+            "analyses/circles.py",
+            "import pandas_free_name\nfrom mechinterp_toolkit.analyses_helper import x",
+        ),
     ],
 )
 def test_import_rules_let_allowed_imports_pass(path: str, source: str) -> None:
@@ -195,28 +219,35 @@ def test_import_rules_let_allowed_imports_pass(path: str, source: str) -> None:
 
 
 def test_an_import_in_the_else_branch_of_type_checking_counts() -> None:
-    assert broken_rules("analyses/helix.py", "if TYPE_CHECKING:\n    import scipy\nelse:\n    import pandas") == [
-        "analyses/helix.py:4 imports pandas: slow packages are imported inside functions"
-    ]
+    assert broken_rules(
+        "analyses/helix.py", "if TYPE_CHECKING:\n    import scipy\nelse:\n    import pandas"
+    ) == ["analyses/helix.py:4 imports pandas: slow packages are imported inside functions"]
 
 
 def test_no_file_breaks_an_import_rule() -> None:
-    broken = [line for p in source_files() for line in broken_rules(p.relative_to(ROOT).as_posix(), p.read_text())]
+    broken = [
+        line
+        for p in source_files()
+        for line in broken_rules(p.relative_to(ROOT).as_posix(), p.read_text())
+    ]
     assert broken == []
 
 
-# --- what the wheel holds --------------------------------------------------------------------------------------------
+# --- what the wheel holds ------------------------------------------------------------------------
 
 
 def test_every_package_folder_is_listed_in_pyproject() -> None:
     folders = {path.parent for path in source_files()}
-    assert {module_name(folder / "__init__.py") for folder in folders} == set(PROJECT["tool"]["setuptools"]["packages"])
+    assert {module_name(folder / "__init__.py") for folder in folders} == set(
+        PROJECT["tool"]["setuptools"]["packages"]
+    )
     assert [f for f in folders if not (f / "__init__.py").is_file()] == []
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """File names in the wheel, built from a copy: a `build/` folder left in the checkout would leak old files into it."""
+    """File names in the wheel, built from a copy: a `build/` folder left in the checkout would leak
+    old files into it."""
     copy = tmp_path_factory.mktemp("checkout")
     for folder in FOLDERS:
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -242,7 +273,7 @@ def test_the_wheel_is_typed_licensed_and_installs_one_top_level_package(wheel: l
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel)
 
 
-# --- what importing must not do --------------------------------------------------------------------------------------
+# --- what importing must not do ------------------------------------------------------------------
 
 IMPORT_ALL = """
 import importlib, json, os, random, sys
@@ -276,17 +307,21 @@ print(json.dumps({"changed": changed, "modules": sorted(sys.modules)}))
 
 
 def import_all(names: list[str], search_path: Path = ROOT) -> dict[str, Any]:
-    """Import `names` one by one in a fresh process; return what each changed, and the modules loaded in the end."""
+    """Import `names` one by one in a fresh process; return what each changed, and the modules
+    loaded in the end."""
     environment = os.environ | {"PYTHONPATH": str(search_path)}
     command = [sys.executable, "-c", IMPORT_ALL, *names]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    run = subprocess.run(
+        command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 
 
 @pytest.fixture(scope="module")
 def everything_imported() -> dict[str, Any]:
-    """What importing every module did, but for those that need TransformerLens: what that changes is not ours."""
+    """What importing every module did, but for those that need TransformerLens: what that changes
+    is not ours."""
     return import_all([name for name in MODULES if name not in NEED_TRANSFORMER_LENS])
 
 
@@ -300,7 +335,10 @@ def test_importing_everything_loads_no_slow_package(everything_imported: dict[st
 
 def test_the_folders_are_not_modules_of_their_own(everything_imported: dict[str, Any]) -> None:
     assert HOOKS in everything_imported["modules"]
-    assert {name.split(".")[0] for name in everything_imported["modules"]} & {"hooks", "analyses"} == set()
+    assert {name.split(".")[0] for name in everything_imported["modules"]} & {
+        "hooks",
+        "analyses",
+    } == set()
 
 
 def test_an_import_that_changes_something_global_is_noticed(tmp_path: Path) -> None:
@@ -323,7 +361,12 @@ def test_an_import_that_changes_something_global_is_noticed(tmp_path: Path) -> N
 
 def test_importing_the_package_itself_costs_no_torch() -> None:
     script = "import sys, mechinterp_toolkit; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.DEVNULL).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.DEVNULL
+        ).returncode
+        == 0
+    )
 
 
 def test_every_public_name_of_the_package_resolves() -> None:
@@ -334,32 +377,47 @@ def test_every_public_name_of_the_package_resolves() -> None:
 
 
 def test_no_public_name_is_hidden_by_a_module_of_that_name() -> None:
-    modules = {path.stem for path in (ROOT / "mechinterp_toolkit").iterdir()} | {"hooks", "analyses"}
+    modules = {path.stem for path in (ROOT / "mechinterp_toolkit").iterdir()} | {
+        "hooks",
+        "analyses",
+    }
     assert modules & set(importlib.import_module("mechinterp_toolkit").__all__) == set()
 
 
-# --- the settings of this very run -----------------------------------------------------------------------------------
+# --- the settings of this very run ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != CORE])
 def test_shapes_are_checked_while_tests_run(name: str) -> None:
-    """All but the package's own `__init__`, which bare `pytest` finds through the editable install, past the checks."""
+    """All but the package's own `__init__`, which bare `pytest` finds through the editable install,
+    past the checks."""
     module = importlib.import_module(name)
-    assert type(module.__loader__).__module__.startswith("jaxtyping"), "run pytest with the options in pyproject.toml"
+    assert type(module.__loader__).__module__.startswith("jaxtyping"), (
+        "run pytest with the options in pyproject.toml"
+    )
 
 
 def docstring_examples(path: Path) -> list[doctest.DocTest]:
-    """Return the examples of a file, read from its text: `doctest` passes over functions that shape checks wrap."""
+    """Return the examples of a file, read from its text: `doctest` passes over functions that shape
+    checks wrap."""
     module, tests = importlib.import_module(module_name(path)), []
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ">>>" in (ast.get_docstring(node) or ""):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ">>>" in (
+            ast.get_docstring(node) or ""
+        ):
             name, line = getattr(node, "name", "module"), getattr(node, "lineno", 1)
             parser = doctest.DocTestParser()
-            tests.append(parser.get_doctest(ast.get_docstring(node), vars(module).copy(), name, str(path), line))
+            tests.append(
+                parser.get_doctest(
+                    ast.get_docstring(node), vars(module).copy(), name, str(path), line
+                )
+            )
     return tests
 
 
-@pytest.mark.parametrize("path", [p for p in source_files() if ">>>" in p.read_text()], ids=module_name)
+@pytest.mark.parametrize(
+    "path", [p for p in source_files() if ">>>" in p.read_text()], ids=module_name
+)
 def test_examples_in_docstrings_are_true(path: Path) -> None:
     tests = docstring_examples(path)
     assert sum(len(test.examples) for test in tests) == path.read_text().count(">>> ")
@@ -375,13 +433,35 @@ def test_a_warning_caused_by_our_own_code_is_an_error(name: str) -> None:
 
 def test_a_warning_caused_by_another_package_is_not_an_error() -> None:
     with pytest.warns(DeprecationWarning, match="old"):
-        warnings.warn_explicit("old", DeprecationWarning, "file.py", 1, module="transformer_lens.components")
+        warnings.warn_explicit(
+            "old", DeprecationWarning, "file.py", 1, module="transformer_lens.components"
+        )
 
 
 def test_no_file_names_a_path_of_one_machine() -> None:
     folders = [*FOLDERS, "tests", "recipes", "benchmarks", ".ci"]
     every = [p for folder in folders for p in (ROOT / folder).rglob("*")] + list(ROOT.glob("*.*"))
-    readable = {".py", ".md", ".toml", ".txt", ".cff", ".json", ".ipynb", ".jinja", ".css", ".yml", ".yaml", ""}
-    files = [p for p in every if p.is_file() and p.suffix in readable and "__pycache__" not in p.parts]
-    named = {str(p.relative_to(ROOT)): w for p in files for w in NOT_OURS_TO_NAME if w in p.read_text(errors="replace")}
+    readable = {
+        ".py",
+        ".md",
+        ".toml",
+        ".txt",
+        ".cff",
+        ".json",
+        ".ipynb",
+        ".jinja",
+        ".css",
+        ".yml",
+        ".yaml",
+        "",
+    }
+    files = [
+        p for p in every if p.is_file() and p.suffix in readable and "__pycache__" not in p.parts
+    ]
+    named = {
+        str(p.relative_to(ROOT)): w
+        for p in files
+        for w in NOT_OURS_TO_NAME
+        if w in p.read_text(errors="replace")
+    }
     assert named == {}

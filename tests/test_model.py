@@ -13,7 +13,8 @@ from mechinterp_toolkit.checkpoint import fingerprint
 from mechinterp_toolkit.errors import CheckpointError, NotApplicable, TokenisationError
 from mechinterp_toolkit.model import HookedModel, has_hooked_transformer, load_model
 
-# Two implementations of the same float32 arithmetic in another order; measured 2e-7 to 1e-6 on these models.
+# Two implementations of the same float32 arithmetic in another order; measured 2e-7 to 1e-6 on
+# these models.
 SAME_LOGITS = 1e-5
 SAME_LOG_PROBS = 1e-4
 
@@ -24,7 +25,11 @@ def hf_logits(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
     from transformers import AutoModelForCausalLM
 
     with torch.no_grad():
-        return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()(tokens).logits
+        return (
+            AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+            .eval()(tokens)
+            .logits
+        )
 
 
 @pytest.fixture
@@ -38,13 +43,17 @@ def folder(hf_folders: dict[str, Path], tmp_path: Path) -> Path:
 def test_raw_logits_are_those_of_hugging_face(hf_folders, tokens, shape, wrapper):
     model = load_model(hf_folders[shape], wrapper=wrapper)
     with torch.no_grad():
-        assert (model.logits(tokens) - hf_logits(hf_folders[shape], tokens)).abs().max() < SAME_LOGITS
+        assert (
+            model.logits(tokens) - hf_logits(hf_folders[shape], tokens)
+        ).abs().max() < SAME_LOGITS
     assert model.provenance.processing == "none"
 
 
 @pytest.mark.parametrize("wrapper", ["auto", "TransformerBridge"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_compatible_processing_keeps_log_probabilities_and_centres_logits(hf_folders, tokens, shape, wrapper):
+def test_compatible_processing_keeps_log_probabilities_and_centres_logits(
+    hf_folders, tokens, shape, wrapper
+):
     model = load_model(hf_folders[shape], wrapper=wrapper, processing="compatible")
     with torch.no_grad():
         logits, reference = model.logits(tokens), hf_logits(hf_folders[shape], tokens)
@@ -61,12 +70,19 @@ def test_auto_takes_hooked_transformer_where_it_exists(hf_folders):
 
 def test_left_padded_prompts_with_their_mask_give_the_logits_of_the_prompt_alone(wrapped, tokens):
     padded = torch.cat([torch.zeros(4, 3, dtype=torch.long), tokens], dim=1)
-    mask = torch.cat([torch.zeros(4, 3, dtype=torch.bool), torch.ones(4, 7, dtype=torch.bool)], dim=1)
+    mask = torch.cat(
+        [torch.zeros(4, 3, dtype=torch.bool), torch.ones(4, 7, dtype=torch.bool)], dim=1
+    )
     with torch.no_grad():
-        alone, masked, unmasked = (wrapped.logits(tokens)[:, -1], wrapped.logits(padded, mask)[:, -1],
-                                   wrapped.logits(padded)[:, -1])  # fmt: skip
+        alone, masked, unmasked = (
+            wrapped.logits(tokens)[:, -1],
+            wrapped.logits(padded, mask)[:, -1],
+            wrapped.logits(padded)[:, -1],
+        )
     assert (masked - alone).abs().max() < SAME_LOGITS
-    assert (unmasked - alone).abs().max() > 100 * SAME_LOGITS  # without the mask the answer is another one
+    assert (
+        unmasked - alone
+    ).abs().max() > 100 * SAME_LOGITS  # without the mask the answer is another one
 
 
 def test_pythia_shapes_get_no_bos_by_default_and_gpt2_shapes_do(hf_folders):
@@ -84,14 +100,19 @@ def test_fingerprint_does_not_depend_on_wrapper_or_processing_but_on_every_weigh
     assert len(marks) == 1
     state = {"a": torch.zeros(2, 3), "b": torch.ones(2)}
     assert fingerprint(state) == fingerprint(dict(reversed(state.items())))
-    for changed in ({**state, "b": torch.tensor([1.0, 1.0 + 1e-7])}, {**state, "a": torch.zeros(3, 2)}):
+    for changed in (
+        {**state, "b": torch.tensor([1.0, 1.0 + 1e-7])},
+        {**state, "a": torch.zeros(3, 2)},
+    ):
         assert fingerprint(changed) != fingerprint(state)
 
 
 def test_a_random_twin_has_other_weights_the_same_shape_and_its_seed(hf_folders, tokens):
     model = load_model(hf_folders["neox"])
     twin, again, other = (model.random_twin(seed) for seed in (1, 1, 2))
-    assert twin.provenance.fingerprint == again.provenance.fingerprint != other.provenance.fingerprint
+    assert (
+        twin.provenance.fingerprint == again.provenance.fingerprint != other.provenance.fingerprint
+    )
     assert twin.provenance.fingerprint != model.provenance.fingerprint
     assert twin.logits(tokens).shape == model.logits(tokens).shape
     assert "random weights, seed 1" in twin.provenance.checkpoint
@@ -123,10 +144,14 @@ def test_loading_leaves_the_global_random_state_alone(hf_folders, wrapper):
 def test_a_hugging_face_object_is_wrapped_and_left_as_it_was(hf_folders, tokens):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    hf_model = AutoModelForCausalLM.from_pretrained(hf_folders["gpt2"], attn_implementation="eager").eval()
+    hf_model = AutoModelForCausalLM.from_pretrained(
+        hf_folders["gpt2"], attn_implementation="eager"
+    ).eval()
     before = hf_model(tokens).logits
     tokenizer = AutoTokenizer.from_pretrained(hf_folders["gpt2"])
-    model = load_model(hf_model, tokenizer=tokenizer, wrapper="TransformerBridge", processing="compatible")
+    model = load_model(
+        hf_model, tokenizer=tokenizer, wrapper="TransformerBridge", processing="compatible"
+    )
     assert model.tokenizer is tokenizer
     assert torch.equal(hf_model(tokens).logits, before)
 
@@ -155,7 +180,9 @@ def test_state_dict_file_beside_its_config_loads_to_the_same_logits(folder, toke
 
 
 def test_tokenizer_is_the_folders_own(hf_folders):
-    assert load_model(hf_folders["gpt2"]).require_tokenizer().encode("w5 w7", add_special_tokens=False) == [5, 7]
+    assert load_model(hf_folders["gpt2"]).require_tokenizer().encode(
+        "w5 w7", add_special_tokens=False
+    ) == [5, 7]
 
 
 def test_a_folder_without_a_tokenizer_loads_and_refuses_text(folder, tokens):
@@ -179,7 +206,9 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
 
 
 def test_a_hub_name_offline_says_what_to_check():
-    with pytest.raises(CheckpointError, match=r"'no-one/no-model' is neither a folder here nor.*HF_HUB_OFFLINE"):
+    with pytest.raises(
+        CheckpointError, match=r"'no-one/no-model' is neither a folder here nor.*HF_HUB_OFFLINE"
+    ):
         load_model("no-one/no-model")
 
 
@@ -205,7 +234,9 @@ def test_missing_weights_are_refused_and_not_drawn_at_random(folder):
     state = load_file(folder / "model.safetensors")
     del state["transformer.h.1.mlp.c_fc.weight"]
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"lacks 1 of the model's weights.*h\.1\.mlp\.c_fc\.weight"):
+    with pytest.raises(
+        CheckpointError, match=r"lacks 1 of the model's weights.*h\.1\.mlp\.c_fc\.weight"
+    ):
         load_model(folder)
     with pytest.raises(CheckpointError, match="1 weights missing"):
         load_model(folder / "model.safetensors")
@@ -234,7 +265,10 @@ def test_a_pickle_that_would_run_code_is_refused(folder, tmp_path):
 
 def test_a_config_that_needs_remote_code_is_refused(folder):
     config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "mystery", "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}}
+    config |= {
+        "model_type": "mystery",
+        "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"},
+    }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "evil.py").write_text("raise SystemExit('executed')\n")
     with pytest.raises(CheckpointError, match="code from the checkpoint"):
@@ -257,10 +291,13 @@ def test_layer_norm_is_the_models_own(wrapped):
         normal = wrapped.layer_norm(1, x)
         gain = wrapped.model.blocks[1].ln1.w
     assert normal.shape == x.shape
-    # Whatever the gain and bias, scaling the input changes nothing but through eps (1e-5 of a variance near 9).
+    # Whatever the gain and bias, scaling the input changes nothing but through eps (1e-5 of a
+    # variance near 9).
     with torch.no_grad():
         assert (wrapped.layer_norm(1, 7 * x) - normal).abs().max() < 1e-3
-    assert (gain - 1).abs().max() > 0.01  # the fixture's gains are not ones, so leaving them out would show
+    assert (
+        gain - 1
+    ).abs().max() > 0.01  # the fixture's gains are not ones, so leaving them out would show
     unit = (x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True, correction=0)
     assert (normal - unit).abs().max() > 0.05
 
@@ -271,7 +308,8 @@ def test_hooked_model_is_frozen(wrapped: HookedModel):
 
 
 def test_logits_with_a_cache_are_those_without(wrapped, tokens):
-    """Two columns at a time, behind a left-padded row: what the cache holds stands for running it again."""
+    """Two columns at a time, behind a left-padded row: what the cache holds stands for running it
+    again."""
     ids = tokens.clone()
     mask = torch.ones_like(ids, dtype=torch.bool)
     ids[0, :3], mask[0, :3] = 0, False

@@ -1,4 +1,5 @@
-"""Pictures: what is drawn equals the estimate, the null is in the same picture, and labels cannot become markup."""
+"""Pictures: what is drawn equals the estimate, the null is in the same picture, and labels cannot
+become markup."""
 
 from __future__ import annotations
 
@@ -44,20 +45,27 @@ GRID = [[0.4, 0.6, 0.1], [0.5, 0.9, -0.8]]
 
 def test_heat_map_shows_the_values_and_dots_exactly_the_cells_above_the_control():
     figure = plots.heat_map(
-        estimate(GRID, ("layer", "head"), control=constant_control(0.5, 2, 3)), title="scores of heads"
+        estimate(GRID, ("layer", "head"), control=constant_control(0.5, 2, 3)),
+        title="scores of heads",
     )
     grid, dots = figure.data
     assert torch.equal(torch.tensor(grid.z), torch.tensor(GRID, dtype=torch.float64))
-    assert list(zip(dots.y, dots.x, strict=True)) == [(0, 1), (1, 1)]  # 0.5 itself is not beyond 0.5
+    assert list(zip(dots.y, dots.x, strict=True)) == [
+        (0, 1),
+        (1, 1),
+    ]  # 0.5 itself is not beyond 0.5
     assert "0.5" in dots.name
 
 
 def test_heat_map_threshold_is_the_null_of_the_largest_cell_not_of_each_cell():
-    # One cell is large in one draw of 40, the other in two, never together: some cell is large in three of 40, 7.5 %.
+    # One cell is large in one draw of 40, the other in two, never together: some cell is large in
+    # three of 40, 7.5 %.
     control = torch.zeros(40, 1, 2)
     control[0, 0, 0] = control[1, 0, 1] = control[2, 0, 1] = 10.0
     level = control.flatten(1).amax(1).double().quantile(0.95).item()
-    figure = plots.heat_map(estimate([[0.9 * level, 1.1 * level]], ("layer", "head"), control=control), title="t")
+    figure = plots.heat_map(
+        estimate([[0.9 * level, 1.1 * level]], ("layer", "head"), control=control), title="t"
+    )
     assert level > control.double().quantile(0.95, dim=0).max()
     assert list(figure.data[1].x) == [1]
 
@@ -75,7 +83,9 @@ def test_heat_map_with_named_rows_and_columns_transposes_values_hover_and_dots()
 
 def test_diverging_heat_map_is_centred_at_zero_and_dots_both_signs():
     figure = plots.heat_map(
-        estimate(GRID, ("layer", "head"), control=constant_control(0.7, 2, 3)), title="t", colours="diverging"
+        estimate(GRID, ("layer", "head"), control=constant_control(0.7, 2, 3)),
+        title="t",
+        colours="diverging",
     )
     grid, dots = figure.data
     assert (grid.zmin, grid.zmax) == (-0.9, 0.9)
@@ -83,7 +93,9 @@ def test_diverging_heat_map_is_centred_at_zero_and_dots_both_signs():
 
 
 def test_heat_map_says_when_no_cell_passes_its_control():
-    figure = plots.heat_map(estimate(GRID, ("layer", "head"), control=constant_control(2.0, 2, 3)), title="t")
+    figure = plots.heat_map(
+        estimate(GRID, ("layer", "head"), control=constant_control(2.0, 2, 3)), title="t"
+    )
     assert figure.data[1].name.startswith("no cell beyond the control")
 
 
@@ -99,7 +111,10 @@ def test_heat_map_says_its_unit_where_a_long_one_is_not_cut_off():
 
 def test_heat_map_hover_says_labels_value_interval_control_and_extra_lines():
     stored = estimate(
-        [[0.25]], ("layer", "head"), control=constant_control(0.125, 1, 1), labels={"head": (f"h {HOSTILE}",)}
+        [[0.25]],
+        ("layer", "head"),
+        control=constant_control(0.125, 1, 1),
+        labels={"head": (f"h {HOSTILE}",)},
     )
     text = plots.heat_map(stored, title="t", hover={"copies": [[0.5]]}).data[0].hovertext[0][0]
     assert text.split("<br>") == [
@@ -112,12 +127,18 @@ def test_heat_map_hover_says_labels_value_interval_control_and_extra_lines():
 
 
 def test_hover_lines_of_another_shape_are_refused():
-    with pytest.raises(ResultError, match=r"hover\['copies'\] has shape \(1, 2\); expected one entry per value"):
-        plots.heat_map(estimate([[0.25]], ("layer", "head")), title="t", hover={"copies": [[0.5, 0.6]]})
+    with pytest.raises(
+        ResultError, match=r"hover\['copies'\] has shape \(1, 2\); expected one entry per value"
+    ):
+        plots.heat_map(
+            estimate([[0.25]], ("layer", "head")), title="t", hover={"copies": [[0.5, 0.6]]}
+        )
 
 
 def test_heat_map_refuses_an_estimate_without_two_axes_and_foreign_axes():
-    with pytest.raises(ResultError, match=r"heat_map draws an estimate with 2 axes, and this one has 1 \('head',\)"):
+    with pytest.raises(
+        ResultError, match=r"heat_map draws an estimate with 2 axes, and this one has 1 \('head',\)"
+    ):
         plots.heat_map(estimate([1.0], ("head",)), title="t")
     with pytest.raises(ResultError, match="not the estimate's own"):
         plots.heat_map(estimate(GRID, ("layer", "head")), title="t", axes=("layer", "position"))
@@ -125,9 +146,13 @@ def test_heat_map_refuses_an_estimate_without_two_axes_and_foreign_axes():
 
 def test_spectrum_bars_carry_their_intervals_over_the_middle_of_the_control():
     draws = torch.arange(41, dtype=torch.float64) / 40  # percentile p of 0, 1/40, ..., 1 is p / 100
-    figure = plots.spectrum(estimate([0.5, 2.0], ("irrep",), control=torch.stack([draws, 2 * draws], dim=1)), title="t")
+    figure = plots.spectrum(
+        estimate([0.5, 2.0], ("irrep",), control=torch.stack([draws, 2 * draws], dim=1)), title="t"
+    )
     band, level, bars = figure.data
-    assert list(band.base) == pytest.approx([0.025, 0.05])  # exact up to rounding of the quantile's interpolation
+    assert list(band.base) == pytest.approx(
+        [0.025, 0.05]
+    )  # exact up to rounding of the quantile's interpolation
     assert [b + y for b, y in zip(band.base, band.y, strict=True)] == pytest.approx([0.975, 1.95])
     assert level.y == pytest.approx((1.9, 1.9))  # the larger bar decides the maximum of every draw
     assert list(bars.y) == [0.5, 2.0]
@@ -135,14 +160,18 @@ def test_spectrum_bars_carry_their_intervals_over_the_middle_of_the_control():
 
 
 def test_equal_labels_and_numeric_labels_stay_separate_bars():
-    figure = plots.spectrum(estimate([1.0, 2.0, 3.0], ("token",), labels={"token": ("a", "a", "7")}), title="t")
+    figure = plots.spectrum(
+        estimate([1.0, 2.0, 3.0], ("token",), labels={"token": ("a", "a", "7")}), title="t"
+    )
     assert list(figure.data[0].x) == [0, 1, 2]
     assert list(figure.layout.xaxis.ticktext) == ["a", "a", "7"]
 
 
 def test_long_axes_show_every_kth_label():
     names = tuple(f"n{i}" for i in range(100))
-    figure = plots.spectrum(estimate(torch.arange(100.0), ("neuron",), labels={"neuron": names}), title="t")
+    figure = plots.spectrum(
+        estimate(torch.arange(100.0), ("neuron",), labels={"neuron": names}), title="t"
+    )
     assert list(figure.layout.xaxis.ticktext) == [names[i] for i in range(0, 100, 4)]
 
 
@@ -171,7 +200,10 @@ def test_strip_refuses_a_number_without_control_and_a_tensor():
 def test_curve_draws_interval_and_null_as_ribbons_around_the_line():
     draws = torch.arange(41, dtype=torch.float64).unsqueeze(1) / 40
     figure = plots.curve(
-        estimate([0.5, 1.5], ("step",), control=draws.expand(41, 2)), x=[10, 100], title="t", log_x=True
+        estimate([0.5, 1.5], ("step",), control=draws.expand(41, 2)),
+        x=[10, 100],
+        title="t",
+        log_x=True,
     )
     null, interval, line = figure.data
     assert list(null.x) == [10, 100, 100, 10]
@@ -182,10 +214,14 @@ def test_curve_draws_interval_and_null_as_ribbons_around_the_line():
 
 
 def test_curve_with_two_axes_draws_one_line_each_that_differ_in_more_than_colour():
-    figure = plots.curve(estimate(GRID, ("head", "layer"), labels={"head": ("0.1", "0.2")}), title="t")
+    figure = plots.curve(
+        estimate(GRID, ("head", "layer"), labels={"head": ("0.1", "0.2")}), title="t"
+    )
     lines = [trace for trace in figure.data if trace.hovertext is not None]
     assert [line.name for line in lines] == ["0.1", "0.2"]
-    assert len({line.line.dash for line in lines}) == len({line.marker.symbol for line in lines}) == 2
+    assert (
+        len({line.line.dash for line in lines}) == len({line.marker.symbol for line in lines}) == 2
+    )
     assert list(lines[1].y) == GRID[1]
 
 
@@ -198,15 +234,25 @@ def test_curve_refuses_positions_that_do_not_fit():
 
 def test_matrix_shows_each_number_under_its_labels():
     figure = plots.matrix(torch.tensor([[0.1, 0.2]]), ["r"], ["a", HOSTILE], title="t", unit="nats")
-    assert figure.data[0].hovertext[0][1] == f"row r<br>column {html.escape(HOSTILE)}<br><b>0.2</b> nats"
-    with pytest.raises(ResultError, match=r"2 row and 1 column labels for values of shape \(1, 2\)"):
+    assert (
+        figure.data[0].hovertext[0][1]
+        == f"row r<br>column {html.escape(HOSTILE)}<br><b>0.2</b> nats"
+    )
+    with pytest.raises(
+        ResultError, match=r"2 row and 1 column labels for values of shape \(1, 2\)"
+    ):
         plots.matrix(torch.tensor([[0.1, 0.2]]), ["r", "s"], ["a"], title="t")
 
 
 @pytest.mark.parametrize("draw", [plots.heat_map, plots.spectrum, plots.curve])
 def test_no_label_of_a_figure_can_become_markup(draw):
     shape, axes = ((1, 2), ("layer", HOSTILE)) if draw is plots.heat_map else ((2,), (HOSTILE,))
-    stored = estimate(torch.ones(shape), axes, control=constant_control(0.5, *shape), labels={HOSTILE: (HOSTILE, "b")})
+    stored = estimate(
+        torch.ones(shape),
+        axes,
+        control=constant_control(0.5, *shape),
+        labels={HOSTILE: (HOSTILE, "b")},
+    )
     assert "<script" not in draw(stored, title=HOSTILE).to_json().replace("\\u003c", "<")
 
 
@@ -220,13 +266,21 @@ def test_drawing_leaves_plotlys_own_templates_alone():
 
 def test_backgrounds_are_transparent_so_that_a_page_decides():
     layout = plots.spectrum(estimate([1.0], ("head",)), title="t").layout
-    assert layout.template.layout.paper_bgcolor == layout.template.layout.plot_bgcolor == "rgba(0,0,0,0)"
+    assert (
+        layout.template.layout.paper_bgcolor
+        == layout.template.layout.plot_bgcolor
+        == "rgba(0,0,0,0)"
+    )
 
 
 @given(st.text())
 def test_escaped_text_reads_as_it_was_apart_from_line_breaks(text):
-    shown = html.unescape(plots.escape(text.replace("&", "and")))  # an entity such as "&#0;" has no plain reading
-    expected = text.replace("&", "and").replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
+    shown = html.unescape(
+        plots.escape(text.replace("&", "and"))
+    )  # an entity such as "&#0;" has no plain reading
+    expected = (
+        text.replace("&", "and").replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
+    )
     assert shown == expected
 
 
@@ -242,15 +296,24 @@ TAGS = ("b", "i", "br", "sub", "sup", "extra")
 
 
 def test_tags_that_figures_need_are_kept_and_all_others_shown_as_text():
-    assert plots.without_foreign_tags("<b>x</b><br>%{y}<extra></extra>") == "<b>x</b><br>%{y}<extra></extra>"
-    assert plots.without_foreign_tags("<a href='x'>y</a><img src=x>") == "&lt;a href='x'>y&lt;/a>&lt;img src=x>"
+    assert (
+        plots.without_foreign_tags("<b>x</b><br>%{y}<extra></extra>")
+        == "<b>x</b><br>%{y}<extra></extra>"
+    )
+    assert (
+        plots.without_foreign_tags("<a href='x'>y</a><img src=x>")
+        == "&lt;a href='x'>y&lt;/a>&lt;img src=x>"
+    )
     assert plots.without_foreign_tags("<b onclick=x>") == "&lt;b onclick=x>"
 
 
 def test_a_plane_draws_every_label_at_its_mean_and_joins_them_in_order():
     points = torch.tensor([[0.0, 0.0], [2.0, 0.0], [4.0, 4.0]])
     figure = plots.plane(points, ["<a>", "<a>", "b"], title="t", order=["b", "<a>"])
-    assert [(n.text, n.x, n.y) for n in figure.layout.annotations] == [("b", 4, 4), ("&lt;a&gt;", 1, 0)]
+    assert [(n.text, n.x, n.y) for n in figure.layout.annotations] == [
+        ("b", 4, 4),
+        ("&lt;a&gt;", 1, 0),
+    ]
     assert list(figure.data[0].x) == [4, 1]
     assert figure.layout.yaxis.scaleanchor == "x"
 

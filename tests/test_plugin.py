@@ -1,4 +1,5 @@
-"""Other packages come in through entry points: one that works, and one that does not and takes nothing down."""
+"""Other packages come in through entry points: one that works, and one that does not and takes
+nothing down."""
 
 from __future__ import annotations
 
@@ -19,12 +20,14 @@ LIST_ALL = """
 import json
 from mechinterp_toolkit.registry import all_analyses
 found, broken = all_analyses()
-print(json.dumps({"found": {e.name: e.source for e in found.values()}, "broken": {b.name: b.reason for b in broken}}))
+sources, reasons = {e.name: e.source for e in found.values()}, {b.name: b.reason for b in broken}
+print(json.dumps({"found": sources, "broken": reasons}))
 """
 
 
 def install(name: str, target: Path, scratch: Path) -> None:
-    """Install a package of `plugin/` into `target`, from a copy so that building leaves nothing behind."""
+    """Install a package of `plugin/` into `target`, from a copy so that building leaves nothing
+    behind."""
     copy = shutil.copytree(PLUGINS / name, scratch / name)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--target", target, copy], check=True, stdin=subprocess.DEVNULL)
@@ -43,10 +46,16 @@ def python(*arguments: str, site: Path | None) -> subprocess.CompletedProcess[st
     """Run this Python with `site` on its path and return what it printed."""
     path = {} if site is None else {"PYTHONPATH": str(site)}
     environment = (
-        {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | path | {"NO_COLOR": "1", "COLUMNS": "200"}
+        {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        | path
+        | {"NO_COLOR": "1", "COLUMNS": "200"}
     )
     return subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        [sys.executable, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
     )
 
 
@@ -58,7 +67,9 @@ def listed(installed: Path) -> dict[str, Any]:
     return json.loads(run.stdout)
 
 
-def test_an_analysis_of_another_package_is_listed_under_that_package(listed: dict[str, Any]) -> None:
+def test_an_analysis_of_another_package_is_listed_under_that_package(
+    listed: dict[str, Any],
+) -> None:
     assert listed["found"]["previous_token_heads"] == "mechinterp_plugin_example"
 
 
@@ -73,7 +84,9 @@ def test_other_packages_take_no_built_in_analysis_down(listed: dict[str, Any]) -
     assert set(alone["found"]) <= set(listed["found"])
 
 
-def test_sub_commands_of_other_packages_are_listed_by_name_without_importing_them(installed: Path) -> None:
+def test_sub_commands_of_other_packages_are_listed_by_name_without_importing_them(
+    installed: Path,
+) -> None:
     run = python("-m", "mechinterp_toolkit", "--help", site=installed)
     assert run.returncode == 0, run.stderr
     assert "heads" in run.stdout
@@ -88,7 +101,9 @@ def test_a_sub_command_that_does_not_import_says_why_when_it_is_called(installed
     assert "RuntimeError: written for another version" in run.stderr
 
 
-def test_the_list_shows_the_analysis_with_its_package_and_the_broken_one_with_its_reason(installed: Path) -> None:
+def test_the_list_shows_the_analysis_with_its_package_and_the_broken_one_with_its_reason(
+    installed: Path,
+) -> None:
     run = python("-m", "mechinterp_toolkit", "list", site=installed)
     assert run.returncode == 0, run.stderr
     (line,) = (line for line in run.stdout.splitlines() if "previous_token_heads" in line)
@@ -97,7 +112,9 @@ def test_the_list_shows_the_analysis_with_its_package_and_the_broken_one_with_it
     assert "RuntimeError: written for another version" in run.stderr
 
 
-def test_the_sub_command_finds_the_planted_head_and_no_other(installed: Path, tmp_path: Path) -> None:
+def test_the_sub_command_finds_the_planted_head_and_no_other(
+    installed: Path, tmp_path: Path
+) -> None:
     save_attention_model(tmp_path / "with", planted=True)
     save_attention_model(tmp_path / "without", planted=False)
     folders = [str(tmp_path / name) for name in ("with", "without")]
@@ -107,13 +124,20 @@ def test_the_sub_command_finds_the_planted_head_and_no_other(installed: Path, tm
 
 
 def save_attention_model(folder: Path, planted: bool) -> None:
-    """Write a GPT-2 whose heads all attend evenly, but for layer 1, head 1 if `planted`: that one looks one back."""
+    """Write a GPT-2 whose heads all attend evenly, but for layer 1, head 1 if `planted`: that one
+    looks one back."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     n_ctx = d_head = 16
     model = GPT2LMHeadModel(
         GPT2Config(
-            n_layer=2, n_head=2, n_embd=2 * d_head, n_positions=n_ctx, vocab_size=20, bos_token_id=0, eos_token_id=0
+            n_layer=2,
+            n_head=2,
+            n_embd=2 * d_head,
+            n_positions=n_ctx,
+            vocab_size=20,
+            bos_token_id=0,
+            eos_token_id=0,
         )
     )
     with torch.no_grad():
@@ -122,7 +146,9 @@ def save_attention_model(folder: Path, planted: bool) -> None:
                 parameter.zero_()
         model.transformer.wpe.weight.zero_()[:, :d_head] = torch.eye(n_ctx)
         model.transformer.wte.weight.zero_()
-        if planted:  # position p asks for e_p, and position p - 1 offers e_p: a match of about 30 after the LayerNorm
+        # position p asks for e_p, and position p - 1 offers e_p: a match of about 30 after the
+        # LayerNorm
+        if planted:
             query, key = slice(d_head, 2 * d_head), slice(3 * d_head, 4 * d_head)
             weight = model.transformer.h[1].attn.c_attn.weight
             weight[:d_head, query] = 4 * torch.eye(d_head)

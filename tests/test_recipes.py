@@ -1,4 +1,5 @@
-"""The recipes run from their first cell to the last and print what is stored in them; there is one per hook and analysis."""
+"""The recipes run from their first cell to the last and print what is stored in them; there is one
+per hook and analysis."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def kernel(run: Any) -> Iterator[Any]:
 
 
 def differences(stored: str, seen: str) -> list[str]:
-    """Return what differs; numbers may by 2 % or one unit of their last digit: versions of torch round differently.
+    """Return what differs; numbers may by 2 % or one unit of their last digit: versions of torch
+    round differently.
 
     Lines may break elsewhere, since a number may be longer.
     """
@@ -41,7 +43,11 @@ def differences(stored: str, seen: str) -> list[str]:
     if NUMBER.sub("#", stored) != NUMBER.sub("#", seen):
         return [f"{stored!r} became {seen!r}"]
     pairs = zip(NUMBER.findall(stored), NUMBER.findall(seen), strict=True)
-    return [f"{a} became {b}" for a, b in pairs if abs(float(a) - float(b)) > max(0.02 * abs(float(a)), unit(a))]
+    return [
+        f"{a} became {b}"
+        for a, b in pairs
+        if abs(float(a) - float(b)) > max(0.02 * abs(float(a)), unit(a))
+    ]
 
 
 def unit(number: str) -> float:
@@ -64,7 +70,9 @@ def test_numbers_may_differ_in_the_last_digit_and_words_not_at_all() -> None:
 def test_every_hook_and_analysis_is_shown_in_a_recipe(folder: str) -> None:
     shown = "\n".join(path.read_text() for path in RECIPES)
     modules = [path.stem for path in (ROOT / folder).glob("*.py") if not path.stem.startswith("_")]
-    assert [name for name in modules if f"mechinterp_toolkit.{folder}.{name} import" not in shown] == []
+    assert [
+        name for name in modules if f"mechinterp_toolkit.{folder}.{name} import" not in shown
+    ] == []
 
 
 def test_the_index_of_recipes_names_each_of_them() -> None:
@@ -74,6 +82,9 @@ def test_the_index_of_recipes_names_each_of_them() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_prints_what_is_stored_in_it(path: Path, run: Any, kernel: Any) -> None:
-    stored, seen = run.printed(nbformat.read(path, as_version=4)), run.printed(run.execute(path, kernel))
+    stored, seen = (
+        run.printed(nbformat.read(path, as_version=4)),
+        run.printed(run.execute(path, kernel)),
+    )
     assert any(stored)
     assert [d for a, b in zip(stored, seen, strict=True) for d in differences(a, b)] == []

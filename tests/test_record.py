@@ -60,7 +60,9 @@ def test_edits_are_in_force_while_recording(wrapped, tokens):
     if wrapped.is_bridge:  # a Bridge has two points at one place: after block 0 and before block 1
         edits = {"blocks.1.hook_resid_pre": lambda activation, hook: activation * 0 + 2.0}
     name = next(iter(edits))
-    assert torch.equal(activations(wrapped, tokens, (name,), edits=edits)[name], torch.full((4, 7, 32), 2.0))
+    assert torch.equal(
+        activations(wrapped, tokens, (name,), edits=edits)[name], torch.full((4, 7, 32), 2.0)
+    )
 
 
 def test_a_later_change_in_place_does_not_reach_what_was_recorded(wrapped, tokens):
@@ -99,5 +101,7 @@ def test_a_point_that_fires_with_different_activations_is_refused():
             x = tokens[..., None].float() * self.weight
             return self.hook_x(self.hook_x(x) + 1)
 
-    with pytest.raises(HookError, match="'hook_x' fired twice in one forward pass with different activations"):
+    with pytest.raises(
+        HookError, match="'hook_x' fired twice in one forward pass with different activations"
+    ):
         activations(load_model(Twice()), torch.tensor([[1, 2]]), ("hook_x",))

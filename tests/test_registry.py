@@ -43,7 +43,9 @@ def register(monkeypatch):
     registry.all_analyses()  # the built-ins are imported once, and must not land in the copy below
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     return analysis(
-        question="How many weights?", paper="None", applies=lambda m: "it is too wide" if m.cfg.d_model > 32 else None
+        question="How many weights?",
+        paper="None",
+        applies=lambda m: "it is too wide" if m.cfg.d_model > 32 else None,
     )
 
 
@@ -59,13 +61,23 @@ def count_weights(
     return Count(int(scale * sum(p.numel() for p in model.model.parameters())))
 
 
-def test_a_registered_function_takes_specs_and_objects_and_fills_in_provenance(register, hf_folders):
+def test_a_registered_function_takes_specs_and_objects_and_fills_in_provenance(
+    register, hf_folders
+):
     run = register(count_weights)
     from_folder = run(str(hf_folders["gpt2"]), scale=2)
     assert from_folder.n > 0
     assert from_folder.provenance.run.analysis == "count_weights"
-    assert from_folder.provenance.run.options == {"scale": 2, "kind": "all", "layers": (), "seed": 0}
-    assert from_folder.provenance.run.command == f"mechinterp run count_weights {hf_folders['gpt2']} --set scale=2"
+    assert from_folder.provenance.run.options == {
+        "scale": 2,
+        "kind": "all",
+        "layers": (),
+        "seed": 0,
+    }
+    assert (
+        from_folder.provenance.run.command
+        == f"mechinterp run count_weights {hf_folders['gpt2']} --set scale=2"
+    )
     assert from_folder.provenance.fingerprint
     assert run.__name__ == "count_weights"
 
@@ -102,7 +114,9 @@ def test_options_need_defaults_and_keywords(register):
     def bare(model: HookedModel, draws: int, *, seed: int) -> Count:
         return Count(0)
 
-    with pytest.raises(RegistryError, match=r"options \['draws', 'seed'\] must be keyword-only and have defaults"):
+    with pytest.raises(
+        RegistryError, match=r"options \['draws', 'seed'\] must be keyword-only and have defaults"
+    ):
         register(bare)
 
 
@@ -128,5 +142,8 @@ def test_a_section_of_a_docstring_is_one_line():
 
     Source: none.
     """
-    assert docstring_section(test_a_section_of_a_docstring_is_one_line, "What would fool it:") == "a line that goes on."
+    assert (
+        docstring_section(test_a_section_of_a_docstring_is_one_line, "What would fool it:")
+        == "a line that goes on."
+    )
     assert docstring_section(test_a_section_of_a_docstring_is_one_line, "Missing:") == ""

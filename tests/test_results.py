@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
-from mechinterp_toolkit import results
 from mechinterp_toolkit.errors import ResultError
-from mechinterp_toolkit.results import Estimate, Finding, Provenance, Run, Verdict, save_result, write_json
+from mechinterp_toolkit.results import Estimate, Finding, Verdict
 
 
 def estimate(**changes) -> Estimate:
@@ -59,8 +57,12 @@ class Example(Finding):
 
 
 def test_a_scalar_estimate_reads_as_value_and_interval():
-    one = estimate(**{k: torch.tensor(v) for k, v in (("value", 0.5), ("low", 0.25), ("high", 0.75))}, axes=(), labels={},
-                   control=torch.linspace(0, 1, 101))  # fmt: skip
+    one = estimate(
+        **{k: torch.tensor(v) for k, v in (("value", 0.5), ("low", 0.25), ("high", 0.75))},
+        axes=(),
+        labels={},
+        control=torch.linspace(0, 1, 101),
+    )
     assert one.text() == "0.5 [0.25, 0.75]"
     assert one.control_text() == "0.5, 95 % below 0.95 (nothing)"
     with pytest.raises(ResultError, match="only a scalar"):
@@ -70,9 +72,14 @@ def test_a_scalar_estimate_reads_as_value_and_interval():
 def test_a_position_can_be_named():
     both = estimate().at(1, 2), estimate().at(layer="second", head=2)
     assert [one.value.item() for one in both] == [5.0, 5.0]
-    with pytest.raises(ResultError, match=r"along layer; expected one along each of \('layer', 'head'\)"):
+    with pytest.raises(
+        ResultError, match=r"along layer; expected one along each of \('layer', 'head'\)"
+    ):
         estimate().at(layer=0)
-    with pytest.raises(ResultError, match=r"layer has no label 'secnd'\. Did you mean 'second'\? Known: first, second"):
+    with pytest.raises(
+        ResultError,
+        match=r"layer has no label 'secnd'\. Did you mean 'second'\? Known: first, second",
+    ):
         estimate().at(layer="secnd", head=0)
     with pytest.raises(ResultError, match=r"head has no label 'one'.*none"):
         estimate().at(layer=0, head="one")
@@ -81,8 +88,18 @@ def test_a_position_can_be_named():
 def test_rows_name_axes_labels_and_control():
     rows = estimate().rows("score")
     assert len(rows) == 6
-    assert rows[4] == {"estimate": "score", "layer": "second", "head": "1", "value": 4.0, "low": 3.0, "high": 5.0,
-                       "control_mean": 0.0, "control_95": 0.0, "n": 7, "unit": "logits"}  # fmt: skip
+    assert rows[4] == {
+        "estimate": "score",
+        "layer": "second",
+        "head": "1",
+        "value": 4.0,
+        "low": 3.0,
+        "high": 5.0,
+        "control_mean": 0.0,
+        "control_95": 0.0,
+        "n": 7,
+        "unit": "logits",
+    }
 
 
 @pytest.mark.parametrize(
@@ -90,7 +107,10 @@ def test_rows_name_axes_labels_and_control():
     [
         ({"low": torch.zeros(3, 2)}, r"Estimate\.low has shape \(3, 2\) but value has \(2, 3\)"),
         ({"value": torch.full((2, 3), float("nan"))}, r"Estimate\.value holds a NaN"),
-        ({"control": torch.full((4, 2, 3), float("inf"))}, r"Estimate\.control holds a NaN or infinity"),
+        (
+            {"control": torch.full((4, 2, 3), float("inf"))},
+            r"Estimate\.control holds a NaN or infinity",
+        ),
         ({"control": torch.zeros(4, 3, 2)}, r"one row of shape \(2, 3\) per draw"),
         ({"control": None}, "go together"),
         ({"control_name": ""}, "go together"),
@@ -130,14 +150,19 @@ def test_a_verdict_needs_a_reason_a_possible_p_and_is_no_boolean():
 def test_a_finding_prints_verdicts_answer_check_and_caveats_in_short_lines():
     said = str(Example(estimate(), ()))
     assert said.split("\n\n") == [
-        "represented found (p = 0.01): It is there.", "used not applicable: Nothing was edited.", "Yes.", "None."
-    ]  # fmt: skip
+        "represented found (p = 0.01): It is there.",
+        "used not applicable: Nothing was edited.",
+        "Yes.",
+        "None.",
+    ]
 
     class Repeating(Example):
         def answer(self) -> str:
             return "It is there. It is there twice."
 
-    assert str(Repeating(estimate(), ())).startswith("represented found (p = 0.01)\n\nused not applicable: Nothing")
+    assert str(Repeating(estimate(), ())).startswith(
+        "represented found (p = 0.01)\n\nused not applicable: Nothing"
+    )
     long = replace(Example(estimate(), ()).represented, reason="word " * 60, p=None)
     assert str(long).startswith("found: word")
 
@@ -148,58 +173,10 @@ def test_a_finding_prints_verdicts_answer_check_and_caveats_in_short_lines():
     assert max(map(len, str(Talkative(estimate(), ())).splitlines())) <= 100
 
 
-def test_a_saved_result_holds_schema_verdicts_and_provenance(tmp_path):
-    run = Run("example", {"seed": 0}, "2026-01-01", 1.0, 2.0)
-    made = Provenance(
-        "here", None, "ab", "w", "none", None, "float32", "cpu", {"torch": "2"}, {"task": {"a": (1, 2)}}, run
-    )
-    save_result(Example(estimate(), (1, 2), provenance=made), tmp_path)
-    document = json.loads((tmp_path / "result.json").read_text())
-    assert document["schema_version"] == results.SCHEMA_VERSION
-    assert document["analysis"] == "example"
-    assert document["verdicts"]["represented"]["outcome"] == "found"
-    assert "NaN" not in (tmp_path / "result.json").read_text()
-
-
 def test_estimates_and_rows_of_a_finding_are_those_of_its_fields():
     finding = Example(estimate(), ())
     assert list(finding.estimates) == ["score"]
     assert len(finding.rows()) == 6
-
-
-@pytest.mark.parametrize(
-    ("extra", "words"),
-    [({1: 2}, "keys are not all strings"), (float("nan"), "reason, not a number"), (object(), "would not come back")],
-)
-def test_what_would_not_come_back_the_same_is_refused(tmp_path, extra, words):
-    finding = Example(estimate(), ())
-    object.__setattr__(finding, "extra", extra)
-    with pytest.raises(ResultError, match=words):
-        save_result(finding, tmp_path)
-
-
-def test_reading_back_refuses_strangers(tmp_path):
-    with pytest.raises(ResultError, match=r"holds no result\.json"):
-        results.load_result(tmp_path)
-    save_result(Example(estimate(), ()), tmp_path)
-    with pytest.raises(ResultError, match="names no analysis"):
-        results.load_result(tmp_path)
-    document = json.loads((tmp_path / "result.json").read_text())
-    write_json(tmp_path / "result.json", document | {"schema_version": 99})
-    with pytest.raises(ResultError, match="has schema 99"):
-        results.load_result(tmp_path)
-
-
-def test_a_type_nobody_defines_is_not_looked_up_anywhere(tmp_path):
-    with pytest.raises(ResultError, match="'Path', which neither"):
-        results._decode({"type": "Path", "fields": {}}, {}, {})
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path):
-    write_json(tmp_path / "a.json", {"b": 1})
-    with pytest.raises(ValueError, match="JSON compliant"):
-        write_json(tmp_path / "a.json", {"b": float("nan")})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1}
 
 
 def test_findings_are_frozen():

@@ -1,4 +1,5 @@
-"""Sparse autoencoders read without sae-lens agree with sae-lens, and what is not known is refused."""
+"""Sparse autoencoders read without sae-lens agree with sae-lens, and what is not known is
+refused."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ D_IN, D_SAE = 6, 10
 
 
 def written(folder: Path, record: dict[str, Any] | None = None, **tensors: Any) -> Path:
-    """An autoencoder on disk, with `record` added to its record; a tensor given as None is left out."""
+    """An autoencoder on disk, with `record` added to its record; a tensor given as None is left
+    out."""
     generator = torch.Generator().manual_seed(0)
     shapes = {"W_enc": (D_IN, D_SAE), "b_enc": (D_SAE,), "W_dec": (D_SAE, D_IN), "b_dec": (D_IN,)}
     state = {k: torch.randn(s, generator=generator) for k, s in shapes.items()} | tensors
@@ -43,7 +45,12 @@ def test_codes_and_reconstruction_are_those_of_sae_lens(tmp_path, architecture, 
 
     extra = {"topk": {"k": 3, "rescale_acts_by_decoder_norm": rescale}}.get(architecture, {})
     threshold = torch.rand(D_SAE) if architecture == "jumprelu" else None
-    record = {"architecture": architecture, "apply_b_dec_to_input": subtract, "dtype": "float32", "device": "cpu"}
+    record = {
+        "architecture": architecture,
+        "apply_b_dec_to_input": subtract,
+        "dtype": "float32",
+        "device": "cpu",
+    }
     folder = written(tmp_path, record | extra, threshold=threshold)
     theirs = SAE.load_from_disk(folder)
     with torch.no_grad():
@@ -59,7 +66,9 @@ def test_codes_and_reconstruction_are_those_of_sae_lens(tmp_path, architecture, 
 
 def test_a_standard_encoder_worked_by_hand(tmp_path):
     eye = torch.eye(D_IN, D_SAE)
-    sae = load_sae(written(tmp_path, W_enc=eye, b_enc=torch.full((D_SAE,), -1.0), b_dec=torch.ones(D_IN)))
+    sae = load_sae(
+        written(tmp_path, W_enc=eye, b_enc=torch.full((D_SAE,), -1.0), b_dec=torch.ones(D_IN))
+    )
     assert sae.encode(torch.tensor([0.0, 1, 2, 3, 4, 5])).tolist() == [0, 0, 0, 1, 2, 3, 0, 0, 0, 0]
 
 
@@ -90,14 +99,19 @@ def test_settings_that_are_not_known_are_refused_by_name(tmp_path, record, words
         load_sae(written(tmp_path, record))
 
 
-def test_a_folder_written_by_hand_is_told_what_it_needs_and_of_the_class_that_needs_no_folder(tmp_path):
+def test_a_folder_written_by_hand_is_told_what_it_needs_and_of_the_class_that_needs_no_folder(
+    tmp_path,
+):
     with pytest.raises(
-        NotApplicable, match=r"SparseAutoencoder of its tensors; a folder needs .*W_enc.*cfg.json with arch"
+        NotApplicable,
+        match=r"SparseAutoencoder of its tensors; a folder needs .*W_enc.*cfg.json with arch",
     ):
         load_sae(written(tmp_path, {"metadata": {"sae_lens_version": None}}))
     record = json.loads((written(tmp_path) / "cfg.json").read_text())
     for key in ("architecture", "d_in", "d_sae"):
-        (tmp_path / "cfg.json").write_text(json.dumps({k: v for k, v in record.items() if k != key}))
+        (tmp_path / "cfg.json").write_text(
+            json.dumps({k: v for k, v in record.items() if k != key})
+        )
         with pytest.raises(CheckpointError, match=f"has no {key}; a folder needs"):
             load_sae(tmp_path)
     with pytest.raises(CheckpointError, match="has no k; a folder needs"):
@@ -118,7 +132,10 @@ def test_the_title_of_a_folder_is_its_name_without_the_path(tmp_path, monkeypatc
     ("tensors", "words"),
     [
         ({"b_dec": None}, "has no b_dec"),
-        ({"W_enc": torch.zeros(D_SAE, D_IN)}, r"W_enc of .* is \(10, 6\); its record says \(6, 10\)"),
+        (
+            {"W_enc": torch.zeros(D_SAE, D_IN)},
+            r"W_enc of .* is \(10, 6\); its record says \(6, 10\)",
+        ),
         ({"W_dec": torch.full((D_SAE, D_IN), torch.nan)}, "W_dec of .* NaN"),
     ],
 )
@@ -133,7 +150,8 @@ def test_what_is_no_autoencoder_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no folder here and no RELEASE/SAE_ID"):
         load_sae("missing")
     with pytest.raises(
-        CheckpointError, match=r"got a int; expected a mechinterp_toolkit\.sae\.SparseAutoencoder, a folder"
+        CheckpointError,
+        match=r"got a int; expected a mechinterp_toolkit\.sae\.SparseAutoencoder, a folder",
     ):
         load_sae(3)
 

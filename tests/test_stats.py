@@ -1,4 +1,5 @@
-"""Tests of `mechinterp_toolkit.stats`: small cases by hand, larger ones by law or by simulation under a fixed seed."""
+"""Tests of `mechinterp_toolkit.stats`: small cases by hand, larger ones by law or by simulation
+under a fixed seed."""
 
 from __future__ import annotations
 
@@ -29,11 +30,16 @@ def normal(*shape: int, seed: int) -> torch.Tensor:
 
 
 def uniform_angles(*shape: int, seed: int) -> torch.Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 * math.pi
+    return (
+        torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        * 2
+        * math.pi
+    )
 
 
 def compatible(count: int, n: int, rate: float) -> bool:
-    """Whether a count lies in the two-sided 99.99 % range of a binomial: one right test in 10,000 would miss it."""
+    """Whether a count lies in the two-sided 99.99 % range of a binomial: one right test in 10,000
+    would miss it."""
     low, high = scipy.stats.binom.interval(0.9999, n, rate)
     return low <= count <= high
 
@@ -65,13 +71,22 @@ def test_sums_in_another_order_are_ties():
     one_way, other_way = (0.1 + 0.2) + 0.3, (0.3 + 0.2) + 0.1
     assert one_way > other_way  # the rounding this is about
     draws = torch.tensor([other_way, 0.0], dtype=torch.float64)
-    assert stats.p_value(torch.tensor(one_way, dtype=torch.float64), draws, exact=True).item() == 0.5
+    assert (
+        stats.p_value(torch.tensor(one_way, dtype=torch.float64), draws, exact=True).item() == 0.5
+    )
 
 
 def test_p_values_are_uniform_under_the_null():
     draws = normal(100, 5000, seed=0)
     p = stats.p_value(draws[0], draws[1:])
-    for level in (0.01, 0.05, 0.1, 0.25, 0.5, 0.9):  # all attainable with 99 draws, so the rate is exactly the level
+    for level in (
+        0.01,
+        0.05,
+        0.1,
+        0.25,
+        0.5,
+        0.9,
+    ):  # all attainable with 99 draws, so the rate is exactly the level
         # The 1e-9 is for levels such as 0.1, which are not sums of hundredths in binary.
         assert compatible(int((p <= level + 1e-9).sum()), 5000, level), level
 
@@ -106,17 +121,27 @@ def test_max_statistic_of_one_item_is_its_p_value():
 
 def correlated_nulls(runs: int, draws: int, items: int, seed: int) -> torch.Tensor:
     """Statistics with correlation 0.8 between items and no effect: [run, 1 + draw, item]."""
-    shared, own = normal(runs, 1 + draws, 1, seed=seed), normal(runs, 1 + draws, items, seed=seed + 1)
+    shared, own = (
+        normal(runs, 1 + draws, 1, seed=seed),
+        normal(runs, 1 + draws, items, seed=seed + 1),
+    )
     return math.sqrt(0.8) * shared + math.sqrt(0.2) * own
 
 
 @pytest.mark.parametrize("studentise", [False, True])
 @pytest.mark.parametrize("draws", [19, 99])
-def test_max_statistic_keeps_the_family_wise_error_with_correlated_items(studentise: bool, draws: int):
+def test_max_statistic_keeps_the_family_wise_error_with_correlated_items(
+    studentise: bool, draws: int
+):
     runs = correlated_nulls(1000, draws, 20, seed=draws)
-    family = sum(stats.max_statistic_p(run[0], run[1:], studentise=studentise).min().item() <= 0.05 for run in runs)
+    family = sum(
+        stats.max_statistic_p(run[0], run[1:], studentise=studentise).min().item() <= 0.05
+        for run in runs
+    )
     alone = sum(stats.p_value(run[0], run[1:]).min().item() <= 0.05 for run in runs)
-    assert compatible(family, 1000, 0.05)  # both sides: with exchangeable draws the procedure is exact
+    assert compatible(
+        family, 1000, 0.05
+    )  # both sides: with exchangeable draws the procedure is exact
     assert not stats.calibrated(alone, 1000)  # the problem the correction is there for
 
 
@@ -138,17 +163,23 @@ def test_studentised_p_values_ignore_the_scale_and_origin_of_each_item():
 
 def test_studentising_finds_an_effect_in_an_item_with_a_narrow_null():
     draws = normal(999, 2, seed=0) * torch.tensor([100.0, 1.0])
-    observed = torch.tensor([0.0, 10.0], dtype=torch.float64)  # ten of its standard deviations in the narrow item
+    observed = torch.tensor(
+        [0.0, 10.0], dtype=torch.float64
+    )  # ten of its standard deviations in the narrow item
     assert stats.max_statistic_p(observed, draws)[1].item() > 0.2
     assert stats.max_statistic_p(observed, draws, studentise=True)[1].item() == 1 / 1000
 
 
 @pytest.mark.parametrize("studentise", [False, True])
 def test_every_arrangement_gets_its_rank_as_exact_max_statistic_p(studentise: bool):
-    """Whichever of the 24 arrangements was observed, the best of three items passes at k / 24 in exactly k of them."""
+    """Whichever of the 24 arrangements was observed, the best of three items passes at k / 24 in
+    exactly k of them."""
     index = stats.permutations(4, draws=24, seed=0).index
     scores = (normal(3, 4, seed=1)[:, index] * normal(4, seed=2)).sum(-1).T  # [draw item]
-    best = [stats.max_statistic_p(row, scores, exact=True, studentise=studentise).min().item() for row in scores]
+    best = [
+        stats.max_statistic_p(row, scores, exact=True, studentise=studentise).min().item()
+        for row in scores
+    ]
     assert sorted(best) == [k / 24 for k in range(1, 25)]
 
 
@@ -160,12 +191,17 @@ def test_an_item_that_never_varies_cannot_be_studentised():
 
 
 def test_benjamini_hochberg_by_hand():
-    # Times 4 / rank: 0.04, 0.06, 0.052, 0.8; then each takes the smallest of those with a larger p-value.
+    # Times 4 / rank: 0.04, 0.06, 0.052, 0.8; then each takes the smallest of those with a larger
+    # p-value.
     adjusted = stats.benjamini_hochberg(torch.tensor([0.8, 0.01, 0.03, 0.039], dtype=torch.float64))
-    torch.testing.assert_close(adjusted, torch.tensor([0.8, 0.04, 0.052, 0.052], dtype=torch.float64))
+    torch.testing.assert_close(
+        adjusted, torch.tensor([0.8, 0.04, 0.052, 0.052], dtype=torch.float64)
+    )
 
 
-@given(st.lists(st.sampled_from([0.001, 0.01, 0.02, 0.05, 0.3, 0.999, 1.0]), min_size=1, max_size=40))
+@given(
+    st.lists(st.sampled_from([0.001, 0.01, 0.02, 0.05, 0.3, 0.999, 1.0]), min_size=1, max_size=40)
+)
 @settings(deadline=None, max_examples=50)
 def test_benjamini_hochberg_agrees_with_scipy(p: list[float]):
     expected = torch.from_numpy(scipy.stats.false_discovery_control(p))
@@ -189,14 +225,18 @@ def test_benjamini_hochberg_refuses_what_is_no_p_value():
 
 
 def family_with(at_floor: int, draws: int, n_tests: int) -> torch.Tensor:
-    """The best case for a few true effects: all draws exceeded by them, half of the draws by everything else."""
+    """The best case for a few true effects: all draws exceeded by them, half of the draws by
+    everything else."""
     p = torch.full((n_tests,), 0.5, dtype=torch.float64)
     p[:at_floor] = stats.smallest_p(draws)
     return p
 
 
 def test_two_hundred_draws_over_144_heads_cannot_find_one_head():
-    found = {k: bool((stats.benjamini_hochberg(family_with(k, 200, 144))[:k] <= 0.05).all()) for k in (1, 14, 15)}
+    found = {
+        k: bool((stats.benjamini_hochberg(family_with(k, 200, 144))[:k] <= 0.05).all())
+        for k in (1, 14, 15)
+    }
     assert found == {1: False, 14: False, 15: True}
     reason = stats.too_few_draws(200, n_tests=144, procedure="benjamini_hochberg")
     assert reason is not None
@@ -208,7 +248,10 @@ def test_two_hundred_draws_over_144_heads_cannot_find_one_head():
 def test_draws_needed_is_the_least_number_with_which_one_effect_passes(alpha: float):
     for n_tests in [*range(1, 60), 144, 384, 36_864]:
         needed = stats.draws_needed(alpha, n_tests, "benjamini_hochberg")
-        passes = [stats.benjamini_hochberg(family_with(1, d, n_tests))[0].item() <= alpha for d in (needed, needed - 1)]
+        passes = [
+            stats.benjamini_hochberg(family_with(1, d, n_tests))[0].item() <= alpha
+            for d in (needed, needed - 1)
+        ]
         assert passes == [True, False], n_tests
     assert stats.draws_needed(alpha, 144, "max_statistic") == round(1 / alpha) - 1
 
@@ -227,7 +270,9 @@ def test_draws_that_only_repeat_are_not_asked_for():
     assert "at least 19 draws are needed" in stats.why_undecided(10, arrangements=20)
     assert stats.why_undecided(999, arrangements=20) is None  # 1 / 20 is 5 %
     for draws in (10, 999):
-        assert "no more arrangements exist: it takes more units" in stats.why_undecided(draws, arrangements=19)
+        assert "no more arrangements exist: it takes more units" in stats.why_undecided(
+            draws, arrangements=19
+        )
 
 
 def effect_of(value: float, low: float, high: float, draws: int, null: float = 0.0) -> Estimate:
@@ -237,19 +282,49 @@ def effect_of(value: float, low: float, high: float, draws: int, null: float = 0
     return Estimate(*numbers, 9, "logits", "by hand", control=control, control_name="shuffled")
 
 
-@pytest.mark.parametrize(("effect", "arrangements", "outcome", "words"), [
-    (effect_of(7.8, 5.0, 10.6, draws=19), None, "found", "it moves, more than shuffled."),
-    (effect_of(7.8, 5.0, 10.6, draws=10), None, "undecided", "it moves; the smallest p-value of 10 draws is 0.091"),
-    (effect_of(7.8, 5.0, 10.6, draws=18), None, "undecided", "at least 19 draws are needed"),
-    (effect_of(7.8, 5.0, 10.6, draws=39), 20, "found", "more than shuffled"),
-    (effect_of(7.8, 5.0, 10.6, draws=39), 19, "undecided", "no more arrangements exist: it takes more units"),
-    (effect_of(7.8, 5.0, 10.6, draws=19, null=9.0), None, "not_found", "no more than shuffled"),
-    (effect_of(7.8, 5.0, 10.6, draws=10, null=9.0), None, "undecided", "at least 19 draws are needed"),
-    (effect_of(7.8, 0.0, 10.6, draws=19), None, "undecided", "but perhaps below 0.1"),
-    (effect_of(0.02, 0.0, 0.05, draws=19), None, "not_found", "less than anything of interest (0.1)"),
-    (effect_of(0.02, 0.0, 0.05, draws=10), None, "not_found", "less than anything of interest (0.1)"),
-])  # fmt: skip
-def test_an_effect_is_judged_by_draws_that_can_decide_and_by_its_size(effect, arrangements, outcome, words):
+@pytest.mark.parametrize(
+    ("effect", "arrangements", "outcome", "words"),
+    [
+        (effect_of(7.8, 5.0, 10.6, draws=19), None, "found", "it moves, more than shuffled."),
+        (
+            effect_of(7.8, 5.0, 10.6, draws=10),
+            None,
+            "undecided",
+            "it moves; the smallest p-value of 10 draws is 0.091",
+        ),
+        (effect_of(7.8, 5.0, 10.6, draws=18), None, "undecided", "at least 19 draws are needed"),
+        (effect_of(7.8, 5.0, 10.6, draws=39), 20, "found", "more than shuffled"),
+        (
+            effect_of(7.8, 5.0, 10.6, draws=39),
+            19,
+            "undecided",
+            "no more arrangements exist: it takes more units",
+        ),
+        (effect_of(7.8, 5.0, 10.6, draws=19, null=9.0), None, "not_found", "no more than shuffled"),
+        (
+            effect_of(7.8, 5.0, 10.6, draws=10, null=9.0),
+            None,
+            "undecided",
+            "at least 19 draws are needed",
+        ),
+        (effect_of(7.8, 0.0, 10.6, draws=19), None, "undecided", "but perhaps below 0.1"),
+        (
+            effect_of(0.02, 0.0, 0.05, draws=19),
+            None,
+            "not_found",
+            "less than anything of interest (0.1)",
+        ),
+        (
+            effect_of(0.02, 0.0, 0.05, draws=10),
+            None,
+            "not_found",
+            "less than anything of interest (0.1)",
+        ),
+    ],
+)
+def test_an_effect_is_judged_by_draws_that_can_decide_and_by_its_size(
+    effect, arrangements, outcome, words
+):
     verdict = stats.judge_effect(effect, "it moves", "shuffled", 0.1, arrangements=arrangements)
     assert verdict.outcome == outcome
     assert words in verdict.reason
@@ -298,7 +373,11 @@ def test_enumeration_starts_where_the_draws_reach_the_number_of_arrangements():
 def test_random_arrangements_are_uniform_over_all_of_them(n: int, kind: str):
     """The identity included: excluding it would bias p-values."""
     every = set(rows(stats.permutations(n, draws=10_000, seed=0, kind=kind)))
-    drawn = [row for seed in range(300) for row in rows(stats.permutations(n, draws=20, seed=seed, kind=kind))]
+    drawn = [
+        row
+        for seed in range(300)
+        for row in rows(stats.permutations(n, draws=20, seed=seed, kind=kind))
+    ]
     counts = [drawn.count(row) for row in every]
     assert sum(counts) == 6000  # nothing else was drawn
     assert scipy.stats.chisquare(counts).pvalue > 1e-4  # one right generator in 10,000 would fail
@@ -318,7 +397,8 @@ def test_permutations_refuse_too_few_units():
 
 
 def circle_fit(prompts: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """Share of the prompts' variance along cosine and sine of the label's angle, per draw: [prompt d], [draw prompt]."""
+    """Share of the prompts' variance along cosine and sine of the label's angle, per draw: [prompt
+    d], [draw prompt]."""
     angle = 2 * math.pi * label.double() / 7
     centred = prompts - prompts.mean(0)
     waves = [(wave - wave.mean(1, keepdim=True)) @ centred for wave in (angle.cos(), angle.sin())]
@@ -326,7 +406,8 @@ def circle_fit(prompts: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
 
 
 def test_whole_classes_must_be_permuted_where_the_claim_is_about_classes():
-    """Random class means, no order: shuffled prompts call it a circle nearly always, permuted classes as often as asked."""
+    """Random class means, no order: shuffled prompts call it a circle nearly always, permuted
+    classes as often as asked."""
     of_prompt = torch.arange(7).repeat_interleave(7)
     orders = stats.permutations(7, draws=999, seed=0, kind="cyclic_orders")
     position = orders.index.argsort(1)  # class -> its place in the order
@@ -334,7 +415,9 @@ def test_whole_classes_must_be_permuted_where_the_claim_is_about_classes():
     for run in range(200):
         prompts = normal(7, 50, seed=run)[of_prompt] + normal(49, 50, seed=1000 + run)
         observed = circle_fit(prompts, of_prompt[None])[0]
-        classes = stats.p_value(observed, circle_fit(prompts, position[:, of_prompt]), exact=orders.exact)
+        classes = stats.p_value(
+            observed, circle_fit(prompts, position[:, of_prompt]), exact=orders.exact
+        )
         shuffled = of_prompt[stats.permutations(49, draws=99, seed=run).index]
         by_class += classes.item() <= 0.05
         by_prompt += stats.p_value(observed, circle_fit(prompts, shuffled)).item() <= 0.05
@@ -352,17 +435,29 @@ def interval(values: torch.Tensor, **options):
 
 
 def test_bootstrap_of_two_units_spans_both():
-    """Resampled means are 0, 1/2 and 1 with probability 1/4, 1/2 and 1/4: the outer 2.5 % are 0 and 1."""
+    """Resampled means are 0, 1/2 and 1 with probability 1/4, 1/2 and 1/4: the outer 2.5 % are 0 and
+    1."""
     estimate = interval(torch.tensor([0.0, 1.0]), unit_name="templates")
-    assert (estimate.value.item(), estimate.low.item(), estimate.high.item(), estimate.n) == (0.5, 0.0, 1.0, 2)
+    assert (estimate.value.item(), estimate.low.item(), estimate.high.item(), estimate.n) == (
+        0.5,
+        0.0,
+        1.0,
+        2,
+    )
     assert estimate.method == "percentile bootstrap over templates, 999 draws"
     assert estimate.unit == "logits"
 
 
 def test_units_count_by_their_rows_in_a_mean():
-    """Means of 0, 1/4 or 1: three rows of 0 in one unit, one row of 1 in the other, each unit twice or both once."""
+    """Means of 0, 1/4 or 1: three rows of 0 in one unit, one row of 1 in the other, each unit twice
+    or both once."""
     estimate = interval(torch.tensor([0.0, 0.0, 0.0, 1.0]), unit=torch.tensor([0, 0, 0, 1]))
-    assert (estimate.value.item(), estimate.low.item(), estimate.high.item(), estimate.n) == (0.25, 0.0, 1.0, 2)
+    assert (estimate.value.item(), estimate.low.item(), estimate.high.item(), estimate.n) == (
+        0.25,
+        0.0,
+        1.0,
+        2,
+    )
 
 
 def test_bootstrap_of_many_units_is_the_normal_interval():
@@ -382,7 +477,9 @@ def test_rows_of_a_unit_are_resampled_together():
         seen.append(weights)
         return stats.weighted_mean(values, weights)
 
-    estimate = interval(normal(6, 2, seed=0), unit=torch.tensor([4, 9, 4, 9, 9, 1]), statistic=spy, axes=("head",))
+    estimate = interval(
+        normal(6, 2, seed=0), unit=torch.tensor([4, 9, 4, 9, 9, 1]), statistic=spy, axes=("head",)
+    )
     weights = torch.cat([w for w in seen if len(w) > 1])
     assert estimate.n == 3
     assert torch.equal(weights[:, 0], weights[:, 2])
@@ -393,17 +490,22 @@ def test_rows_of_a_unit_are_resampled_together():
 
 def test_interval_over_units_covers_where_the_interval_over_rows_does_not():
     unit = torch.arange(20).repeat_interleave(10)
-    values = normal(20, 1000, seed=0)[unit] + 0.1 * normal(200, 1000, seed=1)  # 1,000 experiments with true mean 0
+    values = normal(20, 1000, seed=0)[unit] + 0.1 * normal(
+        200, 1000, seed=1
+    )  # 1,000 experiments with true mean 0
     covered = {}
     for name, units in (("units", unit), ("rows", None)):
         estimate = interval(values, unit=units, axes=("run",))
         covered[name] = int(((estimate.low <= 0) & (estimate.high >= 0)).sum())
-    assert 900 <= covered["units"] <= 960  # 93 % expected with 20 units; 30 of 1,000 are nearly four binomial sd
+    assert (
+        900 <= covered["units"] <= 960
+    )  # 93 % expected with 20 units; 30 of 1,000 are nearly four binomial sd
     assert covered["rows"] < 600
 
 
 def neighbour_accuracy(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Leave-one-row-out accuracy of the label (last column) of the nearest other row that is there at all."""
+    """Leave-one-row-out accuracy of the label (last column) of the nearest other row that is there
+    at all."""
     x, label = values[:, :-1], values[:, -1]
     distance = torch.cdist(x, x).fill_diagonal_(math.inf)
     nearest = torch.stack([distance.masked_fill(w == 0, math.inf).argmin(1) for w in weights])
@@ -412,7 +514,9 @@ def neighbour_accuracy(values: torch.Tensor, weights: torch.Tensor) -> torch.Ten
 
 def test_a_unit_drawn_twice_is_not_on_both_sides_of_a_fold():
     label = torch.arange(40).remainder(2).double()
-    values = torch.cat([normal(40, 10, seed=0), label[:, None]], dim=1)  # the label is unrelated to the rest
+    values = torch.cat(
+        [normal(40, 10, seed=0), label[:, None]], dim=1
+    )  # the label is unrelated to the rest
     resample = torch.randint(40, (40,), generator=torch.Generator().manual_seed(0))
     naive = neighbour_accuracy(values[resample], torch.ones(1, 40, dtype=torch.float64)).item()
     whole = neighbour_accuracy(values, torch.ones(1, 40, dtype=torch.float64)).item()
@@ -453,7 +557,9 @@ def test_bootstrap_is_decided_by_its_seed():
 
 
 def test_an_interval_needs_two_units():
-    with pytest.raises(ToolkitError, match="over templates needs at least two of them, got 1 in 5 rows"):
+    with pytest.raises(
+        ToolkitError, match="over templates needs at least two of them, got 1 in 5 rows"
+    ):
         interval(normal(5, seed=0), unit=torch.zeros(5, dtype=torch.long), unit_name="templates")
     with pytest.raises(ToolkitError, match="got 0 in 0 rows"):
         interval(torch.zeros(0))
@@ -515,10 +621,17 @@ def test_asking_for_at_most_five_percent_fails_a_perfect_test_42_percent_of_the_
 @pytest.mark.parametrize(
     ("n", "alpha", "level"), [(1, 0.05, 0.01), (50, 0.1, 0.05), (1000, 0.05, 0.01), (20, 0.9, 0.5)]
 )
-def test_calibration_limit_is_the_last_count_the_binomial_test_accepts(n: int, alpha: float, level: float):
+def test_calibration_limit_is_the_last_count_the_binomial_test_accepts(
+    n: int, alpha: float, level: float
+):
     limit = stats.calibration_limit(n, alpha=alpha, level=level)
-    assert limit == 0 or scipy.stats.binomtest(limit, n, alpha, alternative="greater").pvalue > level
-    assert limit == n or scipy.stats.binomtest(limit + 1, n, alpha, alternative="greater").pvalue <= level
+    assert (
+        limit == 0 or scipy.stats.binomtest(limit, n, alpha, alternative="greater").pvalue > level
+    )
+    assert (
+        limit == n
+        or scipy.stats.binomtest(limit + 1, n, alpha, alternative="greater").pvalue <= level
+    )
 
 
 def test_calibration_limit_refuses_rates_outside_zero_and_one():
@@ -541,7 +654,11 @@ def test_power_curve_counts_findings_on_the_same_seeds_at_every_strength():
     assert compatible(round(curve.value[1].item() * 100), 100, 0.5)
     # 95 % limits of 0 of 100: 1 - 0.025^(1/100).
     assert curve.high[0].item() == pytest.approx(1 - 0.025 ** (1 / 100), rel=1e-9)
-    assert (curve.n, curve.axes, curve.labels) == (100, ("strength",), {"strength": ("0", "0.5", "1")})
+    assert (curve.n, curve.axes, curve.labels) == (
+        100,
+        ("strength",),
+        {"strength": ("0", "0.5", "1")},
+    )
 
 
 def test_power_curve_refuses_nothing_to_run():
@@ -577,16 +694,27 @@ def test_weekdays_around_the_circle_have_no_mean_direction(dtype: torch.dtype):
 
 def test_circular_correlation_is_the_sum_over_pairs():
     a, b = uniform_angles(9, seed=0), uniform_angles(9, seed=1)
-    sines = [(math.sin(a[i] - a[j]), math.sin(b[i] - b[j])) for i, j in itertools.combinations(range(9), 2)]
+    sines = [
+        (math.sin(a[i] - a[j]), math.sin(b[i] - b[j]))
+        for i, j in itertools.combinations(range(9), 2)
+    ]
     joint, of_a, of_b = (sum(s[i] * s[j] for s in sines) for i, j in ((0, 1), (0, 0), (1, 1)))
     # Two ways to add 36 products: rounding only.
-    assert stats.circular_correlation(a, b).item() == pytest.approx(joint / math.sqrt(of_a * of_b), abs=1e-12)
+    assert stats.circular_correlation(a, b).item() == pytest.approx(
+        joint / math.sqrt(of_a * of_b), abs=1e-12
+    )
 
 
 def test_circular_correlation_is_one_for_a_rotation_and_minus_one_for_a_mirror():
-    weekdays = 2 * math.pi * torch.arange(7, dtype=torch.float64) / 7  # no mean direction, and none needed
-    assert stats.circular_correlation(weekdays, weekdays + 2.5).item() == pytest.approx(1, abs=1e-12)
-    assert stats.circular_correlation(weekdays, 1.0 - weekdays).item() == pytest.approx(-1, abs=1e-12)
+    weekdays = (
+        2 * math.pi * torch.arange(7, dtype=torch.float64) / 7
+    )  # no mean direction, and none needed
+    assert stats.circular_correlation(weekdays, weekdays + 2.5).item() == pytest.approx(
+        1, abs=1e-12
+    )
+    assert stats.circular_correlation(weekdays, 1.0 - weekdays).item() == pytest.approx(
+        -1, abs=1e-12
+    )
 
 
 def test_circular_correlation_broadcasts_over_draws():
@@ -618,7 +746,9 @@ def test_rayleigh_p_falls_with_concentration():
     angle = uniform_angles(50, seed=0)
     p = stats.rayleigh_p(torch.stack([angle * width for width in (1.0, 0.8, 0.5, 0.0)], dim=1))
     assert (p.diff() < 0).all()
-    assert p[-1].item() == pytest.approx(math.exp(math.sqrt(201) - 101), rel=1e-9)  # all equal: R = n in the formula
+    assert p[-1].item() == pytest.approx(
+        math.exp(math.sqrt(201) - 101), rel=1e-9
+    )  # all equal: R = n in the formula
 
 
 # --- answers
@@ -628,7 +758,8 @@ ANSWER, CLASS = torch.tensor([2, 1]), torch.tensor([1, 2, 4])
 
 
 def test_centred_logit_is_the_answer_minus_the_mean_of_its_class():
-    # Class logits: 1, 2, 3 with answer 2; 4, 2, 3 with answer 4. Tokens outside the class do not count.
+    # Class logits: 1, 2, 3 with answer 2; 4, 2, 3 with answer 4. Tokens outside the class do not
+    # count.
     assert stats.centred_logit(LOGITS, ANSWER, CLASS).tolist() == [0.0, 1.0]
     assert stats.accuracy_among(LOGITS, ANSWER, CLASS).tolist() == [0.0, 1.0]
 
@@ -640,9 +771,14 @@ def test_what_moves_the_whole_class_moves_neither_measure():
     moved[:, CLASS] += normal(10, 1, seed=1)
     # An added constant cancels up to rounding.
     torch.testing.assert_close(
-        stats.centred_logit(moved, answer, CLASS), stats.centred_logit(logits, answer, CLASS), rtol=0, atol=1e-12
+        stats.centred_logit(moved, answer, CLASS),
+        stats.centred_logit(logits, answer, CLASS),
+        rtol=0,
+        atol=1e-12,
     )
-    assert torch.equal(stats.accuracy_among(moved, answer, CLASS), stats.accuracy_among(logits, answer, CLASS))
+    assert torch.equal(
+        stats.accuracy_among(moved, answer, CLASS), stats.accuracy_among(logits, answer, CLASS)
+    )
 
 
 def test_centred_logit_passes_gradients():

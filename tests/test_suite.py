@@ -19,7 +19,8 @@ from mechinterp_toolkit.results import Finding, load_result, save_result
 
 NAMES = sorted(all_analyses()[0])
 
-# Fewer draws than the defaults, so that the suite stays short; the smallest p is 1/100, below the 5 % level.
+# Fewer draws than the defaults, so that the suite stays short; the smallest p is 1/100, below the 5
+# % level.
 QUICK = {"draws": 99, "edit_draws": 19}
 
 
@@ -50,7 +51,9 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if dataclasses.is_dataclass(a) and not isinstance(a, type):
-        return type(a) is type(b) and all(same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
+        return type(a) is type(b) and all(
+            same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a)
+        )
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, tuple):
@@ -66,7 +69,9 @@ def test_every_built_in_analysis_imports():
 def test_it_says_what_would_fool_it_and_where_it_was_published(entry):
     assert entry.question.endswith("?")
     assert len(entry.paper) > 10
-    assert len(entry.fooled_by) > 100, "the module's docstring needs a paragraph 'What would fool it: ...'"
+    assert len(entry.fooled_by) > 100, (
+        "the module's docstring needs a paragraph 'What would fool it: ...'"
+    )
     module = inspect.getmodule(inspect.unwrap(entry.function))
     assert "Source:" in module.__doc__
     assert module.__name__.endswith(entry.name)
@@ -105,7 +110,10 @@ def test_findings_on_a_few_null_models_are_no_more_than_a_right_test_makes(entry
     """
     make = null_models(entry, kind)
     twins = [model_and_options(make(seed)) for seed in range(6)]
-    findings = [entry.function(model, seed=i, **quick(entry), **needed) for i, (model, needed) in enumerate(twins)]
+    findings = [
+        entry.function(model, seed=i, **quick(entry), **needed)
+        for i, (model, needed) in enumerate(twins)
+    ]
     verdicts = [finding.represented for finding in findings]
     assert sum(v.p is not None and v.p <= 0.05 for v in verdicts) <= 2
 
@@ -123,7 +131,10 @@ def test_headline_numbers_carry_interval_sample_size_and_control(on_planted):
 def test_it_is_deterministic_under_a_seed(entry, on_planted):
     planted = entry.planted(1.0, 0)
     again = entry.function(planted.model, **quick(entry), **planted.options)
-    assert same(dataclasses.replace(again, provenance=None), dataclasses.replace(on_planted, provenance=None))
+    assert same(
+        dataclasses.replace(again, provenance=None),
+        dataclasses.replace(on_planted, provenance=None),
+    )
 
 
 def test_the_model_is_unchanged_afterwards(entry):
@@ -134,9 +145,15 @@ def test_the_model_is_unchanged_afterwards(entry):
     entry.function(model, **quick(entry), **planted.options)
     after = model.model.state_dict()
     assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before if not torch.isnan(before[name]).any())
+    assert all(
+        torch.equal(before[name], after[name])
+        for name in before
+        if not torch.isnan(before[name]).any()
+    )
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(not point.fwd_hooks and not point._forward_hooks for point in model.hook_points.values())
+    assert all(
+        not point.fwd_hooks and not point._forward_hooks for point in model.hook_points.values()
+    )
     assert not model.model.training
 
 

@@ -17,7 +17,9 @@ def test_every_format_gives_the_same_numbers(tmp_path):
     frame = pandas.DataFrame(ROWS.numpy(), columns=["x", "y"])
     frame.to_csv(tmp_path / "named.csv", index=False)
     frame.to_csv(tmp_path / "bare.csv", index=False, header=False)
-    pandas.DataFrame(ROWS.numpy()).to_csv(tmp_path / "counted.csv", index=False)  # pandas names columns 0, 1, ...
+    pandas.DataFrame(ROWS.numpy()).to_csv(
+        tmp_path / "counted.csv", index=False
+    )  # pandas names columns 0, 1, ...
     frame.to_parquet(tmp_path / "a.parquet")
     save_file({"acts": ROWS}, tmp_path / "a.safetensors")
     for name in ("named.csv", "bare.csv", "counted.csv", "a.parquet", "a.safetensors"):
@@ -33,7 +35,9 @@ def test_labels_are_one_column_of_whole_numbers(tmp_path):
 
 
 def test_what_is_no_table_of_numbers_is_refused(tmp_path):
-    with pytest.raises(ToolkitError, match=r"is no file that ends in \.csv, \.parquet, \.safetensors"):
+    with pytest.raises(
+        ToolkitError, match=r"is no file that ends in \.csv, \.parquet, \.safetensors"
+    ):
         read_activations(tmp_path / "missing.csv")
     (tmp_path / "a.csv").write_text("word,x\nMonday,1.0\n")
     with pytest.raises(ToolkitError, match=r"column 'word' of .* is not all numbers"):

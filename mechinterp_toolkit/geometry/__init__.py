@@ -1,29 +1,29 @@
-"""Shapes in activation space, judged on plain tensors: circles, helices, irreducible clouds, neurons on circles.
+"""Shapes in activation space, judged on plain tensors: circles, helices, irreducible clouds,
+neurons on circles.
 
-Nothing here knows a model: each function takes activations and labels and gives numbers with their null.
+Nothing here knows a model: each function takes activations and labels and gives numbers with their
+null.
 """
 
-from mechinterp_toolkit.geometry.circle import CircleFit, closure_limit, closure_of, fit_circle, harmonics, transfer
-from mechinterp_toolkit.geometry.helix import HelixFit, PeriodScan, fit_helix, helix_basis, period_scan
-from mechinterp_toolkit.geometry.irreducible import Irreducibility, irreducibility, mixture, separability
+from mechinterp_toolkit.geometry.circle import (
+    CircleFit,
+    closure_limit,
+    closure_of,
+    fit_circle,
+    harmonics,
+    transfer,
+)
+from mechinterp_toolkit.geometry.helix import (
+    HelixFit,
+    PeriodScan,
+    fit_helix,
+    helix_basis,
+    period_scan,
+)
+from mechinterp_toolkit.geometry.irreducible import (
+    Irreducibility,
+    irreducibility,
+    mixture,
+    separability,
+)
 from mechinterp_toolkit.geometry.neurons import NeuronFits, fit_neurons
-
-__all__ = [
-    "CircleFit",
-    "HelixFit",
-    "Irreducibility",
-    "NeuronFits",
-    "PeriodScan",
-    "closure_limit",
-    "closure_of",
-    "fit_circle",
-    "fit_helix",
-    "fit_neurons",
-    "harmonics",
-    "helix_basis",
-    "irreducibility",
-    "mixture",
-    "period_scan",
-    "separability",
-    "transfer",
-]

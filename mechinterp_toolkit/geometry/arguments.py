@@ -1,8 +1,9 @@
-"""Are the arguments what the functions on plain tensors expect? Each is checked once, where it comes in from outside.
+"""Are the arguments what the functions on plain tensors expect? Each is checked once, where it
+comes in from outside.
 
-Shapes in signatures are checked while tests run and not for users, who would get torch's own errors from the middle of a
-computation. Lists and numpy arrays are refused by name: `torch.as_tensor` makes tensors of them. Whole numbers may come as
-floating point, since tables are read as such.
+Shapes in signatures are checked while tests run and not for users, who would get torch's own errors
+from the middle of a computation. Lists and numpy arrays are refused by name: `torch.as_tensor`
+makes tensors of them. Whole numbers may come as floating point, since tables are read as such.
 
 Source: this project.
 """
@@ -18,7 +19,8 @@ from mechinterp_toolkit.errors import ToolkitError
 
 
 def checked(values: Any, name: str, axes: str) -> Tensor:
-    """Return `values` as they are, once they are a tensor of finite real numbers with these axes and one row or more.
+    """Return `values` as they are, once they are a tensor of finite real numbers with these axes
+    and one row or more.
 
     Args:
         values: what was given for the argument.
@@ -32,7 +34,8 @@ def checked(values: Any, name: str, axes: str) -> Tensor:
     if not given.isfinite().all():
         bad = int((~given.isfinite()).reshape(len(given), -1).any(1).sum())
         raise ToolkitError(
-            f"{bad} of {len(given)} rows of {name} are NaN or infinite; leave them out or check the model."
+            f"{bad} of {len(given)} rows of {name} are NaN or infinite; leave them out or check the"
+            " model."
         )
     return given
 
@@ -46,7 +49,8 @@ def whole_numbers(values: Any, name: str, rows: int | None = None) -> Int[Tensor
     """Return whole numbers, one per row, on the CPU.
 
     Args:
-        values: what was given for the argument; numbers with a point are taken where they are whole.
+        values: what was given for the argument; numbers with a point are taken where they are
+            whole.
         name: of the argument.
         rows: how many are expected; None where nothing else says.
 
@@ -54,10 +58,13 @@ def whole_numbers(values: Any, name: str, rows: int | None = None) -> Int[Tensor
         ToolkitError: no tensor [n], numbers that are not whole, or another number of them.
     """
     given = _shaped(values, name, "n").detach().cpu()
-    broken = given[~(given == given.round()) | given.isinf()] if given.is_floating_point() else given[:0]
+    broken = (
+        given[~(given == given.round()) | given.isinf()] if given.is_floating_point() else given[:0]
+    )
     if len(broken):
         raise ToolkitError(
-            f"{name} holds {float(broken[0]):g}; expected whole numbers, such as the place of a class in its order."
+            f"{name} holds {float(broken[0]):g}; expected whole numbers, such as the place of a"
+            " class in its order."
         )
     same_length(given, name, rows)
     return given.long()
@@ -66,13 +73,18 @@ def whole_numbers(values: Any, name: str, rows: int | None = None) -> Int[Tensor
 def same_length(given: Tensor, name: str, rows: int | None) -> None:
     """Raise `ToolkitError` unless an argument has as many rows as the activations."""
     if rows is not None and len(given) != rows:
-        raise ToolkitError(f"{name} has {len(given)} rows for {rows} rows of activations; give one each.")
+        raise ToolkitError(
+            f"{name} has {len(given)} rows for {rows} rows of activations; give one each."
+        )
 
 
 def same_width(given: Tensor, name: str, width: int, of: str) -> None:
     """Raise `ToolkitError` unless the last axis of an argument has as many features as `of`."""
     if given.shape[-1] != width:
-        raise ToolkitError(f"{name} is {given.shape[-1]} wide and {of} {width}; take both from the same hook point.")
+        raise ToolkitError(
+            f"{name} is {given.shape[-1]} wide and {of} {width}; take both from the same hook"
+            " point."
+        )
 
 
 def some_draws(draws: int) -> int:
@@ -85,16 +97,24 @@ def some_draws(draws: int) -> int:
 def _shaped(values: Any, name: str, axes: str) -> Tensor:
     if not isinstance(values, Tensor):
         kind = type(values)
-        said = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-        raise ToolkitError(f"{name} is a {said}; expected a tensor [{axes}]: give torch.as_tensor({name}).")
+        said = (
+            kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+        )
+        raise ToolkitError(
+            f"{name} is a {said}; expected a tensor [{axes}]: give torch.as_tensor({name})."
+        )
     expected = axes.split()
-    free, fixed = expected[0].startswith("*"), [axis for axis in expected if not axis.startswith("*")]
+    free, fixed = (
+        expected[0].startswith("*"),
+        [axis for axis in expected if not axis.startswith("*")],
+    )
     fits = values.dim() >= len(fixed) if free else values.dim() == len(fixed)
     sizes = zip(reversed(values.shape), reversed(fixed), strict=False)
     if not fits or any(axis.isdigit() and size != int(axis) for size, axis in sizes):
         raise ToolkitError(f"{name} has shape {tuple(values.shape)}; expected [{axes}].")
     if 0 in values.shape or values.is_complex():
         raise ToolkitError(
-            f"{name} holds {values.dtype} of shape {tuple(values.shape)}; expected real numbers, at least one row of them."
+            f"{name} holds {values.dtype} of shape {tuple(values.shape)}; expected real numbers, at"
+            " least one row of them."
         )
     return values

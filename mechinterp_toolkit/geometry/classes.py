@@ -1,15 +1,16 @@
 """Can the class of a thing be read from its activation, when the reader has never seen the thing?
 
-Each unit (a word, say) is left out in turn, a linear reader is fitted to the others, and the left-out unit is classified.
-*Represented*: the balanced accuracy beats the same with the labels of whole units shuffled. Two readers: ridge regression on
-the classes (a filter: it may lean on directions that only cancel noise) and the nearest class mean (a pattern: what the
-classes differ by). Both are closed forms over all units left out and all shuffles at once.
+Each unit (a word, say) is left out in turn, a linear reader is fitted to the others, and the
+left-out unit is classified. *Represented*: the balanced accuracy beats the same with the labels of
+whole units shuffled. Two readers: ridge regression on the classes (a filter: it may lean on
+directions that only cancel noise) and the nearest class mean (a pattern: what the classes differ
+by). Both are closed forms over all units left out and all shuffles at once.
 
-What would fool it: rows of one unit on both sides, hence one row per unit; classes that differ in something else than
-the concept (frequency, length), which no shuffle of labels can see.
+What would fool it: rows of one unit on both sides, hence one row per unit; classes that differ in
+something else than the concept (frequency, length), which no shuffle of labels can see.
 
-Source: leave-one-out of linear smoothers as in Allen 1974 (PRESS); control tasks as in Hewitt & Liang 2019,
-arXiv:1909.03368; filters and patterns as in Haufe et al. 2014.
+Source: leave-one-out of linear smoothers as in Allen 1974 (PRESS); control tasks as in Hewitt &
+Liang 2019, arXiv:1909.03368; filters and patterns as in Haufe et al. 2014.
 """
 
 from __future__ import annotations
@@ -63,20 +64,29 @@ class ClassReadout:
 def unit_means(
     acts: Float[Tensor, "n d"], unit: Int[Tensor, "..."], label: Int[Tensor, "..."]
 ) -> tuple[Float[Tensor, "unit d"], Int[Tensor, " unit"]]:
-    """Return the mean activation of each unit, and its label: the most frequent one (the smallest where two tie).
+    """Return the mean activation of each unit, and its label: the most frequent one (the smallest
+    where two tie).
 
     Raises:
-        ToolkitError: another number of rows, a negative label, or arguments that are no tensors of finite numbers.
+        ToolkitError: another number of rows, a negative label, or arguments that are no tensors of
+            finite numbers.
     """
     rows = finite(acts, "acts")
     which = whole_numbers(unit, "unit", len(rows)).unique(return_inverse=True)[1]
     label = whole_numbers(label, "label", len(rows))
     if int(label.min()) < 0:
-        raise ToolkitError(f"label holds {int(label.min())}; expected classes from 0. Leave such rows out.")
+        raise ToolkitError(
+            f"label holds {int(label.min())}; expected classes from 0. Leave such rows out."
+        )
     n = int(which.max()) + 1
     count = which.bincount(minlength=n).double()
-    means = torch.zeros(n, rows.shape[1], dtype=torch.float64).index_add_(0, which, rows) / count[:, None]
-    table = torch.zeros(n, int(label.max()) + 1).index_put_((which, label), torch.ones(len(label)), accumulate=True)
+    means = (
+        torch.zeros(n, rows.shape[1], dtype=torch.float64).index_add_(0, which, rows)
+        / count[:, None]
+    )
+    table = torch.zeros(n, int(label.max()) + 1).index_put_(
+        (which, label), torch.ones(len(label)), accumulate=True
+    )
     return means, table.argmax(1)
 
 
@@ -100,8 +110,8 @@ def read_classes(
         seed: of shuffles and interval.
 
     Raises:
-        ToolkitError: fewer than two classes with two units, an unknown reader, or arguments that are no tensors of finite
-            numbers with a row each.
+        ToolkitError: fewer than two classes with two units, an unknown reader, or arguments that
+            are no tensors of finite numbers with a row each.
     """
     rows = finite(acts, "acts", "unit d")
     label = whole_numbers(label, "label", len(rows)).unique(return_inverse=True)[1]
@@ -110,13 +120,16 @@ def read_classes(
     count = label.bincount()
     if len(count) < 2 or int(count.min()) < 2:
         raise ToolkitError(
-            f"classes have {count.tolist()} units; expected two classes or more with two units each, so that one can be left out."
+            f"classes have {count.tolist()} units; expected two classes or more with two units"
+            " each, so that one can be left out."
         )
     predict = _Ridge(rows).predict if reader == "ridge" else _NearestMean(rows).predict
     observed = (predict(label[None])[0] == label).double()
     shuffles = permutations(len(label), draws=draws, seed=seed).index
     batch = max(1, _AT_ONCE // (len(label) * len(count)))
-    control = torch.cat([_balanced(predict(label[part]), label[part], len(count)) for part in shuffles.split(batch)])
+    control = torch.cat(
+        [_balanced(predict(label[part]), label[part], len(count)) for part in shuffles.split(batch)]
+    )
     estimate = bootstrap(
         torch.cat([observed[:, None], torch.nn.functional.one_hot(label).double()], 1),
         unit_name=unit_name,
@@ -176,7 +189,9 @@ def _balanced(predicted: Tensor, labels: Tensor, n_classes: int) -> Float[Tensor
     return (torch.einsum("du,duk->dk", right, own) / own.sum(1)).mean(1)
 
 
-def _weighted_balance(values: Float[Tensor, "unit columns"], weights: Float[Tensor, "draw unit"]) -> Tensor:
+def _weighted_balance(
+    values: Float[Tensor, "unit columns"], weights: Float[Tensor, "draw unit"]
+) -> Tensor:
     """The same of resampled units; a class that a resample leaves out does not count."""
     right, own = values[:, :1], values[:, 1:]
     total = weights @ own

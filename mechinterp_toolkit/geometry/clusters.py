@@ -1,18 +1,21 @@
-"""Which latents of a dictionary belong together, and is what they write together flatter than chance?
+"""Which latents of a dictionary belong together, and is what they write together flatter than
+chance?
 
-Decoder directions with a high cosine are grouped, by their nearest neighbours or spectrally. What a group writes at a token
-is its partial reconstruction, the sum of its latents' values times their directions; PCA of these rows gives planes. The
-*share* of a plane is the variance in its two components among what earlier components leave: 1 where everything that is
-left lies in the plane, about 2 / (k - 1) for k directions that merely point to one side. The null keeps how the latents
-fire and how alike their directions are on average, and draws where they deviate from their common direction at random
-from the whole dictionary.
+Decoder directions with a high cosine are grouped, by their nearest neighbours or spectrally. What a
+group writes at a token is its partial reconstruction, the sum of its latents' values times their
+directions; PCA of these rows gives planes. The *share* of a plane is the variance in its two
+components among what earlier components leave: 1 where everything that is left lies in the plane,
+about 2 / (k - 1) for k directions that merely point to one side. The null keeps how the latents
+fire and how alike their directions are on average, and draws where they deviate from their common
+direction at random from the whole dictionary.
 
-What would fool it: a group of three or fewer latents always lies in a plane or nearly so, and has no share; components
-that hold nothing but rounding (behind the last of a circle, there is none) divide rounding by rounding, so their planes have
-no share either; directions are grouped by cosine alone, so a group is not a feature until its share and its shape say so.
+What would fool it: a group of three or fewer latents always lies in a plane or nearly so, and has
+no share; components that hold nothing but rounding (behind the last of a circle, there is none)
+divide rounding by rounding, so their planes have no share either; directions are grouped by cosine
+alone, so a group is not a feature until its share and its shape say so.
 
-Source: Engels, Michaud, Liao, Gurnee, Tegmark 2025, arXiv:2405.14860 (clusters, partial reconstructions, planes); the share
-and its null are this toolkit's.
+Source: Engels, Michaud, Liao, Gurnee, Tegmark 2025, arXiv:2405.14860 (clusters, partial
+reconstructions, planes); the share and its null are this toolkit's.
 """
 
 from __future__ import annotations
@@ -47,35 +50,47 @@ def decoder_clusters(
 ) -> tuple[Int[Tensor, " _"], ...]:
     """Return groups of two latents or more, each in rising order, ordered by their first latent.
 
-    Directions are brought to norm one first (the published code relies on their having it); zero rows join no group.
+    Directions are brought to norm one first (the published code relies on their having it); zero
+    rows join no group.
 
     Args:
         directions: decoder rows.
-        method: "graph" joins each latent to its `neighbours` nearest above `threshold` and takes connected parts, as
-            published for Mistral-7B; "spectral" cuts the graph of angles into `clusters` parts, as for GPT-2, but from a seed.
+        method: "graph" joins each latent to its `neighbours` nearest above `threshold` and takes
+            connected parts, as published for Mistral-7B; "spectral" cuts the graph of angles into
+            `clusters` parts, as for GPT-2, but from a seed.
         neighbours: nearest latents that an edge may lead to.
         threshold: least cosine of an edge.
         clusters: parts of the spectral method.
         seed: of the spectral method's k-means.
 
     Raises:
-        ToolkitError: no tensor of finite numbers, fewer than two directions, an unknown method, or more spectral parts than
-            directions allow.
+        ToolkitError: no tensor of finite numbers, fewer than two directions, an unknown method, or
+            more spectral parts than directions allow.
     """
     directions = checked(directions, "directions", "latent d").detach().cpu()
     if method not in get_args(ClusterMethod):
-        raise ToolkitError(f"got method={method!r}; expected {' or '.join(get_args(ClusterMethod))}.")
+        raise ToolkitError(
+            f"got method={method!r}; expected {' or '.join(get_args(ClusterMethod))}."
+        )
     norm = directions.norm(dim=1)
     alive = (norm > 0).nonzero().flatten()
     if len(alive) < 2:
-        raise ToolkitError(f"got {len(alive)} directions that are not zero; expected two or more to group.")
+        raise ToolkitError(
+            f"got {len(alive)} directions that are not zero; expected two or more to group."
+        )
     unit = (directions[alive] / norm[alive, None]).float()
-    part = _connected(unit, neighbours, threshold) if method == "graph" else _spectral(unit, clusters, seed)
+    part = (
+        _connected(unit, neighbours, threshold)
+        if method == "graph"
+        else _spectral(unit, clusters, seed)
+    )
     groups = [alive[part == i] for i in part.unique().tolist()]
     return tuple(sorted((g for g in groups if len(g) > 1), key=lambda g: int(g[0])))
 
 
-def _connected(unit: Float[Tensor, "latent d"], neighbours: int, threshold: float) -> Int[Tensor, " latent"]:
+def _connected(
+    unit: Float[Tensor, "latent d"], neighbours: int, threshold: float
+) -> Int[Tensor, " latent"]:
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -93,23 +108,32 @@ def _connected(unit: Float[Tensor, "latent d"], neighbours: int, threshold: floa
 
 
 def _spectral(unit: Float[Tensor, "latent d"], clusters: int, seed: int) -> Int[Tensor, " latent"]:
-    """Normalised cut of 1 - angle / pi, a latent's own affinity being that of a right angle, as published."""
+    """Normalised cut of 1 - angle / pi, a latent's own affinity being that of a right angle, as
+    published."""
     from scipy.cluster.vq import kmeans2
     from scipy.sparse.linalg import LinearOperator, eigsh
 
     n = len(unit)
     if not 1 < clusters < n:
-        raise ToolkitError(f"got clusters={clusters} for {n} directions; expected between 2 and {n - 1}.")
+        raise ToolkitError(
+            f"got clusters={clusters} for {n} directions; expected between 2 and {n - 1}."
+        )
     affinity = 1 - (unit @ unit.T).fill_diagonal_(0).clamp_(-1, 1).arccos_() / torch.pi
     scale = affinity.sum(1).rsqrt()
 
     def multiply(v: Any) -> Any:
-        return (scale * (affinity @ (scale * torch.from_numpy(v).float().flatten()))).double().numpy()
+        return (
+            (scale * (affinity @ (scale * torch.from_numpy(v).float().flatten()))).double().numpy()
+        )
 
     start = torch.ones(n, dtype=torch.float64).numpy()  # its own start would be random
-    _, vectors = eigsh(LinearOperator((n, n), matvec=multiply, dtype=float), k=clusters, which="LA", v0=start)
+    _, vectors = eigsh(
+        LinearOperator((n, n), matvec=multiply, dtype=float), k=clusters, which="LA", v0=start
+    )
     rows = vectors * scale.double().numpy()[:, None]
-    return torch.from_numpy(kmeans2(rows, clusters, minit="++", seed=seed, missing="warn")[1]).long()
+    return torch.from_numpy(
+        kmeans2(rows, clusters, minit="++", seed=seed, missing="warn")[1]
+    ).long()
 
 
 @dataclass(frozen=True)
@@ -123,7 +147,8 @@ class Shares:
     """The same with random deviations from the common direction."""
 
     measured: Bool[Tensor, "group plane"]
-    """Whether the group has latents enough that the share can be less than one, and both components more than rounding."""
+    """Whether the group has latents enough that the share can be less than one, and both components
+    more than rounding."""
 
 
 def plane_shares(
@@ -144,7 +169,8 @@ def plane_shares(
         seed: of the null.
 
     Raises:
-        ToolkitError: directions are no tensor of finite numbers, codes or groups speak of other latents, or no draws.
+        ToolkitError: directions are no tensor of finite numbers, codes or groups speak of other
+            latents, or no draws.
     """
     directions = checked(directions, "directions", "latent d").detach().cpu()
     _check_latents(codes, groups, len(directions))
@@ -173,22 +199,24 @@ def _check_latents(codes: Any, groups: tuple[Tensor, ...], latents: int) -> None
     width = getattr(codes, "shape", (0, 0))[-1]
     if width != latents or not hasattr(codes, "tocsr"):
         raise ToolkitError(
-            f"codes are a {type(codes).__name__} of {width} latents for {latents} directions; expected a scipy.sparse matrix "
-            "[token latent] with one column per direction."
+            f"codes are a {type(codes).__name__} of {width} latents for {latents} directions;"
+            " expected a scipy.sparse matrix [token latent] with one column per direction."
         )
     for i, group in enumerate(groups):
         members = whole_numbers(group, f"groups[{i}]")
         if int(members.min()) < 0 or int(members.max()) >= latents:
             raise ToolkitError(
-                f"groups[{i}] names latents {int(members.min())} to {int(members.max())}; expected 0 to {latents - 1}."
+                f"groups[{i}] names latents {int(members.min())} to {int(members.max())}; expected"
+                f" 0 to {latents - 1}."
             )
 
 
 def real_components(values: Float[Tensor, "row member"], own: Float[Tensor, "member d"]) -> int:
     """Return how many principal components of the rows `values @ own` are more than rounding.
 
-    A direction is right to some rounding units of its dtype (10 are allowed: it comes out of a handful of operations), so
-    that each row has an error of that share of its size; in float64 what the eigenvalues are computed to counts (100 units).
+    A direction is right to some rounding units of its dtype (10 are allowed: it comes out of a
+    handful of operations), so that each row has an error of that share of its size; in float64 what
+    the eigenvalues are computed to counts (100 units).
 
     Args:
         values: what each latent did at the tokens where one of them is active.
@@ -200,14 +228,20 @@ def real_components(values: Float[Tensor, "row member"], own: Float[Tensor, "mem
     return int((_variances(torch.cov(values.T, correction=0), gram) > share * size).sum())
 
 
-def firing_covariance(codes: Any, group: Int[Tensor, " member"]) -> Float[Tensor, "member member"] | None:
-    """Return the covariance of a group's values over the tokens where one of them is active; None below two such tokens."""
+def firing_covariance(
+    codes: Any, group: Int[Tensor, " member"]
+) -> Float[Tensor, "member member"] | None:
+    """Return the covariance of a group's values over the tokens where one of them is active; None
+    below two such tokens."""
     values = active_rows(codes, group)[1]
     return None if len(values) < 2 else torch.cov(values.T, correction=0)
 
 
-def active_rows(codes: Any, group: Int[Tensor, " member"]) -> tuple[Int[Tensor, " row"], Float[Tensor, "row member"]]:
-    """Return the tokens at which a latent of the group is active, and the values of all its latents there."""
+def active_rows(
+    codes: Any, group: Int[Tensor, " member"]
+) -> tuple[Int[Tensor, " row"], Float[Tensor, "row member"]]:
+    """Return the tokens at which a latent of the group is active, and the values of all its latents
+    there."""
     part = codes[:, group.numpy()].tocsr()
     rows = torch.from_numpy(part.getnnz(axis=1)).nonzero().flatten()
     return rows, torch.from_numpy(part[rows.numpy()].toarray()).double()
@@ -216,7 +250,8 @@ def active_rows(codes: Any, group: Int[Tensor, " member"]) -> tuple[Int[Tensor, 
 def partial_reconstruction(
     codes: Any, directions: Float[Tensor, "latent d"], group: Int[Tensor, " member"]
 ) -> tuple[Int[Tensor, " row"], Float[Tensor, "row d"]]:
-    """Return the tokens at which a latent of the group is active, and the sum of values times directions there."""
+    """Return the tokens at which a latent of the group is active, and the sum of values times
+    directions there."""
     rows, values = active_rows(codes, group)
     return rows, values @ directions[group].double()
 
@@ -224,7 +259,8 @@ def partial_reconstruction(
 def shares_of(
     firing: Float[Tensor, "member member"], gram: Float[Tensor, "*draw member member"], planes: int
 ) -> Float[Tensor, "*draw plane"]:
-    """Return the share of planes (1, 2), (2, 3), ... of rows with this covariance of values along directions of this Gram."""
+    """Return the share of planes (1, 2), (2, 3), ... of rows with this covariance of values along
+    directions of this Gram."""
     variance = _variances(firing, gram)
     left = variance.flip(-1).cumsum(-1).flip(-1)
     pairs = variance[..., :-1] + variance[..., 1:]
@@ -234,7 +270,8 @@ def shares_of(
 def _variances(
     firing: Float[Tensor, "member member"], gram: Float[Tensor, "*draw member member"]
 ) -> Float[Tensor, "*draw component"]:
-    """Variances of the rows' principal components, largest first: the eigenvalues of F^1/2 G F^1/2."""
+    """Variances of the rows' principal components, largest first: the eigenvalues of F^1/2 G
+    F^1/2."""
     size, vector = torch.linalg.eigh(firing)
     half = vector * size.clamp(min=0).sqrt() @ vector.T
     return torch.linalg.eigvalsh(half @ gram @ half).clamp(min=0).flip(-1)
@@ -249,15 +286,22 @@ def _root(directions: Float[Tensor, "latent d"]) -> Float[Tensor, "d d"]:
 
 
 def _null_grams(
-    own: Float[Tensor, "member d"], root: Float[Tensor, "d d"], draws: int, generator: torch.Generator
+    own: Float[Tensor, "member d"],
+    root: Float[Tensor, "d d"],
+    draws: int,
+    generator: torch.Generator,
 ) -> Any:
-    """Yield which draws, and Gram matrices of directions with the same mean and the same distances from it."""
+    """Yield which draws, and Gram matrices of directions with the same mean and the same distances
+    from it."""
     mean = own.mean(0)
     distance = (own - mean).norm(dim=1, keepdim=True)
     step = max(1, _NULL_NUMBERS // own.numel())
     for start in range(0, draws, step):
         at = slice(start, min(start + step, draws))
-        random = torch.randn(at.stop - start, *own.shape, generator=generator, dtype=torch.float64) @ root
+        random = (
+            torch.randn(at.stop - start, *own.shape, generator=generator, dtype=torch.float64)
+            @ root
+        )
         random = random - random.mean(1, keepdim=True)
         drawn = mean + random * distance / random.norm(dim=2, keepdim=True).clamp_min(1e-300)
         yield at, drawn @ drawn.mT

@@ -1,13 +1,14 @@
 """Does a token's vector split into which item it is and which class it belongs to?
 
-Activations of items in several classes ("third", "March", "3") are fitted as mean + item + class. The fit predicts each cell
-of the table from the others; how often the prediction is nearest to the right cell is compared with tables whose items are
-permuted within each class.
+Activations of items in several classes ("third", "March", "3") are fitted as mean + item + class.
+The fit predicts each cell of the table from the others; how often the prediction is nearest to the
+right cell is compared with tables whose items are permuted within each class.
 
-What would fool it: R2 rises with the number of items even in noise, so the verdict rests on held-out cells.
+What would fool it: R2 rises with the number of items even in noise, so the verdict rests on
+held-out cells.
 
-Source: Gould et al. 2023, arXiv:2312.09230 (index and domain); the closed form, the held-out cells and the null are this
-toolkit's.
+Source: Gould et al. 2023, arXiv:2312.09230 (index and domain); the closed form, the held-out cells
+and the null are this toolkit's.
 """
 
 from __future__ import annotations
@@ -47,10 +48,12 @@ class Factoring:
     """What each domain adds; the rows sum to zero."""
 
     r2: Float[Tensor, " factor"]
-    """Share of the variance that `FACTORS` explain, in [0, 1]; of one factor, what it adds to the other alone."""
+    """Share of the variance that `FACTORS` explain, in [0, 1]; of one factor, what it adds to the
+    other alone."""
 
     held_out: Estimate
-    """Share of cells whose prediction from the other cells is nearer to them than to any other candidate."""
+    """Share of cells whose prediction from the other cells is nearer to them than to any other
+    candidate."""
 
     cells: Int[Tensor, " candidate"]
     """Positions of the cells that the others can predict: the candidates, each held out once."""
@@ -59,7 +62,8 @@ class Factoring:
     """Whether each was recognised."""
 
     left_out: int
-    """Cells that cannot be predicted: the only one of their index or domain, or the only link between parts of the table."""
+    """Cells that cannot be predicted: the only one of their index or domain, or the only link
+    between parts of the table."""
 
     @property
     def represented(self) -> Verdict:
@@ -67,10 +71,15 @@ class Factoring:
         control = control_of(self.held_out)
         why = too_few_draws(len(control), n_tests=1, procedure="max_statistic", alpha=ALPHA)
         p = float(p_value(self.held_out.value, control))
-        share = f"{int(self.right.sum())} of {len(self.right)} held-out cells are predicted nearest to themselves"
+        share = (
+            f"{int(self.right.sum())} of {len(self.right)} held-out cells are predicted nearest to"
+            " themselves"
+        )
         if why:
             return Verdict("undecided", f"{share}, but {why}", p=p)
-        against = f"with indices permuted within domains {float(control.mean()) * len(self.right):.1f}"
+        against = (
+            f"with indices permuted within domains {float(control.mean()) * len(self.right):.1f}"
+        )
         return Verdict("found" if p <= ALPHA else "not_found", f"{share}, {against}.", p=p)
 
     def predict(self, index: int, domain: int) -> Float[Tensor, " d"]:
@@ -81,9 +90,14 @@ class Factoring:
         """
         if index not in self.index or domain not in self.domain:
             raise ToolkitError(
-                f"got index {index} and domain {domain}; expected one of {self.index} and {self.domain}."
+                f"got index {index} and domain {domain}; expected one of {self.index} and"
+                f" {self.domain}."
             )
-        return self.mean + self.by_index[self.index.index(index)] + self.by_domain[self.domain.index(domain)]
+        return (
+            self.mean
+            + self.by_index[self.index.index(index)]
+            + self.by_domain[self.domain.index(domain)]
+        )
 
 
 def factor(
@@ -104,8 +118,8 @@ def factor(
         draws: permutations of the index within each domain.
 
     Raises:
-        ToolkitError: a cell comes twice, all cells are alike, no two cells can be predicted from the others, or arguments that
-            are no tensors of finite numbers with a row each.
+        ToolkitError: a cell comes twice, all cells are alike, no two cells can be predicted from
+            the others, or arguments that are no tensors of finite numbers with a row each.
     """
     rows = finite(acts, "acts", "cell d")
     i_names, i = whole_numbers(index, "index", len(rows)).unique(return_inverse=True)
@@ -117,13 +131,14 @@ def factor(
     design = torch.cat([ones, one_hot(i, len(i_names)), one_hot(j, len(d_names))], 1)
     inverse = torch.linalg.pinv(design)
     hat = design @ inverse
-    # A cell with leverage 1 is fitted exactly because nothing else says what it is; it cannot be held out.
+    # A cell with leverage 1 is fitted exactly because nothing else says what it is; it cannot be
+    # held out.
     cells = (hat.diagonal() < 1 - 1e-8).nonzero()[:, 0]
     if len(cells) < 2:
         raise ToolkitError(
-            f"{len(cells)} of {len(rows)} cells can be predicted from the others ({len(i_names)} indices, {len(d_names)} "
-            "domains); expected at least two: give indices that occur in two domains or more, in domains that share "
-            "two indices or more."
+            f"{len(cells)} of {len(rows)} cells can be predicted from the others ({len(i_names)}"
+            f" indices, {len(d_names)} domains); expected at least two: give indices that occur in"
+            " two domains or more, in domains that share two indices or more."
         )
     right, held_out = _held_out(rows, hat, cells, j, draws, seed)
     fit = inverse @ rows
@@ -148,24 +163,32 @@ def _check_table(i: Tensor, j: Tensor, i_names: Tensor, d_names: Tensor) -> None
     if len(twice):
         first = int(twice[0])
         raise ToolkitError(
-            f"{len(twice)} cells come more than once, the first with index {int(i_names[first // len(d_names)])} and "
-            f"domain {int(d_names[first % len(d_names)])}; average the rows of a cell before."
+            f"{len(twice)} cells come more than once, the first with index"
+            f" {int(i_names[first // len(d_names)])} and domain"
+            f" {int(d_names[first % len(d_names)])}; average the rows of a cell before."
         )
 
 
 def _held_out(
     rows: Tensor, hat: Tensor, cells: Tensor, domain: Tensor, draws: int, seed: int
 ) -> tuple[Bool[Tensor, " candidate"], Estimate]:
-    """Which candidates are recognised, and their share beside that of indices permuted within domains."""
+    """Which candidates are recognised, and their share beside that of indices permuted within
+    domains."""
     right = _recognised(rows, hat, cells)
     if draws < 1:
         raise ToolkitError(f"got draws={draws}; expected at least one permutation.")
     generator = torch.Generator().manual_seed(seed)
-    null = [_recognised(rows[permuted_within(domain, generator)], hat, cells).double().mean() for _ in range(draws)]
+    null = [
+        _recognised(rows[permuted_within(domain, generator)], hat, cells).double().mean()
+        for _ in range(draws)
+    ]
     share = bootstrap(
         right.double(),
         unit_name="cells",
-        measured=f"share of held-out cells nearest to their prediction, in [0, 1], of {len(cells)} candidates",
+        measured=(
+            f"share of held-out cells nearest to their prediction, in [0, 1], of {len(cells)}"
+            " candidates"
+        ),
         seed=seed,
         control=torch.stack(null),
         control_name="index permuted within each domain",
@@ -176,7 +199,8 @@ def _held_out(
 def _recognised(
     rows: Float[Tensor, "cell d"], hat: Float[Tensor, "cell cell"], cells: Int[Tensor, " candidate"]
 ) -> Bool[Tensor, " candidate"]:
-    """Whether each candidate, predicted from all other cells, is nearer to its prediction than any other candidate is."""
+    """Whether each candidate, predicted from all other cells, is nearer to its prediction than any
+    other candidate is."""
     leverage = hat.diagonal()[cells, None]
     predicted = rows[cells] - (rows - hat @ rows)[cells] / (1 - leverage)
     distance = torch.cdist(predicted, rows[cells], compute_mode="donot_use_mm_for_euclid_dist")
@@ -184,7 +208,9 @@ def _recognised(
     return own < distance.fill_diagonal_(torch.inf).amin(1)
 
 
-def _explained(rows: Tensor, design: Float[Tensor, "cell column"], n_index: int) -> Float[Tensor, "3"]:
+def _explained(
+    rows: Tensor, design: Float[Tensor, "cell column"], n_index: int
+) -> Float[Tensor, "3"]:
     """R2 of `FACTORS`; of one factor, what it adds to constant and other factor."""
 
     def left(columns: Tensor) -> Tensor:
@@ -196,7 +222,9 @@ def _explained(rows: Tensor, design: Float[Tensor, "cell column"], n_index: int)
         left(design[:, [0, *range(1 + n_index, design.shape[1])]]),
     )
     both = left(design)
-    return torch.stack([domain_alone - both, index_alone - both, left(design[:, :1]) - both]) / whole
+    return (
+        torch.stack([domain_alone - both, index_alone - both, left(design[:, :1]) - both]) / whole
+    )
 
 
 def one_hot(label: Int[Tensor, " n"], classes: int) -> Float[Tensor, "n label"]:

@@ -1,18 +1,22 @@
-"""Is a cloud of points in a plane more than two independent coordinates, and more than a line with something beside it?
+"""Is a cloud of points in a plane more than two independent coordinates, and more than a line with
+something beside it?
 
-Two indices of Engels et al., exactly instead of by gradient ascent. *Separability* S: the mutual information of the two
-coordinates in bits, at the rotation where it is least; 0 means that some rotation makes them independent. *Mixture* M: the
-largest share of points within eps of a line, in standard deviations of the distance from it; near 1 means that most of the
-cloud lies on a line. An irreducible feature has a high S and a low M.
+Two indices of Engels et al., exactly instead of by gradient ascent. *Separability* S: the mutual
+information of the two coordinates in bits, at the rotation where it is least; 0 means that some
+rotation makes them independent. *Mixture* M: the largest share of points within eps of a line, in
+standard deviations of the distance from it; near 1 means that most of the cloud lies on a line. An
+irreducible feature has a high S and a low M.
 
-S is estimated on a histogram, whose bias for few points is large (.25 bits for 200 points on 10 x 10 bins): the mean over
-permutations of one coordinate is subtracted, and these draws are the null of S. M needs no null: in two dimensions every
-offset of the line is tried for each of many directions, on sorted projections.
+S is estimated on a histogram, whose bias for few points is large (.25 bits for 200 points on 10 x
+10 bins): the mean over permutations of one coordinate is subtracted, and these draws are the null
+of S. M needs no null: in two dimensions every offset of the line is tried for each of many
+directions, on sorted projections.
 
-What would fool it: a few tight clusters of points have a high S wherever they lie, so S alone shows no ring; points of one
-cluster on a line through it make M at least their share.
+What would fool it: a few tight clusters of points have a high S wherever they lie, so S alone shows
+no ring; points of one cluster on a line through it make M at least their share.
 
-Source: Engels, Michaud, Liao, Gurnee, Tegmark 2025, arXiv:2405.14860 (both indices); Miller 1955 (the bias).
+Source: Engels, Michaud, Liao, Gurnee, Tegmark 2025, arXiv:2405.14860 (both indices); Miller 1955
+(the bias).
 """
 
 from __future__ import annotations
@@ -53,19 +57,22 @@ class Irreducibility:
     """Both indices of a cloud of points in two dimensions or more."""
 
     separability: float
-    """S in bits, bias subtracted, at least 0; in more than two dimensions the least over planes of principal components."""
+    """S in bits, bias subtracted, at least 0; in more than two dimensions the least over planes of
+    principal components."""
 
     separability_raw: float
     """S as published, with its bias."""
 
     null: Float[Tensor, " draw"]
-    """Raw S with one coordinate permuted: what independent coordinates of these spreads give, the same search included."""
+    """Raw S with one coordinate permuted: what independent coordinates of these spreads give, the
+    same search included."""
 
     mixture: float
     """M in [0, 1]; a lower bound where `exact` is not."""
 
     exact: bool
-    """Whether M was searched over every line: in two dimensions. Else directions were sampled and refined."""
+    """Whether M was searched over every line: in two dimensions. Else directions were sampled and
+    refined."""
 
     n: int
     """Points."""
@@ -77,17 +84,30 @@ class Irreducibility:
 
     @property
     def represented(self) -> Verdict:
-        """Whether the cloud is irreducible: its coordinates depend on each other at every rotation, and it is no mixture."""
-        said = f"S = {self.separability:.2f} bits, M = {self.mixture:.2f}{'' if self.exact else ' at least'}"
+        """Whether the cloud is irreducible: its coordinates depend on each other at every rotation,
+        and it is no mixture."""
+        said = (
+            f"S = {self.separability:.2f} bits, M ="
+            f" {self.mixture:.2f}{'' if self.exact else ' at least'}"
+        )
         short = too_few_draws(len(self.null), n_tests=1, procedure="max_statistic")
         if short:
             return Verdict("undecided", f"{said}; {short}", p=self.p)
         if self.p > 0.05:
-            return Verdict("not_found", f"{said}: at some rotation the coordinates are independent.", p=self.p)
+            return Verdict(
+                "not_found", f"{said}: at some rotation the coordinates are independent.", p=self.p
+            )
         if self.mixture > MIXTURE:
-            return Verdict("not_found", f"{said}: most points lie along one line, so it is a mixture.", p=self.p)
+            return Verdict(
+                "not_found",
+                f"{said}: most points lie along one line, so it is a mixture.",
+                p=self.p,
+            )
         return Verdict(
-            "found", f"{said}: no rotation separates it, and it is no mixture.", p=self.p, smallest_effect=MIXTURE
+            "found",
+            f"{said}: no rotation separates it, and it is no mixture.",
+            p=self.p,
+            smallest_effect=MIXTURE,
         )
 
     @property
@@ -96,7 +116,9 @@ class Irreducibility:
         return (1 - self.mixture) * self.separability
 
 
-def irreducibility(points: Float[Tensor, "n d"], *, draws: int = 19, seed: int = 0) -> Irreducibility:
+def irreducibility(
+    points: Float[Tensor, "n d"], *, draws: int = 19, seed: int = 0
+) -> Irreducibility:
     """Measure both indices.
 
     Args:
@@ -105,21 +127,26 @@ def irreducibility(points: Float[Tensor, "n d"], *, draws: int = 19, seed: int =
         seed: of the permutations, and of the directions in more than two dimensions.
 
     Raises:
-        ToolkitError: no tensor, fewer than 20 points, fewer than two dimensions, a number that is not finite, or no draws.
+        ToolkitError: no tensor, fewer than 20 points, fewer than two dimensions, a number that is
+            not finite, or no draws.
     """
     cloud, draws = _checked(points), some_draws(draws)
     generator = torch.Generator().manual_seed(seed)
     planes = [cloud[:, i : i + 2] for i in range(cloud.shape[1] - 1)]
     raw, null = min(
-        (_against_permuted(plane, draws, generator) for plane in planes), key=lambda one: one[0] - float(one[1].mean())
+        (_against_permuted(plane, draws, generator) for plane in planes),
+        key=lambda one: one[0] - float(one[1].mean()),
     )
     exact = cloud.shape[1] == 2
     on_line = mixture(cloud) if exact else _sampled_mixture(cloud, generator)
     return Irreducibility(max(0.0, raw - float(null.mean())), raw, null, on_line, exact, len(cloud))
 
 
-def separability(points: Float[Tensor, "n 2"], *, bins: int = BINS, angles: int = ANGLES) -> tuple[float, int]:
-    """Return the least mutual information over rotations in bits, bias included, and the index of its angle in [0, pi / 2).
+def separability(
+    points: Float[Tensor, "n 2"], *, bins: int = BINS, angles: int = ANGLES
+) -> tuple[float, int]:
+    """Return the least mutual information over rotations in bits, bias included, and the index of
+    its angle in [0, pi / 2).
 
     Raises:
         ToolkitError: no tensor [n 2] of finite numbers.
@@ -130,11 +157,14 @@ def separability(points: Float[Tensor, "n 2"], *, bins: int = BINS, angles: int 
     return float(information[least]), least
 
 
-def mixture(points: Float[Tensor, "n 2"], *, epsilon: float = EPSILON, directions: int = DIRECTIONS) -> float:
-    """Return the largest share of points within `epsilon` of a line of any offset, over `directions` directions.
+def mixture(
+    points: Float[Tensor, "n 2"], *, epsilon: float = EPSILON, directions: int = DIRECTIONS
+) -> float:
+    """Return the largest share of points within `epsilon` of a line of any offset, over
+    `directions` directions.
 
-    The distance from a line at offset c is measured in its own root mean square, sqrt(E[(v.x - c)^2]), as published, so
-    that lines far from the cloud are wider.
+    The distance from a line at offset c is measured in its own root mean square, sqrt(E[(v.x -
+    c)^2]), as published, so that lines far from the cloud are wider.
 
     Raises:
         ToolkitError: no tensor [n 2] of finite numbers.
@@ -148,7 +178,8 @@ def _checked(points: Any) -> Float[Tensor, "n d"]:
     cloud = finite(points, "points")
     if len(cloud) < _FEWEST or cloud.shape[1] < 2:
         raise ToolkitError(
-            f"got points of shape {tuple(cloud.shape)}; expected at least {_FEWEST} rows of two or more coordinates."
+            f"got points of shape {tuple(cloud.shape)}; expected at least {_FEWEST} rows of two or"
+            " more coordinates."
         )
     if cloud.shape[1] > 2:
         cloud = cloud - cloud.mean(0)
@@ -170,14 +201,19 @@ def _against_permuted(
     observed, angle = separability(points)
     first, second = _turned(points, ANGLES)[angle].T
     null = [
-        separability(torch.stack([first, second[torch.randperm(len(second), generator=generator)]], 1))[0]
+        separability(
+            torch.stack([first, second[torch.randperm(len(second), generator=generator)]], 1)
+        )[0]
         for _ in range(draws)
     ]
     return observed, torch.tensor(null, dtype=torch.float64)
 
 
-def _information(x: Float[Tensor, "angle n"], y: Float[Tensor, "angle n"], bins: int) -> Float[Tensor, " angle"]:
-    """Mutual information in bits of two coordinates, each cut into equal bins over its range, one histogram per angle."""
+def _information(
+    x: Float[Tensor, "angle n"], y: Float[Tensor, "angle n"], bins: int
+) -> Float[Tensor, " angle"]:
+    """Mutual information in bits of two coordinates, each cut into equal bins over its range, one
+    histogram per angle."""
     cell = _bin(x, bins) * bins + _bin(y, bins)
     offset = torch.arange(len(cell))[:, None] * bins * bins
     count = torch.bincount((cell + offset).flatten(), minlength=len(cell) * bins * bins)
@@ -195,17 +231,23 @@ def _bin(x: Float[Tensor, "angle n"], bins: int) -> Tensor:
     return ((x - low) / width * bins).long().clamp(max=bins - 1)
 
 
-def _most_within(projected: Float[Tensor, "n direction"], epsilon: float) -> Float[Tensor, " direction"]:
-    """Largest share of points within epsilon root mean squares of a point on the line, per direction.
+def _most_within(
+    projected: Float[Tensor, "n direction"], epsilon: float
+) -> Float[Tensor, " direction"]:
+    """Largest share of points within epsilon root mean squares of a point on the line, per
+    direction.
 
-    With variance s^2 and mean m, the points within epsilon sqrt(s^2 + (m - c)^2) of c are counted for every c at which the
-    count can rise: where the lower or the upper end of the window meets a point.
+    With variance s^2 and mean m, the points within epsilon sqrt(s^2 + (m - c)^2) of c are counted
+    for every c at which the count can rise: where the lower or the upper end of the window meets a
+    point.
     """
     sorted_, n = projected.T.sort(dim=1).values, len(projected)
     mean = sorted_.mean(1, keepdim=True)
     spread = sorted_.sub(mean).square().mean(1, keepdim=True)
     ends = torch.cat([_centre(sorted_ - mean, spread, epsilon, sign) for sign in (-1, 1)], dim=1)
-    width = epsilon * (spread + ends.square()).sqrt() * (1 + 1e-12)  # the point that sets the window counts
+    width = (
+        epsilon * (spread + ends.square()).sqrt() * (1 + 1e-12)
+    )  # the point that sets the window counts
     centred = (sorted_ - mean).contiguous()
     upper = torch.searchsorted(centred, (ends + width).contiguous(), right=True)
     lower = torch.searchsorted(centred, (ends - width).contiguous())
@@ -220,7 +262,8 @@ def _centre(x: Tensor, spread: Tensor, epsilon: float, sign: int) -> Tensor:
 
 
 def _sampled_mixture(cloud: Float[Tensor, "n d"], generator: torch.Generator) -> float:
-    """The best of random directions, then of directions ever closer around the best so far: a lower bound."""
+    """The best of random directions, then of directions ever closer around the best so far: a lower
+    bound."""
     best, value = torch.zeros(cloud.shape[1], dtype=torch.float64), -1.0
     for spread in (1.0, 0.5, 0.25, 0.12, 0.06, 0.03):
         around = torch.randn(500, cloud.shape[1], generator=generator, dtype=torch.float64)

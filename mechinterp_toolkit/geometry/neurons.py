@@ -1,11 +1,12 @@
 """Which neurons of an adder are waves of a, of b and of a + b? All of them at once, in closed form.
 
-Pre-activations over pairs (a, b) are regressed on a constant, a, b and cos and sin of a, b and a + b at each period; one
-least-squares problem serves every neuron. R2 is that of pairs whose sum was held out, and each family's part is what the fit
-loses without it.
+Pre-activations over pairs (a, b) are regressed on a constant, a, b and cos and sin of a, b and a +
+b at each period; one least-squares problem serves every neuron. R2 is that of pairs whose sum was
+held out, and each family's part is what the fit loses without it.
 
-What would fool it: columns that depend on each other (the sine of period 2 is zero on integers), which are dropped; and a
-neuron that is nearly constant, whose R2 says nothing: its variance stands beside it.
+What would fool it: columns that depend on each other (the sine of period 2 is zero on integers),
+which are dropped; and a neuron that is nearly constant, whose R2 says nothing: its variance stands
+beside it.
 
 Source: Kantamneni and Tegmark 2025, arXiv:2502.00873, who fit each neuron by gradient descent.
 """
@@ -65,7 +66,10 @@ class NeuronFits:
     def represented(self) -> Verdict:
         """Whether the neurons are waves of a, b and a + b, or lines, on pairs held out."""
         p = float(p_value(torch.tensor(self.observed), self.null))
-        said = f"Of {self.judged} neurons of largest variance, waves explain {self.observed:.2f} of held-out pairs"
+        said = (
+            f"Of {self.judged} neurons of largest variance, waves explain {self.observed:.2f} of"
+            " held-out pairs"
+        )
         against = f"permuted pairs {float(self.null.mean()):.2f}"
         if p <= 0.05 and self.observed > 0:
             return Verdict("found", f"{said}; {against}.", p=p)
@@ -90,8 +94,8 @@ def fit_neurons(
         seed: of the folds over sums.
 
     Raises:
-        ToolkitError: fewer pairs than columns, fewer than five sums, or arguments that are no tensors of finite numbers with
-            a row each.
+        ToolkitError: fewer pairs than columns, fewer than five sums, or arguments that are no
+            tensors of finite numbers with a row each.
     """
     y = finite(preacts, "preacts", "pair neuron")
     a, b = whole_numbers(a, "a", len(y)), whole_numbers(b, "b", len(y))
@@ -99,8 +103,8 @@ def fit_neurons(
     sums, which = (a + b).unique(return_inverse=True)
     if len(y) < len(columns) or len(sums) < FOLDS:
         raise ToolkitError(
-            f"got {len(y)} pairs with {len(sums)} sums for {len(columns)} columns; expected more pairs than columns, and "
-            f"{FOLDS} sums or more."
+            f"got {len(y)} pairs with {len(sums)} sums for {len(columns)} columns; expected more"
+            f" pairs than columns, and {FOLDS} sums or more."
         )
     generator = torch.Generator().manual_seed(seed)
     fold = (torch.randperm(len(sums), generator=generator) % FOLDS)[which]
@@ -132,9 +136,15 @@ def fit_neurons(
     )
 
 
-def _design(a: Tensor, b: Tensor, periods: Sequence[Period]) -> tuple[tuple[str, ...], Float[Tensor, "pair column"]]:
+def _design(
+    a: Tensor, b: Tensor, periods: Sequence[Period]
+) -> tuple[tuple[str, ...], Float[Tensor, "pair column"]]:
     """Constant, lines and waves; the sine of period 2, zero on integers, is left out."""
-    named = {"constant": torch.ones(len(a), dtype=torch.float64), "line of a": a.double(), "line of b": b.double()}
+    named = {
+        "constant": torch.ones(len(a), dtype=torch.float64),
+        "line of a": a.double(),
+        "line of b": b.double(),
+    }
     for family, number in zip(FAMILIES, (a, b, a + b), strict=True):
         for period in periods:
             angle = 2 * math.pi * number.double() / period
@@ -144,7 +154,13 @@ def _design(a: Tensor, b: Tensor, periods: Sequence[Period]) -> tuple[tuple[str,
     return tuple(named), torch.stack(list(named.values()), 1)
 
 
-def _missed_without(design: Tensor, columns: tuple[str, ...], y: Tensor, family: str) -> Float[Tensor, " neuron"]:
-    kept = [i for i, name in enumerate(columns) if not name.endswith(f" of {family}") or name.startswith("line")]
+def _missed_without(
+    design: Tensor, columns: tuple[str, ...], y: Tensor, family: str
+) -> Float[Tensor, " neuron"]:
+    kept = [
+        i
+        for i, name in enumerate(columns)
+        if not name.endswith(f" of {family}") or name.startswith("line")
+    ]
     part = design[:, kept]
     return (y - part @ (torch.linalg.pinv(part) @ y)).square().sum(0)

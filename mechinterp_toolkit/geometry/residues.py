@@ -1,14 +1,16 @@
 """Can n mod T be read off, and can one residue be swapped for another?
 
-*Residue features*: one direction per residue of n mod T, by class
-means, a logistic probe or a small sparse autoencoder. *Residue scan*: a linear classifier reads n mod T for held-out
-numbers, for every period; permuted numbers repeat the search. *Steering*: one residue's direction is exchanged for
-another's, and the reader of the state has to answer with the successor of the item with the new residue.
+*Residue features*: one direction per residue of n mod T, by class means, a logistic probe or a
+small sparse autoencoder. *Residue scan*: a linear classifier reads n mod T for held-out numbers,
+for every period; permuted numbers repeat the search. *Steering*: one residue's direction is
+exchanged for another's, and the reader of the state has to answer with the successor of the item
+with the new residue.
 
-What would fool it: class means of residues contain any trend in n, because larger residues belong to larger numbers: `detrend`
-removes a cubic. A period's divisors and multiples can be read off where the period can; `best` names the one that
-stands out most. An oscillation of any origin has a period: digits shared by numbers of several tokens, or how frequent
-tokens are. Random directions rarely steer anything, so the features must also beat themselves with residues exchanged.
+What would fool it: class means of residues contain any trend in n, because larger residues belong
+to larger numbers: `detrend` removes a cubic. A period's divisors and multiples can be read off
+where the period can; `best` names the one that stands out most. An oscillation of any origin has a
+period: digits shared by numbers of several tokens, or how frequent tokens are. Random directions
+rarely steer anything, so the features must also beat themselves with residues exchanged.
 
 Source: Gould et al. 2023, arXiv:2312.09230 (mod-10 features, vector arithmetic); Fu et al. 2026,
 arXiv:2604.20817 (separability). The period scan and all nulls are this toolkit's.
@@ -28,7 +30,13 @@ from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry.arguments import finite, same_width, whole_numbers
 from mechinterp_toolkit.geometry.factoring import ALPHA, control_of, one_hot
 from mechinterp_toolkit.results import Estimate, Verdict
-from mechinterp_toolkit.stats import bootstrap, max_statistic_p, p_value, permutations, too_few_draws
+from mechinterp_toolkit.stats import (
+    bootstrap,
+    max_statistic_p,
+    p_value,
+    permutations,
+    too_few_draws,
+)
 
 RIDGE = 0.1
 """Penalty of the scan's classifier, in units of the mean squared norm of a residual."""
@@ -41,7 +49,7 @@ Method = Literal["mean", "probe", "sae"]
 _FEWEST = 12  # numbers: below, a cubic and the shortest period leave too little
 
 
-# --- features of residues --------------------------------------------------------------------------------------------
+# --- features of residues ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -61,10 +69,12 @@ class ResidueFeatures:
     """Items that have each residue."""
 
     latent: Int[Tensor, " residue"] | None = None
-    """Latent of the autoencoder whose activation goes with each residue most closely; two residues may share one."""
+    """Latent of the autoencoder whose activation goes with each residue most closely; two residues
+    may share one."""
 
     share: Float[Tensor, " residue"] | None = None
-    """Share of a residue's items in which that latent exceeds its mean by more than any other latent, in [0, 1]."""
+    """Share of a residue's items in which that latent exceeds its mean by more than any other
+    latent, in [0, 1]."""
 
     shuffled: Float[Tensor, "draw residue"] | None = None
     """The same for permuted numbers, latents being chosen again."""
@@ -86,8 +96,9 @@ def residue_features(
 ) -> ResidueFeatures:
     """Return one unit direction per residue of n mod `period`.
 
-    "mean": class mean minus the mean of all items. "probe": weights of a multinomial logistic classifier. "sae": decoder
-    row of the latent whose activation correlates most with the class, in an autoencoder with one hidden ReLU layer.
+    "mean": class mean minus the mean of all items. "probe": weights of a multinomial logistic
+    classifier. "sae": decoder row of the latent whose activation correlates most with the class, in
+    an autoencoder with one hidden ReLU layer.
 
     Args:
         acts: one row per item.
@@ -97,14 +108,15 @@ def residue_features(
         seed: of the autoencoder's first weights and of the permutations.
         detrend: remove a cubic in the number first, so that no direction says "larger".
         latents: width of the autoencoder.
-        sparsity: its penalty per unit of activation, where activations have a mean squared norm of 1.
+        sparsity: its penalty per unit of activation, where activations have a mean squared norm of
+            1.
         steps: its updates, each on all items.
         rate: its learning rate.
         draws: permutations behind `shuffled`.
 
     Raises:
-        ToolkitError: a residue has no item or no direction, an unknown method, or arguments that are no tensors of finite
-            numbers with a row each.
+        ToolkitError: a residue has no item or no direction, an unknown method, or arguments that
+            are no tensors of finite numbers with a row each.
     """
     rows = finite(acts, "acts", "item d")
     number = whole_numbers(number, "number", len(rows))
@@ -115,7 +127,8 @@ def residue_features(
     if int(items.min()) == 0:
         missing = (items == 0).nonzero()[:, 0].tolist()
         raise ToolkitError(
-            f"no item has residue {missing} mod {period} among {len(rows)} items; add items or take a shorter period."
+            f"no item has residue {missing} mod {period} among {len(rows)} items; add items or take"
+            " a shorter period."
         )
     if method not in ("mean", "probe", "sae"):
         raise ToolkitError(f"got method={method!r}; expected 'mean', 'probe' or 'sae'.")
@@ -124,9 +137,15 @@ def residue_features(
         active, decoder = _autoencoder(rows, latents, sparsity, steps, rate, seed)
         latent, share = _key_latents(active, residue, period)
         orders = permutations(len(rows), draws=draws, seed=seed).index
-        shuffled = torch.stack([_key_latents(active, residue[order], period)[1] for order in orders])
-        return ResidueFeatures(period, method, _unit(decoder[latent]), items, latent, share, shuffled)
-    found = _class_means(rows, residue, period) if method == "mean" else _probe(rows, residue, period)
+        shuffled = torch.stack(
+            [_key_latents(active, residue[order], period)[1] for order in orders]
+        )
+        return ResidueFeatures(
+            period, method, _unit(decoder[latent]), items, latent, share, shuffled
+        )
+    found = (
+        _class_means(rows, residue, period) if method == "mean" else _probe(rows, residue, period)
+    )
     return ResidueFeatures(period, method, _unit(found), items)
 
 
@@ -136,12 +155,15 @@ def _class_means(rows: Tensor, residue: Tensor, period: int) -> Float[Tensor, "r
 
 
 def _probe(rows: Tensor, residue: Tensor, period: int) -> Float[Tensor, "residue d"]:
-    """Weights of a penalised multinomial logistic regression, the mean over residues (which changes nothing) removed."""
+    """Weights of a penalised multinomial logistic regression, the mean over residues (which changes
+    nothing) removed."""
     with torch.enable_grad():
         scaled = rows / _size(rows)
         weight = torch.zeros(period, rows.shape[1], dtype=torch.float64, requires_grad=True)
         bias = torch.zeros(period, dtype=torch.float64, requires_grad=True)
-        solver = torch.optim.LBFGS([weight, bias], max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+        solver = torch.optim.LBFGS(
+            [weight, bias], max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
+        )
 
         def closure() -> Tensor:
             solver.zero_grad()
@@ -157,10 +179,12 @@ def _probe(rows: Tensor, residue: Tensor, period: int) -> Float[Tensor, "residue
 def _autoencoder(
     rows: Float[Tensor, "item d"], latents: int, sparsity: float, steps: int, rate: float, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Train a sparse autoencoder with decoder rows of norm 1; its activations [item, latent] and its decoder."""
+    """Train a sparse autoencoder with decoder rows of norm 1; its activations [item, latent] and
+    its decoder."""
     if latents < 1 or steps < 1 or sparsity < 0 or rate <= 0:
         raise ToolkitError(
-            f"got latents={latents}, steps={steps}, sparsity={sparsity}, rate={rate}; expected positive numbers."
+            f"got latents={latents}, steps={steps}, sparsity={sparsity}, rate={rate}; expected"
+            " positive numbers."
         )
     generator = torch.Generator().manual_seed(seed)
     scaled = rows / _size(rows)
@@ -183,8 +207,11 @@ def _autoencoder(
         return torch.relu((scaled - centre) @ encoder + bias), decoder.detach().clone()
 
 
-def _key_latents(active: Float[Tensor, "item latent"], residue: Tensor, period: int) -> tuple[Tensor, Tensor]:
-    """The latent that correlates most with each residue, and the share of its items in which it stands out most."""
+def _key_latents(
+    active: Float[Tensor, "item latent"], residue: Tensor, period: int
+) -> tuple[Tensor, Tensor]:
+    """The latent that correlates most with each residue, and the share of its items in which it
+    stands out most."""
     above = active - active.mean(0)
     spread = above.norm(dim=0)
     alive = spread > 1e-9 * spread.max().clamp_min(1e-300)
@@ -197,7 +224,7 @@ def _key_latents(active: Float[Tensor, "item latent"], residue: Tensor, period: 
     return latent, share
 
 
-# --- which residues can be read off ----------------------------------------------------------------------------------
+# --- which residues can be read off --------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -211,34 +238,50 @@ class ResidueScan:
     """Periods left out because they are longer than half the range of the numbers."""
 
     excess: Estimate
-    """Per period: share of numbers whose residue is read off when the number is held out, minus 1/T."""
+    """Per period: share of numbers whose residue is read off when the number is held out, minus
+    1/T."""
 
     p: Float[Tensor, " period"]
     """p-value of each, corrected for all periods."""
 
     @property
     def found(self) -> tuple[int, ...]:
-        """Periods whose residue can be read off, the one that stands out most first; multiples and divisors among them."""
-        order = _stands_out(self.excess.value, self.periods, self.excess.n).argsort(descending=True, stable=True)
+        """Periods whose residue can be read off, the one that stands out most first; multiples and
+        divisors among them."""
+        order = _stands_out(self.excess.value, self.periods, self.excess.n).argsort(
+            descending=True, stable=True
+        )
         return tuple(self.periods[i] for i in order.tolist() if self.p[i] <= ALPHA)
 
     @property
     def best(self) -> int:
         """The period that stands out most, found or not."""
-        return self.periods[int(_stands_out(self.excess.value, self.periods, self.excess.n).argmax())]
+        return self.periods[
+            int(_stands_out(self.excess.value, self.periods, self.excess.n).argmax())
+        ]
 
     @property
     def represented(self) -> Verdict:
         """Whether the residue of some period can be read off."""
         p, at = float(self.p.amin()), self.periods.index(self.best)
-        skipped = f" Skipped as longer than half the range: {_listed(self.skipped)}." if self.skipped else ""
+        skipped = (
+            f" Skipped as longer than half the range: {_listed(self.skipped)}."
+            if self.skipped
+            else ""
+        )
         why = too_few_draws(
-            len(control_of(self.excess)), n_tests=len(self.periods), procedure="max_statistic", alpha=ALPHA
+            len(control_of(self.excess)),
+            n_tests=len(self.periods),
+            procedure="max_statistic",
+            alpha=ALPHA,
         )
         if why:
             return Verdict("undecided", f"Of {len(self.periods)} periods: {why}{skipped}", p=p)
         accuracy = float(self.excess.value[at]) + 1 / self.best
-        said = f"n mod {self.best} is read off for {accuracy:.0%} of held-out numbers (1/T: {1 / self.best:.0%})"
+        said = (
+            f"n mod {self.best} is read off for {accuracy:.0%} of held-out numbers (1/T:"
+            f" {1 / self.best:.0%})"
+        )
         if not self.found:
             said = f"No period beats permuted numbers; at best {said}"
         return Verdict("found" if self.found else "not_found", f"{said}.{skipped}", p=p)
@@ -252,11 +295,13 @@ def residue_scan(
     draws: int = 199,
     seed: int = 0,
 ) -> ResidueScan:
-    """Look for periods T for which a linear classifier reads n mod T for numbers it was not trained on.
+    """Look for periods T for which a linear classifier reads n mod T for numbers it was not trained
+    on.
 
-    Several rows of a number are averaged and a cubic in the number is removed. The classifier is ridge regression on
-    one-hot residues, each number held out in turn (closed form). The null permutes what the cubic leaves, removes a
-    cubic again, and takes the largest excess over the periods, each in binomial standard deviations.
+    Several rows of a number are averaged and a cubic in the number is removed. The classifier is
+    ridge regression on one-hot residues, each number held out in turn (closed form). The null
+    permutes what the cubic leaves, removes a cubic again, and takes the largest excess over the
+    periods, each in binomial standard deviations.
 
     Args:
         acts: one row per prompt or item.
@@ -266,8 +311,8 @@ def residue_scan(
         seed: of permutations and bootstrap.
 
     Raises:
-        ToolkitError: fewer than 12 different numbers, no period is left, or arguments that are no tensors of finite numbers
-            with a row each.
+        ToolkitError: fewer than 12 different numbers, no period is left, or arguments that are no
+            tensors of finite numbers with a row each.
     """
     rows, unique = _by_number(acts, number)
     longest = (int(unique[-1]) - int(unique[0]) + 1) // 2
@@ -275,8 +320,9 @@ def residue_scan(
     kept = tuple(t for t in asked if 2 <= t <= longest)
     if not kept or min(asked) < 2:
         raise ToolkitError(
-            f"got periods {_listed(asked) or 'none'} for numbers from {int(unique[0])} to {int(unique[-1])}; expected "
-            f"periods from 2, at least one of them at most {longest}, half the range."
+            f"got periods {_listed(asked) or 'none'} for numbers from {int(unique[0])} to"
+            f" {int(unique[-1])}; expected periods from 2, at least one of them at most {longest},"
+            " half the range."
         )
     design = _cubic(unique)
     left = _without(rows, design)
@@ -284,8 +330,14 @@ def residue_scan(
     chance = 1 / torch.tensor(kept, dtype=torch.float64)
     right = _read_off(left, residues, kept) - chance
     orders = permutations(len(unique), draws=draws, seed=seed).index
-    # Permuted residuals have a cubic part again, which the observed ones cannot have: it is removed again.
-    null = torch.stack([_read_off(_without(left[order], design), residues, kept).mean(0) for order in orders]) - chance
+    # Permuted residuals have a cubic part again, which the observed ones cannot have: it is removed
+    # again.
+    null = (
+        torch.stack(
+            [_read_off(_without(left[order], design), residues, kept).mean(0) for order in orders]
+        )
+        - chance
+    )
     n = len(unique)
     return ResidueScan(
         periods=kept,
@@ -309,7 +361,10 @@ def _by_number(acts: Any, number: Any) -> tuple[Float[Tensor, "n d"], Int[Tensor
     rows = finite(acts, "acts", "item d")
     unique, which = whole_numbers(number, "number", len(rows)).unique(return_inverse=True)
     if len(unique) < _FEWEST:
-        raise ToolkitError(f"got {len(unique)} different numbers; expected at least {_FEWEST} to look for residues.")
+        raise ToolkitError(
+            f"got {len(unique)} different numbers; expected at least {_FEWEST} to look for"
+            " residues."
+        )
     members = one_hot(which, len(unique))
     return members.T @ rows / members.sum(0)[:, None], unique
 
@@ -317,7 +372,8 @@ def _by_number(acts: Any, number: Any) -> tuple[Float[Tensor, "n d"], Int[Tensor
 def _read_off(
     left: Float[Tensor, "n d"], residues: Int[Tensor, "n period"], periods: Sequence[int]
 ) -> Float[Tensor, "n period"]:
-    """1 where the residue of a number is read off by ridge regression on all other numbers, else 0."""
+    """1 where the residue of a number is read off by ridge regression on all other numbers,
+    else 0."""
     gram = left @ left.T
     penalty = RIDGE * gram.diagonal().mean().clamp_min(1e-300)
     hat = gram @ torch.linalg.inv(gram + penalty * torch.eye(len(gram), dtype=torch.float64))
@@ -329,13 +385,16 @@ def _read_off(
     return (torch.stack([part.argmax(1) for part in parts], 1) == residues).double()
 
 
-def _stands_out(excess: Float[Tensor, "*draw period"], periods: Sequence[int], n: int) -> Float[Tensor, "*draw period"]:
-    """Excess accuracy in standard deviations of guessing, so that periods of 2 and of 24 can be compared."""
+def _stands_out(
+    excess: Float[Tensor, "*draw period"], periods: Sequence[int], n: int
+) -> Float[Tensor, "*draw period"]:
+    """Excess accuracy in standard deviations of guessing, so that periods of 2 and of 24 can be
+    compared."""
     chance = 1 / torch.tensor(periods, dtype=torch.float64)
     return excess / (chance * (1 - chance) / n).sqrt()
 
 
-# --- exchanging residues ---------------------------------------------------------------------------------------------
+# --- exchanging residues -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -343,7 +402,8 @@ class ResidueSteering:
     """Result of `steer_residues`; a cell is an item and a residue that is not its own."""
 
     share: Estimate
-    """Share of cells in which the answer is the successor of the intended item; control: random directions."""
+    """Share of cells in which the answer is the successor of the intended item; control: random
+    directions."""
 
     shuffled: Float[Tensor, " draw"]
     """The share with the features' residues permuted."""
@@ -371,7 +431,8 @@ class ResidueSteering:
 
     @property
     def used(self) -> Verdict:
-        """Whether exchanging features moves the answer as intended, beyond random directions and permuted residues."""
+        """Whether exchanging features moves the answer as intended, beyond random directions and
+        permuted residues."""
         control = control_of(self.share)
         p = max(
             float(p_value(self.share.value, control)),
@@ -379,10 +440,15 @@ class ResidueSteering:
         )
         said = f"{float(self.share.value):.0%} of {len(self.item)} cells are answered as intended"
         for draws, exact in ((len(control), False), (len(self.shuffled), self.exact)):
-            why = too_few_draws(draws, n_tests=1, procedure="max_statistic", alpha=ALPHA, exact=exact)
+            why = too_few_draws(
+                draws, n_tests=1, procedure="max_statistic", alpha=ALPHA, exact=exact
+            )
             if why:
                 return Verdict("undecided", f"{said}, but {why}", p=p)
-        against = f"random directions {float(control.mean()):.0%}, permuted residues {float(self.shuffled.mean()):.0%}"
+        against = (
+            f"random directions {float(control.mean()):.0%}, permuted residues"
+            f" {float(self.shuffled.mean()):.0%}"
+        )
         return Verdict("found" if p <= ALPHA else "not_found", f"{said}; {against}.", p=p)
 
 
@@ -397,10 +463,11 @@ def steer_residues(
     seed: int = 0,
     cyclic: bool = False,
 ) -> ResidueSteering:
-    """Add `scale` times (feature of residue j - feature of the own residue) to every item, and read the answer.
+    """Add `scale` times (feature of residue j - feature of the own residue) to every item, and read
+    the answer.
 
-    The right answer is the successor of the item with residue j in the same block of T numbers. An item's own residue
-    changes nothing and is no cell: see `unsteered`.
+    The right answer is the successor of the item with residue j in the same block of T numbers. An
+    item's own residue changes nothing and is no cell: see `unsteered`.
 
     Args:
         items: one state per item.
@@ -413,8 +480,9 @@ def steer_residues(
         cyclic: whether the smallest number follows the largest.
 
     Raises:
-        ToolkitError: a number comes twice, no cell is left, arguments that are no tensors of finite numbers with a row each,
-            features of another width, or logits that are not finite or have the wrong shape.
+        ToolkitError: a number comes twice, no cell is left, arguments that are no tensors of finite
+            numbers with a row each, features of another width, or logits that are not finite or
+            have the wrong shape.
     """
     rows, directions = finite(items, "items", "item d"), finite(features, "features", "residue d")
     number = whole_numbers(number, "number", len(rows))
@@ -445,10 +513,14 @@ def steer_residues(
         control_name="random directions of the same norm",
     )
     unsteered = float((plain == follows)[follows >= 0].double().mean())
-    return ResidueSteering(share, permuted, orders.exact, item, residue, intended, answered, left_out, unsteered)
+    return ResidueSteering(
+        share, permuted, orders.exact, item, residue, intended, answered, left_out, unsteered
+    )
 
 
-def _random_like(directions: Float[Tensor, "residue d"], draws: int, seed: int) -> Float[Tensor, "draw residue d"]:
+def _random_like(
+    directions: Float[Tensor, "residue d"], draws: int, seed: int
+) -> Float[Tensor, "draw residue d"]:
     """Random directions of the same norms."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(draws, *directions.shape, generator=generator, dtype=torch.float64)
@@ -462,13 +534,20 @@ def _successors(number: Int[Tensor, " item"], cyclic: bool) -> Int[Tensor, " ite
     return torch.tensor([at.get(n + 1, after.get(n, -1)) for n in number.tolist()])
 
 
-def _cells(number: Int[Tensor, " item"], period: int, cyclic: bool) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Item, new residue and position of the right answer of every cell, and the number of cells without an answer."""
+def _cells(
+    number: Int[Tensor, " item"], period: int, cyclic: bool
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Item, new residue and position of the right answer of every cell, and the number of cells
+    without an answer."""
     at = {n: k for k, n in enumerate(number.tolist())}
     if len(at) < len(number):
-        raise ToolkitError(f"{len(number)} items have {len(at)} different numbers; expected each number once.")
+        raise ToolkitError(
+            f"{len(number)} items have {len(at)} different numbers; expected each number once."
+        )
     if period < 2:
-        raise ToolkitError(f"got {period} features; expected one for each residue of a period of at least 2.")
+        raise ToolkitError(
+            f"got {period} features; expected one for each residue of a period of at least 2."
+        )
     follows = _successors(number, cyclic).tolist()
     cells, left_out = [], 0
     for n, k in at.items():
@@ -480,8 +559,9 @@ def _cells(number: Int[Tensor, " item"], period: int, cyclic: bool) -> tuple[Ten
                 cells.append((k, j, follows[target]))
     if len({k for k, _, _ in cells}) < 2:
         raise ToolkitError(
-            f"{len(cells)} cells of {len(number)} items have an answer, {left_out} have none; expected cells of at least "
-            f"two items: give numbers that follow each other within blocks of {period}."
+            f"{len(cells)} cells of {len(number)} items have an answer, {left_out} have none;"
+            " expected cells of at least two items: give numbers that follow each other within"
+            f" blocks of {period}."
         )
     item, residue, intended = torch.tensor(cells).T
     return item, residue, intended, left_out
@@ -491,16 +571,19 @@ def _largest(logits: Any, n: int, items: int) -> Int[Tensor, " n"]:
     """Position of the largest logit, -1 where several tie: equal logits choose nothing."""
     values = finite(logits, "logits", "n item")
     if tuple(values.shape) != (n, items):
-        raise ToolkitError(f"read gave logits of shape {tuple(values.shape)}; expected {(n, items)}: one per item.")
+        raise ToolkitError(
+            f"read gave logits of shape {tuple(values.shape)}; expected {(n, items)}: one per item."
+        )
     most = values.amax(1, keepdim=True)
     return values.argmax(1).where((values == most).sum(1) == 1, torch.tensor(-1))
 
 
-# --- shared ----------------------------------------------------------------------------------------------------------
+# --- shared --------------------------------------------------------------------------------------
 
 
 def _cubic(number: Int[Tensor, " n"]) -> Float[Tensor, "n column"]:
-    """Orthonormal columns that span polynomials of degree three (fewer, of fewer than four numbers)."""
+    """Orthonormal columns that span polynomials of degree three (fewer, of fewer than four
+    numbers)."""
     n = number.double()
     scaled = 2 * (n - n.min()) / (n.max() - n.min()).clamp_min(1) - 1
     columns = torch.stack([torch.special.legendre_polynomial_p(scaled, k) for k in range(4)], 1)
@@ -522,7 +605,8 @@ def _unit(vectors: Float[Tensor, "residue d"]) -> Float[Tensor, "residue d"]:
     none = (norm[:, 0] <= 1e-9 * norm.max()).nonzero()[:, 0].tolist()
     if none:
         raise ToolkitError(
-            f"residues {none} have no direction: their items are like all others; check the activations."
+            f"residues {none} have no direction: their items are like all others; check the"
+            " activations."
         )
     return vectors / norm
 

@@ -1,11 +1,13 @@
 """How are functions on S_7 and S_8 transformed without a dense matrix?
 
-S_n is the union of cosets c_i S_{n-1} with c_i = s_i s_{i+1} ... s_{n-1}, i = 1 .. n, so that for the parts
-f_i(h) = f(c_i h) the transform at a partition is sum_i rho(c_i) times the block-diagonal matrix of the transforms of
-f_i at the partitions with one box less. All cosets of one level are handled at once; each s_j has two entries a row.
+S_n is the union of cosets c_i S_{n-1} with c_i = s_i s_{i+1} ... s_{n-1}, i = 1 .. n, so that for
+the parts f_i(h) = f(c_i h) the transform at a partition is sum_i rho(c_i) times the block-diagonal
+matrix of the transforms of f_i at the partitions with one box less. All cosets of one level are
+handled at once; each s_j has two entries a row.
 
-What would fool it: a basis whose restriction to S_{n-1} is not block-diagonal; `young` keeps tableaux in last-letter
-order for this. Costs about n^3 / 2 operations per element of the group instead of n!.
+What would fool it: a basis whose restriction to S_{n-1} is not block-diagonal; `young` keeps
+tableaux in last-letter order for this. Costs about n^3 / 2 operations per element of the group
+instead of n!.
 
 Source: Clausen 1989, Fast generalized Fourier transforms, Theoretical Computer Science 67.
 """
@@ -18,25 +20,41 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechinterp_toolkit.groups.young import Partition, adjacent_transposition, corners, partitions, tableaux
+from mechinterp_toolkit.groups.young import (
+    Partition,
+    adjacent_transposition,
+    corners,
+    partitions,
+    tableaux,
+)
 
-# Level k works on k stacked copies of the data; 2^25 numbers of 8 bytes keep the largest below about 256 MB.
+# Level k works on k stacked copies of the data; 2^25 numbers of 8 bytes keep the largest below
+# about 256 MB.
 WORKING_NUMBERS = 2**25
 
 Level = dict[Partition, Tensor]  # partition of k -> [batch, n!/k! cosets, dim, dim]
 
 
-def forward(f: Float[Tensor, "batch order"], permutations: Int[Tensor, "order degree"]) -> Float[Tensor, "batch order"]:
-    """Return orthonormal Fourier coefficients of functions on S_n, columns as in the dense Fourier matrix."""
+def forward(
+    f: Float[Tensor, "batch order"], permutations: Int[Tensor, "order degree"]
+) -> Float[Tensor, "batch order"]:
+    """Return orthonormal Fourier coefficients of functions on S_n, columns as in the dense Fourier
+    matrix."""
     degree, order = permutations.shape[1], len(permutations)
     at = _coset_position(permutations).argsort()
-    return torch.cat([_analyse(rows[:, at], degree) for rows in f.split(max(1, WORKING_NUMBERS // (order * degree)))])
+    return torch.cat(
+        [
+            _analyse(rows[:, at], degree)
+            for rows in f.split(max(1, WORKING_NUMBERS // (order * degree)))
+        ]
+    )
 
 
 def backward(
     coefficients: Float[Tensor, "batch order"], permutations: Int[Tensor, "order degree"]
 ) -> Float[Tensor, "batch order"]:
-    """Return the functions with these coefficients: the transpose, and so the inverse, of `forward`."""
+    """Return the functions with these coefficients: the transpose, and so the inverse, of
+    `forward`."""
     degree, order = permutations.shape[1], len(permutations)
     position = _coset_position(permutations)
     parts = coefficients.split(max(1, WORKING_NUMBERS // (order * degree)))
@@ -47,7 +65,9 @@ def _analyse(f: Float[Tensor, "batch order"], degree: int) -> Float[Tensor, "bat
     level: Level = {(1,): f[:, :, None, None]}
     for k in range(2, degree + 1):
         level = {shape: _ascend(level, shape, k) for shape in partitions(k)}
-    scaled = [math.sqrt(matrix.shape[-1] / f.shape[1]) * matrix.flatten(1) for matrix in level.values()]
+    scaled = [
+        math.sqrt(matrix.shape[-1] / f.shape[1]) * matrix.flatten(1) for matrix in level.values()
+    ]
     return torch.cat(scaled, 1)
 
 
@@ -58,12 +78,16 @@ def _ascend(level: Level, shape: Partition, k: int) -> Float[Tensor, "batch cose
     stack = some.new_zeros(some.shape[0], some.shape[1] // k, k, dim, dim)
     for below, rows in _sub_blocks(shape):
         stack[..., rows, rows] = level[below].unflatten(1, (-1, k))
-    for j in range(k - 1, 0, -1):  # term i is multiplied by s_{k-1}, ..., s_i in turn: those with i <= j by s_j
+    for j in range(
+        k - 1, 0, -1
+    ):  # term i is multiplied by s_{k-1}, ..., s_i in turn: those with i <= j by s_j
         stack[:, :, :j] = adjacent_transposition(shape, j).times(stack[:, :, :j])
     return stack.sum(2)
 
 
-def _synthesise(coefficients: Float[Tensor, "batch order"], degree: int) -> Float[Tensor, "batch order"]:
+def _synthesise(
+    coefficients: Float[Tensor, "batch order"], degree: int
+) -> Float[Tensor, "batch order"]:
     order = coefficients.shape[1]
     level: Level = {}
     start = 0
@@ -100,7 +124,8 @@ def _sub_blocks(shape: Partition) -> list[tuple[Partition, slice]]:
 
 
 def _coset_position(permutations: Int[Tensor, "order degree"]) -> Int[Tensor, " order"]:
-    """Place of each element when elements are sorted by coset of S_{n-1}, then of S_{n-2} within it, and so on."""
+    """Place of each element when elements are sorted by coset of S_{n-1}, then of S_{n-2} within
+    it, and so on."""
     rest, position = permutations, torch.zeros(len(permutations), dtype=torch.long)
     for k in range(permutations.shape[1], 1, -1):
         i = rest[:, k - 1 : k]  # g = c_i h sends the last letter to i

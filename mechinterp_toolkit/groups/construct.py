@@ -1,10 +1,12 @@
 """Which groups can be asked for by name, and in which order do their elements stand?
 
-S_n and A_n: permutations in lexicographic order of their one-line notation, labelled by cycles of 1 .. n. C_n: 0 .. n-1
-under addition. D_n, of order 2n: the rotations 1, r, ..., r^(n-1), then the reflections s, rs, ... with s r s = r^-1.
-Q8: 1, -1, i, -i, j, -j, k, -k. A product A x B: pairs, the second factor varying fastest.
+S_n and A_n: permutations in lexicographic order of their one-line notation, labelled by cycles of 1
+.. n. C_n: 0 .. n-1 under addition. D_n, of order 2n: the rotations 1, r, ..., r^(n-1), then the
+reflections s, rs, ... with s r s = r^-1. Q8: 1, -1, i, -i, j, -j, k, -k. A product A x B: pairs,
+the second factor varying fastest.
 
-What would fool it: the other habit of writing D_2n for the dihedral group of order 2n. Here D12 has order 24.
+What would fool it: the other habit of writing D_2n for the dihedral group of order 2n. Here D12 has
+order 24.
 """
 
 from __future__ import annotations
@@ -21,10 +23,13 @@ from mechinterp_toolkit.groups.table import TABLE_LIMIT, Group, lexicographic_ra
 
 
 def symmetric(n: int) -> Group:
-    """Return S_n for n = 1 .. 8. From S_8 on there is no Cayley table, only products and the fast Fourier transform."""
+    """Return S_n for n = 1 .. 8. From S_8 on there is no Cayley table, only products and the fast
+    Fourier transform."""
     _check_size(f"symmetric({n})", n, 8)
     permutations = torch.tensor(list(itertools.permutations(range(n))))
-    group = Group(f"S{n}", _cycle_labels(permutations), permutations=permutations, family="symmetric")
+    group = Group(
+        f"S{n}", _cycle_labels(permutations), permutations=permutations, family="symmetric"
+    )
     if n > 6:
         return group  # 203 MB from S_7 on: the table is made when it is asked for
     return Group(group.name, group.labels, group.table, permutations, family="symmetric")
@@ -37,7 +42,9 @@ def alternating(n: int) -> Group:
     later = torch.ones(n, n).triu(1).bool()
     inversions = ((permutations[:, :, None] > permutations[:, None, :]) & later).sum((1, 2))
     even = permutations[inversions % 2 == 0]
-    place = torch.full((len(permutations),), -1).scatter(0, lexicographic_rank(even), torch.arange(len(even)))
+    place = torch.full((len(permutations),), -1).scatter(
+        0, lexicographic_rank(even), torch.arange(len(even))
+    )
     table = torch.stack([place[lexicographic_rank(g[even])] for g in even])
     return Group(f"A{n}", _cycle_labels(even), table, even)
 
@@ -63,7 +70,12 @@ def dihedral(n: int) -> Group:
 def quaternion() -> Group:
     """Return Q8, the eight unit quaternions 1, -1, i, -i, j, -j, k, -k."""
     units = [(0, 1, 2, 3), (1, 0, 3, 2), (2, 3, 0, 1), (3, 2, 1, 0)]  # 1, i, j, k up to sign
-    minus = [(0, 0, 0, 0), (0, 1, 0, 1), (0, 1, 1, 0), (0, 0, 1, 1)]  # ii = jj = kk = -1, ij = k, ik = -j, ...
+    minus = [
+        (0, 0, 0, 0),
+        (0, 1, 0, 1),
+        (0, 1, 1, 0),
+        (0, 0, 1, 1),
+    ]  # ii = jj = kk = -1, ij = k, ik = -j, ...
     g = torch.arange(8)
     unit, sign = g // 2, g % 2
     product = torch.tensor(units)[unit[:, None], unit]
@@ -74,7 +86,9 @@ def quaternion() -> Group:
 def direct_product(a: Group, b: Group) -> Group:
     """Return a x b: pairs multiplied factor by factor; (x, y) has index x * b.order + y."""
     if a.order * b.order > TABLE_LIMIT:
-        raise ToolkitError(f"{a.name}x{b.name} has {a.order * b.order} elements; the limit is {TABLE_LIMIT}.")
+        raise ToolkitError(
+            f"{a.name}x{b.name} has {a.order * b.order} elements; the limit is {TABLE_LIMIT}."
+        )
     pair = torch.arange(a.order * b.order)
     x, y = pair // b.order, pair % b.order
     table = a.table[x[:, None], x] * b.order + b.table[y[:, None], y]
@@ -83,7 +97,8 @@ def direct_product(a: Group, b: Group) -> Group:
 
 
 def group_by_name(name: str) -> Group:
-    """Return the group called e.g. "S5", "A5", "C113" or "Z113", "D12" (order 24), "Q8", or a product "S3xC2".
+    """Return the group called e.g. "S5", "A5", "C113" or "Z113", "D12" (order 24), "Q8", or a
+    product "S3xC2".
 
     Raises:
         ToolkitError: the name is none of these, or asks for a group beyond the sizes supported.

@@ -1,7 +1,7 @@
 """What is this small group usually called?
 
-Candidates of the right order (cyclic, dihedral, symmetric, alternating, quaternion, affine, and products of two of these) are
-tried in turn; a name is given only where an isomorphism was found.
+Candidates of the right order (cyclic, dihedral, symmetric, alternating, quaternion, affine, and
+products of two of these) are tried in turn; a name is given only where an isomorphism was found.
 
 What would fool it: nothing, but many groups have no such name and are called by their order.
 """
@@ -13,7 +13,14 @@ from collections.abc import Iterator
 
 import torch
 
-from mechinterp_toolkit.groups.construct import alternating, cyclic, dihedral, direct_product, quaternion, symmetric
+from mechinterp_toolkit.groups.construct import (
+    alternating,
+    cyclic,
+    dihedral,
+    direct_product,
+    quaternion,
+    symmetric,
+)
 from mechinterp_toolkit.groups.recover import isomorphism
 from mechinterp_toolkit.groups.subgroups import Members, restricted
 from mechinterp_toolkit.groups.table import Group
@@ -29,12 +36,17 @@ def structure_name(group: Group) -> str:
     """
     if group.order > LARGEST_NAMED:
         return f"order {group.order}"
-    found = (candidate.name for candidate in _candidates(group.order) if isomorphism(group, candidate) is not None)
+    found = (
+        candidate.name
+        for candidate in _candidates(group.order)
+        if isomorphism(group, candidate) is not None
+    )
     return next(found, f"order {group.order}")
 
 
 def subgroup_name(group: Group, members: Members) -> str:
-    """Return the name of a subgroup's structure: "trivial", the group's own name for the whole, else `structure_name`."""
+    """Return the name of a subgroup's structure: "trivial", the group's own name for the whole,
+    else `structure_name`."""
     if len(members) == 1:
         return "trivial"
     return group.name if len(members) == group.order else structure_name(restricted(group, members))

@@ -1,10 +1,12 @@
 """Which group did a network learn?
 
-Its most likely answer for every pair of inputs is a table. The table is a group operation if and only if it is a Latin
-square with an identity and associative, whatever the order of the elements; `isomorphism` then names the group.
+Its most likely answer for every pair of inputs is a table. The table is a group operation if and
+only if it is a Latin square with an identity and associative, whatever the order of the elements;
+`isomorphism` then names the group.
 
-What would fool it: one wrong answer in the table (the fraction of violated triples says how far off it is), and an
-output numbering that differs from the input numbering, which looks like a quasigroup without identity.
+What would fool it: one wrong answer in the table (the fraction of violated triples says how far off
+it is), and an output numbering that differs from the input numbering, which looks like a quasigroup
+without identity.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ EXACT_TRIPLES = 256
 """Up to this order all n^3 triples are counted, above it a million random ones."""
 
 
-def cayley_table_from_answers(answers: Int[Tensor, "order order"], *, name: str = "recovered") -> Group:
+def cayley_table_from_answers(
+    answers: Int[Tensor, "order order"], *, name: str = "recovered"
+) -> Group:
     """Return the group whose Cayley table a network answers.
 
     Args:
@@ -29,8 +33,8 @@ def cayley_table_from_answers(answers: Int[Tensor, "order order"], *, name: str 
         name: What to call the group.
 
     Raises:
-        ToolkitError: the answers are not a group operation; says which axiom fails where, and the fraction of triples
-            with (ab)c different from a(bc).
+        ToolkitError: the answers are not a group operation; says which axiom fails where, and the
+            fraction of triples with (ab)c different from a(bc).
     """
     try:
         return Group.from_table(answers, name=name)
@@ -39,26 +43,39 @@ def cayley_table_from_answers(answers: Int[Tensor, "order order"], *, name: str 
             raise ToolkitError(f"the answers are not a group operation: {error}") from error
         fraction, how = _violated_triples(answers.long())
         raise ToolkitError(
-            f"the answers are not a group operation: {error} (ab)c differs from a(bc) for {fraction:.2%} of {how}."
+            f"the answers are not a group operation: {error} (ab)c differs from a(bc) for"
+            f" {fraction:.2%} of {how}."
         ) from error
 
 
 def isomorphism(a: Group, b: Group) -> Int[Tensor, " order"] | None:
-    """Return the index in `b` of the image of each element of `a` under some isomorphism, or None if there is none.
+    """Return the index in `b` of the image of each element of `a` under some isomorphism, or None
+    if there is none.
 
-    Searches the images of a few generators of `a`, of the right element order, extending one generator at a time.
+    Searches the images of a few generators of `a`, of the right element order, extending one
+    generator at a time.
     """
-    if a.order != b.order or not torch.equal(a.element_orders.sort().values, b.element_orders.sort().values):
+    if a.order != b.order or not torch.equal(
+        a.element_orders.sort().values, b.element_orders.sort().values
+    ):
         return None
     # Up to an inner automorphism of b, the first generator goes to a class representative.
     representatives = [members[0] for members in b.conjugacy_classes]
-    images = {g: (b.element_orders == a.element_orders[g]).nonzero().flatten().tolist() for g in a.generators}
-    choices = [[x for x in images[g] if n or x in representatives] for n, g in enumerate(a.generators)]
+    images = {
+        g: (b.element_orders == a.element_orders[g]).nonzero().flatten().tolist()
+        for g in a.generators
+    }
+    choices = [
+        [x for x in images[g] if n or x in representatives] for n, g in enumerate(a.generators)
+    ]
     return _extend(a, b, choices, ())
 
 
-def _extend(a: Group, b: Group, choices: list[list[int]], chosen: Members) -> Int[Tensor, " order"] | None:
-    """Depth-first search over images of the generators, cut as soon as they do not extend to the subgroup so far."""
+def _extend(
+    a: Group, b: Group, choices: list[list[int]], chosen: Members
+) -> Int[Tensor, " order"] | None:
+    """Depth-first search over images of the generators, cut as soon as they do not extend to the
+    subgroup so far."""
     mapping = _homomorphism(a, b, a.generators[: len(chosen)], chosen)
     if mapping is None:
         return None
@@ -71,8 +88,11 @@ def _extend(a: Group, b: Group, choices: list[list[int]], chosen: Members) -> In
     return None
 
 
-def _homomorphism(a: Group, b: Group, generators: Members, images: Members) -> Int[Tensor, " order"] | None:
-    """The injective homomorphism with these images of `generators`, -1 outside what they generate; None if there is none."""
+def _homomorphism(
+    a: Group, b: Group, generators: Members, images: Members
+) -> Int[Tensor, " order"] | None:
+    """The injective homomorphism with these images of `generators`, -1 outside what they generate;
+    None if there is none."""
     mapping = torch.full((a.order,), -1)
     mapping[a.identity] = b.identity
     frontier = torch.tensor([a.identity])
@@ -96,4 +116,7 @@ def _violated_triples(table: Int[Tensor, "order order"]) -> tuple[float, str]:
         wrong = sum(int((table[table[a]] != table[a][table]).sum()) for a in range(order))
         return wrong / order**3, f"all {order**3} triples"
     a, b, c = torch.randint(order, (3, 1_000_000), generator=torch.Generator().manual_seed(0))
-    return float((table[table[a, b], c] != table[a, table[b, c]]).double().mean()), "a million random triples"
+    return (
+        float((table[table[a, b], c] != table[a, table[b, c]]).double().mean()),
+        "a million random triples",
+    )

@@ -1,15 +1,16 @@
 """On the cosets of which subgroup is a function constant?
 
-For the centred function X of unit norm let A(h) = sum_x X(hx) X(x). Then the share of variance that the cosets of H
-explain is the mean of A over H, for every subgroup H at once, and {h : A(h) near 1} is the stabiliser itself: no list
-of subgroups is needed. With a sign character chi of H, the mean of chi(h) A(h) is the share explained by functions with
-X(hx) = chi(h) X(x).
+For the centred function X of unit norm let A(h) = sum_x X(hx) X(x). Then the share of variance that
+the cosets of H explain is the mean of A over H, for every subgroup H at once, and {h : A(h) near 1}
+is the stabiliser itself: no list of subgroups is needed. With a sign character chi of H, the mean
+of chi(h) A(h) is the share explained by functions with X(hx) = chi(h) X(x).
 
-What would fool it: the wrong side (functions of the left input are constant on right cosets Hx: `side="left"`), and the
-lack of a null: a random vector of a small irrep has a stabiliser too. Compare the order of the subgroup with that of
-random functions of equal rank.
+What would fool it: the wrong side (functions of the left input are constant on right cosets Hx:
+`side="left"`), and the lack of a null: a random vector of a small irrep has a stabiliser too.
+Compare the order of the subgroup with that of random functions of equal rank.
 
-Source: Stander et al. 2023, arXiv:2312.06581 (coset concentration); Wu et al. 2024, arXiv:2410.07476 (explained variance).
+Source: Stander et al. 2023, arXiv:2312.06581 (coset concentration); Wu et al. 2024,
+arXiv:2410.07476 (explained variance).
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ class Stabiliser:
     """The subgroup, as sorted element indices."""
 
     signs: tuple[int, ...]
-    """+1 or -1 per member: the character with f(hx) = sign(h) f(x); all +1 unless a twisted one was asked for."""
+    """+1 or -1 per member: the character with f(hx) = sign(h) f(x); all +1 unless a twisted one was
+    asked for."""
 
     explained: float
-    """Share of the variance of f explained by (twisted) constancy on the cosets of `members`, in [0, 1]."""
+    """Share of the variance of f explained by (twisted) constancy on the cosets of `members`, in
+    [0, 1]."""
 
     side: Side
     """The side from which the members multiply."""
@@ -54,11 +57,14 @@ class Stabiliser:
         return -1 in self.signs
 
 
-def autocorrelation(group: Group, f: Float[Tensor, "*batch order"], *, side: Side) -> Float[Tensor, "*batch order"]:
-    """Return A(h) = sum_x X(hx) X(x) (side "left") or sum_x X(xh) X(x) ("right") of centred, unit-norm X.
+def autocorrelation(
+    group: Group, f: Float[Tensor, "*batch order"], *, side: Side
+) -> Float[Tensor, "*batch order"]:
+    """Return A(h) = sum_x X(hx) X(x) (side "left") or sum_x X(xh) X(x) ("right") of centred,
+    unit-norm X.
 
-    A(identity) = 1 and every value lies in [-1, 1]; it is computed through the Fourier transform, at the cost of one
-    transform and its inverse.
+    A(identity) = 1 and every value lies in [-1, 1]; it is computed through the Fourier transform,
+    at the cost of one transform and its inverse.
 
     Raises:
         ToolkitError: a function is constant, so that nothing is left after centring.
@@ -68,8 +74,15 @@ def autocorrelation(group: Group, f: Float[Tensor, "*batch order"], *, side: Sid
     # Centring a constant leaves rounding of about 1e-16 of its size.
     dead = (norm[..., 0] <= 1e-12 * f.double().norm(dim=-1)).flatten().nonzero().flatten().tolist()
     if dead:
-        which = f"{len(dead)} of the functions ({', '.join(map(str, dead[:8]))})" if f.dim() > 1 else "the function"
-        raise ToolkitError(f"{which} constant on {group.name}: no variance to explain; leave constant functions out.")
+        which = (
+            f"{len(dead)} of the functions ({', '.join(map(str, dead[:8]))})"
+            if f.dim() > 1
+            else "the function"
+        )
+        raise ToolkitError(
+            f"{which} constant on {group.name}: no variance to explain; leave constant functions"
+            " out."
+        )
     coefficients = correlation_coefficients(group, group.fourier(centred / norm), side=side)
     return group.inverse(coefficients)
 
@@ -82,21 +95,26 @@ def explained_by_cosets(
     side: Side,
     signs: Sequence[int] | None = None,
 ) -> Float[Tensor, "*batch"]:
-    """Return 1 - E[Var(f | coset)] / Var(f): the share of variance explained by the cosets of a subgroup, in [0, 1].
+    """Return 1 - E[Var(f | coset)] / Var(f): the share of variance explained by the cosets of a
+    subgroup, in [0, 1].
 
     Args:
         group: The group.
         f: Functions on it.
         subgroup: Element indices of H.
         side: "left" for cosets Hx = {hx}, "right" for xH.
-        signs: A character of H with values +1 and -1, in the order of `subgroup`: the share of f - mean(f) explained
-            by functions with X(hx) = sign(h) X(x) instead.
+        signs: A character of H with values +1 and -1, in the order of `subgroup`: the share of f -
+            mean(f) explained by functions with X(hx) = sign(h) X(x) instead.
 
     Raises:
-        ToolkitError: `subgroup` is not a subgroup, `signs` not a character of it, or a function is constant.
+        ToolkitError: `subgroup` is not a subgroup, `signs` not a character of it, or a function is
+            constant.
     """
     if not is_subgroup(group, subgroup):
-        raise ToolkitError(f"these {len(subgroup)} elements are not a subgroup of {group.name}; use closure() on them.")
+        raise ToolkitError(
+            f"these {len(subgroup)} elements are not a subgroup of {group.name}; use closure() on"
+            " them."
+        )
     weights = torch.ones(len(subgroup), dtype=torch.float64)
     if signs is not None:
         weights = torch.tensor(list(signs), dtype=torch.float64)
@@ -105,12 +123,19 @@ def explained_by_cosets(
 
 
 def approximate_stabiliser(
-    group: Group, f: Float[Tensor, " order"], *, side: Side, tolerance: float = 0.02, twisted: bool = False
+    group: Group,
+    f: Float[Tensor, " order"],
+    *,
+    side: Side,
+    tolerance: float = 0.02,
+    twisted: bool = False,
 ) -> Stabiliser:
-    """Return the subgroup generated by the elements h with A(h) > 1 - `tolerance`, found without a subgroup lattice.
+    """Return the subgroup generated by the elements h with A(h) > 1 - `tolerance`, found without a
+    subgroup lattice.
 
-    For a function that is nearly constant on the cosets of H and of nothing larger this is H. For an impure function
-    the closure may be larger than the set of those elements: read `explained` with it.
+    For a function that is nearly constant on the cosets of H and of nothing larger this is H. For
+    an impure function the closure may be larger than the set of those elements: read `explained`
+    with it.
 
     Args:
         group: The group.
@@ -133,20 +158,24 @@ def approximate_stabiliser(
     return Stabiliser(members, tuple(int(sign) for sign in signs), explained, side)
 
 
-def _check_twist(group: Group, members: Members, signs: Float[Tensor, " member"], tolerance: float) -> None:
+def _check_twist(
+    group: Group, members: Members, signs: Float[Tensor, " member"], tolerance: float
+) -> None:
     try:
         _check_character(group, members, signs)
     except ToolkitError as error:
         raise ToolkitError(
-            f"the elements that keep the function up to sign within {tolerance} generate {len(members)} elements, on which "
-            f"the sign of the autocorrelation is no character; lower the tolerance, or ask without twisted. ({error})"
+            f"the elements that keep the function up to sign within {tolerance} generate"
+            f" {len(members)} elements, on which the sign of the autocorrelation is no character;"
+            f" lower the tolerance, or ask without twisted. ({error})"
         ) from error
 
 
 def _check_character(group: Group, members: Sequence[int], signs: Float[Tensor, " member"]) -> None:
     if len(signs) != len(members) or not bool((signs.abs() == 1).all()):
         raise ToolkitError(
-            f"a character of {len(members)} elements has as many signs, each +1 or -1; got {len(signs)}."
+            f"a character of {len(members)} elements has as many signs, each +1 or -1; got"
+            f" {len(signs)}."
         )
     full = torch.zeros(group.order, dtype=torch.float64)
     h = torch.tensor(list(members))
@@ -155,6 +184,6 @@ def _check_character(group: Group, members: Sequence[int], signs: Float[Tensor, 
     if len(wrong):
         a, b = (group.labels[int(h[i])] for i in wrong[0])
         raise ToolkitError(
-            f"these signs are not a character: sign({a}) sign({b}) differs from the sign of their product "
-            f"({len(wrong)} of {len(h) ** 2} pairs)."
+            f"these signs are not a character: sign({a}) sign({b}) differs from the sign of their"
+            f" product ({len(wrong)} of {len(h) ** 2} pairs)."
         )

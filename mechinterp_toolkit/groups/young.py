@@ -1,11 +1,13 @@
 """What are the irreducible representations of the symmetric group S_n?
 
-One per partition of n, by Young's orthogonal form: the basis is the standard tableaux of that shape, and the adjacent
-transposition s_k = (k k+1) has 1/r on the diagonal and sqrt(1 - 1/r^2) to the tableau with k and k+1 swapped, where r
-is the axial distance from k to k+1. Tableaux stand in last-letter order (by the row of n, then of n-1, ...), so that
-restriction to S_{n-1} is block-diagonal with one contiguous block per removable corner.
+One per partition of n, by Young's orthogonal form: the basis is the standard tableaux of that
+shape, and the adjacent transposition s_k = (k k+1) has 1/r on the diagonal and sqrt(1 - 1/r^2) to
+the tableau with k and k+1 swapped, where r is the axial distance from k to k+1. Tableaux stand in
+last-letter order (by the row of n, then of n-1, ...), so that restriction to S_{n-1} is
+block-diagonal with one contiguous block per removable corner.
 
-What would fool it: the seminormal form (off-diagonals 1 and 1 - 1/r^2), which is a representation but not orthogonal.
+What would fool it: the seminormal form (off-diagonals 1 and 1 - 1/r^2), which is a representation
+but not orthogonal.
 
 Source: James and Kerber 1981, The Representation Theory of the Symmetric Group, section 3.3.
 """
@@ -46,9 +48,14 @@ class AdjacentTransposition:
         dense[torch.arange(len(self.swapped)), self.swapped] += self.off_diagonal
         return dense
 
-    def times(self, stack: Float[Tensor, "*batch dim columns"]) -> Float[Tensor, "*batch dim columns"]:
+    def times(
+        self, stack: Float[Tensor, "*batch dim columns"]
+    ) -> Float[Tensor, "*batch dim columns"]:
         """Return this matrix times each matrix of `stack`, at two multiplications per entry."""
-        return self.diagonal[:, None] * stack + self.off_diagonal[:, None] * stack[..., self.swapped, :]
+        return (
+            self.diagonal[:, None] * stack
+            + self.off_diagonal[:, None] * stack[..., self.swapped, :]
+        )
 
 
 def partitions(n: int) -> tuple[Partition, ...]:
@@ -80,7 +87,8 @@ def corners(shape: Partition) -> tuple[tuple[int, Partition], ...]:
 
 @functools.cache
 def tableaux(shape: Partition) -> tuple[Tableau, ...]:
-    """Return the standard tableaux of `shape` in last-letter order, each as the row (from 0) of every letter."""
+    """Return the standard tableaux of `shape` in last-letter order, each as the row (from 0) of
+    every letter."""
     if not shape:
         return ((),)
     return tuple((*smaller, row) for row, rest in corners(shape) for smaller in tableaux(rest))
@@ -96,7 +104,8 @@ def adjacent_transposition(shape: Partition, k: int) -> AdjacentTransposition:
         distance = _content(tableau, k + 1) - _content(tableau, k)
         other = (*tableau[: k - 1], tableau[k], tableau[k - 1], *tableau[k + 1 :])
         diagonal.append(1 / distance)
-        # |distance| = 1 means k and k+1 are neighbours in a row or column: swapping them breaks the tableau.
+        # |distance| = 1 means k and k+1 are neighbours in a row or column: swapping them breaks the
+        # tableau.
         off_diagonal.append(math.sqrt(1 - 1 / distance**2))
         swapped.append(index if abs(distance) == 1 else place[other])
     return AdjacentTransposition(
@@ -107,10 +116,12 @@ def adjacent_transposition(shape: Partition, k: int) -> AdjacentTransposition:
 
 
 def symmetric_irreps(permutations: Int[Tensor, "order degree"]) -> tuple[Irrep, ...]:
-    """Return all irreps of S_n, labelled by partition, trivial "(n)" first and sign "(1,...,1)" last.
+    """Return all irreps of S_n, labelled by partition, trivial "(n)" first and sign "(1,...,1)"
+    last.
 
     Args:
-        permutations: Every permutation of 0 .. n-1, one per row, in the order of the group's elements.
+        permutations: Every permutation of 0 .. n-1, one per row, in the order of the group's
+            elements.
     """
     steps = _words(permutations)
     irreps = []
@@ -118,7 +129,8 @@ def symmetric_irreps(permutations: Int[Tensor, "order degree"]) -> tuple[Irrep, 
         dim = len(tableaux(shape))
         matrices = torch.eye(dim, dtype=torch.float64).expand(len(permutations), dim, dim).clone()
         for k, shorter, longer in steps:
-            # rho(g s_k) = rho(g) rho(s_k), and s_k is symmetric: multiply the transposes from the left.
+            # rho(g s_k) = rho(g) rho(s_k), and s_k is symmetric: multiply the transposes from the
+            # left.
             matrices[longer] = adjacent_transposition(shape, k).times(matrices[shorter].mT).mT
         irreps.append(Irrep(partition_label(shape), "real", matrices))
     return tuple(irreps)
@@ -133,7 +145,8 @@ def _content(tableau: Tableau, letter: int) -> int:
 def _words(
     permutations: Int[Tensor, "order degree"],
 ) -> list[tuple[int, Int[Tensor, " step"], Int[Tensor, " step"]]]:
-    """Breadth-first reduced words: (k, g, g s_k) with the shorter elements always reached earlier."""
+    """Breadth-first reduced words: (k, g, g s_k) with the shorter elements always reached
+    earlier."""
     degree = permutations.shape[1]
     index = {tuple(row): i for i, row in enumerate(permutations.tolist())}
     start = tuple(range(degree))

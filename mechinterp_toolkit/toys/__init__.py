@@ -1,4 +1,5 @@
-"""Toy tasks and models: recipes, training, models planted by construction, and bundled checkpoints."""
+"""Toy tasks and models: recipes, training, models planted by construction, and bundled
+checkpoints."""
 
 from __future__ import annotations
 
@@ -12,8 +13,6 @@ _HOME = {
     "addition_tokenizer": "addition",
     "asks_addition": "addition",
     "asks_by_query": "ordinal",
-    "bundled_folder": "recipes",
-    "bundled_names": "recipes",
     "concept_model": "planted_concepts",
     "evaluation_prompts": "ordinal",
     "get_recipe": "recipes",

@@ -1,21 +1,25 @@
 """A small transformer that adds: "17 + 25 =" -> "42", over numbers that are one token each.
 
-A one-layer GPT-2 shape with tied embeddings, trained on a share of all pairs and tested on the rest. Two recipes:
+A one-layer GPT-2 shape with tied embeddings, trained on a share of all pairs and tested on the
+rest. Two recipes:
 
 - `addition`: a + b for a, b from 0 to 49. The sums, 0 to 98, are tokens too.
-- `addition-mod`: a + b mod 59 for a, b from 0 to 58, with the same tokenizer; the numbers 59 to 98 are never used.
+- `addition-mod`: a + b mod 59 for a, b from 0 to 58, with the same tokenizer; the numbers 59 to 98
+  are never used.
 
 Both answer pairs they never saw, so that they do not look the answer up.
 
-Training works every key and value out once per number and position, not once per pair (`answer_logits`): the logits are
-those of the Hugging Face model up to rounding, several times sooner.
+Training works every key and value out once per number and position, not once per pair
+(`answer_logits`): the logits are those of the Hugging Face model up to rounding, several times
+sooner.
 
-What would fool it: embeddings are tied, so that a number's embedding serves it as an operand and as an answer; numbers of the
-`addition` toy from 50 on are answers only. The periods are the network's choice, another seed's are others, and they need not
-be whole numbers: of `addition-mod` they are 59/k.
+What would fool it: embeddings are tied, so that a number's embedding serves it as an operand and as
+an answer; numbers of the `addition` toy from 50 on are answers only. The periods are the network's
+choice, another seed's are others, and they need not be whole numbers: of `addition-mod` they are
+59/k.
 
-Source: this project; that such networks find periods is due to Nanda et al. 2023, arXiv:2301.05217, and in language models to
-Kantamneni and Tegmark 2025, arXiv:2502.00873.
+Source: this project; that such networks find periods is due to Nanda et al. 2023, arXiv:2301.05217,
+and in language models to Kantamneni and Tegmark 2025, arXiv:2502.00873.
 """
 
 from __future__ import annotations
@@ -27,13 +31,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechinterp_toolkit.checkpoint import write_checkpoint
+from mechinterp_toolkit.checkpoint import bundled_folder, write_checkpoint
 from mechinterp_toolkit.errors import TokenisationError, ToolkitError
 from mechinterp_toolkit.model import HookedModel, load_model, no_progress_bar
 from mechinterp_toolkit.prompts import PromptSet, build_prompts
+from mechinterp_toolkit.toys.loop import Progress, training_record
 from mechinterp_toolkit.toys.ordinal import word_level_tokenizer
-from mechinterp_toolkit.toys.recipes import AdditionRecipe, bundled_folder, get_recipe
-from mechinterp_toolkit.toys.training import Progress, training_record
+from mechinterp_toolkit.toys.recipes import AdditionRecipe, get_recipe
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -63,7 +67,8 @@ class AdditionPrompts(NamedTuple):
     """Second number, at `B_POSITION`."""
 
     total: Int[Tensor, " pair"]
-    """The number to be said after `LAST_POSITION`: a + b, reduced by the modulus if there is one."""
+    """The number to be said after `LAST_POSITION`: a + b, reduced by the modulus if there is one.
+    """
 
 
 def vocabulary() -> tuple[str, ...]:
@@ -91,7 +96,9 @@ def all_pairs(operands: int) -> Int[Tensor, "pair 2"]:
     return torch.cartesian_prod(torch.arange(operands), torch.arange(operands))
 
 
-def split_pairs(recipe: AdditionRecipe, seed: int) -> tuple[Int[Tensor, "train 2"], Int[Tensor, "test 2"]]:
+def split_pairs(
+    recipe: AdditionRecipe, seed: int
+) -> tuple[Int[Tensor, "train 2"], Int[Tensor, "test 2"]]:
     """Return the pairs that training by `recipe` sees, and those held out; `seed` draws them."""
     pairs = all_pairs(recipe.operands)
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))
@@ -105,7 +112,11 @@ def totals(pairs: Int[Tensor, "pair 2"], modulus: int | None) -> Int[Tensor, " p
 
 
 def addition_prompts(
-    tokenizer: Any, pairs: Int[Tensor, "pair 2"] | None = None, *, modulus: int | None = None, operands: int = 50
+    tokenizer: Any,
+    pairs: Int[Tensor, "pair 2"] | None = None,
+    *,
+    modulus: int | None = None,
+    operands: int = 50,
 ) -> AdditionPrompts:
     """Return the prompt "<bos> a + b =" of each pair.
 
@@ -120,7 +131,8 @@ def addition_prompts(
     """
     if not asks_addition(tokenizer):
         raise TokenisationError(
-            f"these prompts are for the addition toy's {len(vocabulary())}-word tokenizer; this one has {len(tokenizer)} tokens."
+            f"these prompts are for the addition toy's {len(vocabulary())}-word tokenizer; this one"
+            f" has {len(tokenizer)} tokens."
         )
     pairs = all_pairs(operands) if pairs is None else pairs
     total = totals(pairs, modulus)
@@ -161,15 +173,20 @@ def build_addition_model(recipe: AdditionRecipe, seed: int) -> GPT2LMHeadModel:
         return GPT2LMHeadModel(config)
 
 
-def answer_logits(model: GPT2LMHeadModel, pairs: Int[Tensor, "pair 2"], operands: int) -> Float[Tensor, "pair vocab"]:
+def answer_logits(
+    model: GPT2LMHeadModel, pairs: Int[Tensor, "pair 2"], operands: int
+) -> Float[Tensor, "pair vocab"]:
     """Return the logits at the equals sign of each pair of numbers below `operands`.
 
-    Every prompt has the same query, and keys and values depend on one number and its position alone.
+    Every prompt has the same query, and keys and values depend on one number and its position
+    alone.
     """
     trunk: Any = model.transformer
     block, embedding, place = trunk.h[0], trunk.wte.weight, trunk.wpe.weight
     numbers = embedding[_FIRST_NUMBER : _FIRST_NUMBER + operands]
-    fixed = torch.stack([embedding[_BOS] + place[0], embedding[_PLUS] + place[2], embedding[_EQUALS] + place[4]])
+    fixed = torch.stack(
+        [embedding[_BOS] + place[0], embedding[_PLUS] + place[2], embedding[_EQUALS] + place[4]]
+    )
     rows = torch.cat([fixed, numbers + place[A_POSITION], numbers + place[B_POSITION]])
     attended = _attended(block.attn, block.ln_1(rows), operands)[pairs[:, 0], pairs[:, 1]]
     stream = fixed[2] + attended + block.attn.c_proj.bias
@@ -177,7 +194,9 @@ def answer_logits(model: GPT2LMHeadModel, pairs: Int[Tensor, "pair 2"], operands
     return trunk.ln_f(stream + block.mlp.c_proj(hidden)) @ embedding.T
 
 
-def _attended(attention: Any, rows: Float[Tensor, "row d_model"], operands: int) -> Float[Tensor, "a b d_model"]:
+def _attended(
+    attention: Any, rows: Float[Tensor, "row d_model"], operands: int
+) -> Float[Tensor, "a b d_model"]:
     """What attention moves to the equals sign; rows are "<bos>", "+", "=", every a, every b."""
     d_model, heads = rows.shape[1], attention.num_heads
     query, key, value = attention.c_attn(rows).view(len(rows), 3, heads, d_model // heads).unbind(1)
@@ -185,7 +204,10 @@ def _attended(attention: Any, rows: Float[Tensor, "row d_model"], operands: int)
     moved = torch.einsum("rhk,hkd->rhd", value, attention.c_proj.weight.view(heads, -1, d_model))
     a, b = slice(3, 3 + operands), slice(3 + operands, None)
     grid = (operands, operands, heads)
-    scores = [score[i].expand(grid) for i in range(3)] + [score[a][:, None].expand(grid), score[b].expand(grid)]
+    scores = [score[i].expand(grid) for i in range(3)] + [
+        score[a][:, None].expand(grid),
+        score[b].expand(grid),
+    ]
     pattern = torch.stack(scores, 2).softmax(2)
     from_fixed = pattern[:, :, :3].flatten(2) @ moved[:3].flatten(0, 1)
     from_a = pattern[:, :, 3] @ moved[a]  # one product of matrices per a
@@ -195,22 +217,33 @@ def _attended(attention: Any, rows: Float[Tensor, "row d_model"], operands: int)
 
 @torch.no_grad()
 def addition_metrics(model: GPT2LMHeadModel, recipe: AdditionRecipe, seed: int) -> dict[str, float]:
-    """Return accuracy over the whole vocabulary and loss in nats, on the pairs trained on and on those held out."""
+    """Return accuracy over the whole vocabulary and loss in nats, on the pairs trained on and on
+    those held out."""
     metrics = {}
     for name, pairs in zip(("train", "test"), split_pairs(recipe, seed), strict=True):
-        logits, answer = answer_logits(model, pairs, recipe.operands), totals(pairs, recipe.modulus) + _FIRST_NUMBER
+        logits, answer = (
+            answer_logits(model, pairs, recipe.operands),
+            totals(pairs, recipe.modulus) + _FIRST_NUMBER,
+        )
         metrics[f"{name}_accuracy"] = (logits.argmax(1) == answer).double().mean().item()
         metrics[f"{name}_loss"] = torch.nn.functional.cross_entropy(logits.double(), answer).item()
     return metrics
 
 
 def train_addition(
-    recipe: AdditionRecipe, folder: Path, *, seed: int = 0, steps: int | None = None, progress: Progress | None = None
+    recipe: AdditionRecipe,
+    folder: Path,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    progress: Progress | None = None,
 ) -> Path:
-    """Train by `recipe` and write a Hugging Face folder with `checkpoint.json`; see `training.train`.
+    """Train by `recipe` and write a Hugging Face folder with `checkpoint.json`; see
+    `training.train`.
 
     Raises:
-        ToolkitError: a sum would be larger than the largest number, or nothing is trained on or held out.
+        ToolkitError: a sum would be larger than the largest number, or nothing is trained on or
+            held out.
     """
     _check(recipe)
     steps = steps or recipe.steps
@@ -229,26 +262,45 @@ def train_addition(
 
 
 def _check(recipe: AdditionRecipe) -> None:
-    largest = (2 * recipe.operands if recipe.modulus is None else max(recipe.operands, recipe.modulus)) - 1
+    largest = (
+        2 * recipe.operands if recipe.modulus is None else max(recipe.operands, recipe.modulus)
+    ) - 1
     largest -= recipe.modulus is None  # the largest sum is twice the largest number
     if largest > LARGEST_SUM:
-        raise ToolkitError(f"{recipe.name} needs the number {largest}; the toy's largest is {LARGEST_SUM}.")
+        raise ToolkitError(
+            f"{recipe.name} needs the number {largest}; the toy's largest is {LARGEST_SUM}."
+        )
     if not all(len(part) for part in split_pairs(recipe, 0)):
-        raise ToolkitError(f"{recipe.name}: a train fraction of {recipe.train_fraction} leaves no pair on one side.")
+        raise ToolkitError(
+            f"{recipe.name}: a train fraction of {recipe.train_fraction} leaves no pair on one"
+            " side."
+        )
 
 
-def _fit(model: GPT2LMHeadModel, recipe: AdditionRecipe, seed: int, steps: int, progress: Progress | None) -> None:
-    """Train `model` in place on all training pairs at once; the learning rate rises at first and falls to 0 at the end."""
+def _fit(
+    model: GPT2LMHeadModel, recipe: AdditionRecipe, seed: int, steps: int, progress: Progress | None
+) -> None:
+    """Train `model` in place on all training pairs at once; the learning rate rises at first and
+    falls to 0 at the end."""
     pairs, _ = split_pairs(recipe, seed)
     answer = totals(pairs, recipe.modulus) + _FIRST_NUMBER
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
+        model.parameters(),
+        lr=recipe.learning_rate,
+        betas=recipe.betas,
+        weight_decay=recipe.weight_decay,
     )
     falling = max(1.0, recipe.decay_share * steps)
     for step in range(1, steps + 1):
-        rate = recipe.learning_rate * min(1.0, step / recipe.warmup) * min(1.0, (steps - step + 1) / falling)
+        rate = (
+            recipe.learning_rate
+            * min(1.0, step / recipe.warmup)
+            * min(1.0, (steps - step + 1) / falling)
+        )
         optimiser.param_groups[0]["lr"] = rate
-        loss = torch.nn.functional.cross_entropy(answer_logits(model, pairs, recipe.operands), answer)
+        loss = torch.nn.functional.cross_entropy(
+            answer_logits(model, pairs, recipe.operands), answer
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -257,9 +309,11 @@ def _fit(model: GPT2LMHeadModel, recipe: AdditionRecipe, seed: int, steps: int, 
 
 
 def number_renaming(name: str, seed: int) -> Int[Tensor, " number"]:
-    """Return the numbers drawn by `seed` in whose place each number of `relabelled_addition` stands.
+    """Return the numbers drawn by `seed` in whose place each number of `relabelled_addition`
+    stands.
 
-    Operands are renamed among themselves, so that every prompt stays one that the network knows, and so are the others.
+    Operands are renamed among themselves, so that every prompt stays one that the network knows,
+    and so are the others.
     """
     recipe = _addition_recipe(name)
     generator, n = torch.Generator().manual_seed(seed), recipe.operands
@@ -268,11 +322,13 @@ def number_renaming(name: str, seed: int) -> Int[Tensor, " number"]:
 
 
 def relabelled_addition(name: str, seed: int) -> HookedModel:
-    """Return a trained addition toy with its number tokens renamed at random; see `number_renaming`.
+    """Return a trained addition toy with its number tokens renamed at random; see
+    `number_renaming`.
 
-    The network computes what it did before, on numbers whose order says nothing: its answer to "a + b =" is the number
-    that stands for the sum of the numbers a and b stand for. A scan of the operands finds periods by chance only.
-    In a scan over all 99 numbers operands and other numbers still differ, in kind though not in order.
+    The network computes what it did before, on numbers whose order says nothing: its answer to "a +
+    b =" is the number that stands for the sum of the numbers a and b stand for. A scan of the
+    operands finds periods by chance only. In a scan over all 99 numbers operands and other numbers
+    still differ, in kind though not in order.
 
     Args:
         name: a bundled addition toy, e.g. "toy/addition".

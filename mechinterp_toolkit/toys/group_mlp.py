@@ -1,13 +1,16 @@
-"""What does a network that multiplies in a group look like? One hidden layer between two embeddings and an unembedding.
+"""What does a network that multiplies in a group look like? One hidden layer between two embeddings
+and an unembedding.
 
 The network reads a pair (a, b) of group elements and answers with logits over their product::
 
     logits = activation(embed_left[a] @ W_left + embed_right[b] @ W_right) @ w_out (+ b_out)
 
-so that each neuron is three functions on the group: its left share, its right share and its unembedding. Every stage
-is a TransformerLens hook point, and the product's convention is that of the group's Cayley table, `table[a, b] = ab`.
+so that each neuron is three functions on the group: its left share, its right share and its
+unembedding. Every stage is a TransformerLens hook point, and the product's convention is that of
+the group's Cayley table, `table[a, b] = ab`.
 
-Source: architecture of Chughtai et al. 2023, arXiv:2302.03025 (untied embeddings, no biases in the hidden layer).
+Source: architecture of Chughtai et al. 2023, arXiv:2302.03025 (untied embeddings, no biases in the
+hidden layer).
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ from torch import Tensor, nn
 
 from mechinterp_toolkit.errors import CheckpointError, ToolkitError, nearest
 from mechinterp_toolkit.groups import Group, group_by_name
-from mechinterp_toolkit.groups.network import ACTIVATIONS
 from mechinterp_toolkit.model import hook_classes
+from mechinterp_toolkit.toys.loop import ACTIVATIONS
 from mechinterp_toolkit.toys.recipes import Activation
 
 HookedRootModule, HookPoint = hook_classes()
@@ -31,8 +34,9 @@ HookedRootModule, HookPoint = hook_classes()
 class GroupMLP(HookedRootModule):  # type: ignore[misc, valid-type]  # the base class comes from a function
     """A one-hidden-layer network on pairs of group elements.
 
-    Hook points, in order: `hook_embed_left`, `hook_embed_right` (batch d_embed), `hook_left`, `hook_right` (the shares of
-    the pre-activation, batch d_hidden), `hook_pre`, `hook_hidden` (after the activation), `hook_logits` (batch order).
+    Hook points, in order: `hook_embed_left`, `hook_embed_right` (batch d_embed), `hook_left`,
+    `hook_right` (the shares of the pre-activation, batch d_hidden), `hook_pre`, `hook_hidden`
+    (after the activation), `hook_logits` (batch order).
     """
 
     def __init__(
@@ -64,7 +68,8 @@ class GroupMLP(HookedRootModule):  # type: ignore[misc, valid-type]  # the base 
         _check_activation(activation)
         if group is not None and group.order != order:
             raise ToolkitError(
-                f"the group {group.name} has {group.order} elements, but the network is built for {order}."
+                f"the group {group.name} has {group.order} elements, but the network is built for"
+                f" {order}."
             )
         self.order, self.d_embed, self.d_hidden = order, d_embed, d_hidden
         self.activation, self.group = activation, group
@@ -93,8 +98,8 @@ class GroupMLP(HookedRootModule):  # type: ignore[misc, valid-type]  # the base 
         known = {"order", "d_embed", "d_hidden", "activation", "bias", "group"}
         if set(config) != known:
             raise CheckpointError(
-                f"a GroupMLP's config has {', '.join(sorted(known))}; missing {sorted(known - set(config))}, "
-                f"unknown {sorted(set(config) - known)}."
+                f"a GroupMLP's config has {', '.join(sorted(known))}; missing"
+                f" {sorted(known - set(config))}, unknown {sorted(set(config) - known)}."
             )
         _check_activation(config["activation"])
         return cls(**{**config, "group": group_from_config(config["group"])}, seed=seed)
@@ -121,8 +126,15 @@ class GroupMLP(HookedRootModule):  # type: ignore[misc, valid-type]  # the base 
             bias=b_out is not None,
             group=group,
         )
-        weights = {"embed_left": embed_left, "embed_right": embed_right, "w_hidden": w_hidden, "w_out": w_out}
-        network.to(embed_left.dtype).load_state_dict(weights | ({} if b_out is None else {"b_out": b_out}))
+        weights = {
+            "embed_left": embed_left,
+            "embed_right": embed_right,
+            "w_hidden": w_hidden,
+            "w_out": w_out,
+        }
+        network.to(embed_left.dtype).load_state_dict(
+            weights | ({} if b_out is None else {"b_out": b_out})
+        )
         return network
 
     @property
@@ -176,7 +188,8 @@ def all_pairs(order: int) -> Int[Tensor, "pairs 2"]:
 def _check_activation(name: str) -> None:
     if name not in ACTIVATIONS:
         raise ToolkitError(
-            f"no activation is called {name!r}.{nearest(name, ACTIVATIONS)} There are {', '.join(ACTIVATIONS)}."
+            f"no activation is called {name!r}.{nearest(name, ACTIVATIONS)} There are"
+            f" {', '.join(ACTIVATIONS)}."
         )
 
 
@@ -194,4 +207,6 @@ def group_to_config(group: Group | None) -> str | list[list[int]] | None:
 def group_from_config(stored: str | list[list[int]] | None) -> Group | None:
     if stored is None:
         return None
-    return group_by_name(stored) if isinstance(stored, str) else Group.from_table(torch.tensor(stored))
+    return (
+        group_by_name(stored) if isinstance(stored, str) else Group.from_table(torch.tensor(stored))
+    )

@@ -1,7 +1,7 @@
 """Train a `GroupMLP` or a `GroupTransformer` on part of a Cayley table until it knows the rest.
 
-Full-batch Adam with coupled L2 on a fraction of the table drawn by the seed; losses are taken in float64, because a
-float32 log-softmax is quantised at 1.2e-7, above the losses such networks reach.
+Full-batch Adam with coupled L2 on a fraction of the table drawn by the seed; losses are taken in
+float64, because a float32 log-softmax is quantised at 1.2e-7, above the losses such networks reach.
 
 Source: recipe of Wu et al. 2024, arXiv:2410.07476.
 """
@@ -18,10 +18,10 @@ from torch import Tensor
 from mechinterp_toolkit.checkpoint import write_checkpoint
 from mechinterp_toolkit.groups import Group, group_by_name
 from mechinterp_toolkit.toys import group_transformer
-from mechinterp_toolkit.toys.group_mlp import ACTIVATIONS, GroupMLP, all_pairs
+from mechinterp_toolkit.toys.group_mlp import GroupMLP, all_pairs
 from mechinterp_toolkit.toys.group_transformer import GroupTransformer
+from mechinterp_toolkit.toys.loop import ACTIVATIONS, Progress, State, copy_state, training_record
 from mechinterp_toolkit.toys.recipes import GroupRecipe
-from mechinterp_toolkit.toys.training import Progress, State, copy_state, training_record
 
 Network = GroupMLP | GroupTransformer
 
@@ -56,13 +56,17 @@ def split_pairs(order: int, fraction: float, seed: int) -> Split:
     return Split(pairs[shuffled[:cut]], pairs[shuffled[cut:]])
 
 
-def products(table: Int[Tensor, "order order"], pairs: Int[Tensor, "batch 2"]) -> Int[Tensor, " batch"]:
+def products(
+    table: Int[Tensor, "order order"], pairs: Int[Tensor, "batch 2"]
+) -> Int[Tensor, " batch"]:
     """Return the product ab of each pair (a, b), looked up in the Cayley table."""
     return table[pairs[:, 0], pairs[:, 1]]
 
 
 @torch.no_grad()
-def evaluate(network: Network, table: Int[Tensor, "order order"], pairs: Int[Tensor, "batch 2"]) -> Score:
+def evaluate(
+    network: Network, table: Int[Tensor, "order order"], pairs: Int[Tensor, "batch 2"]
+) -> Score:
     """Return loss and accuracy of `network` on `pairs` under the multiplication `table`."""
     logits, answers = _fast_logits(network, pairs).double(), products(table, pairs)
     loss = torch.nn.functional.cross_entropy(logits, answers)
@@ -70,7 +74,12 @@ def evaluate(network: Network, table: Int[Tensor, "order order"], pairs: Int[Ten
 
 
 def train_group(
-    recipe: GroupRecipe, folder: Path, *, seed: int = 0, steps: int | None = None, progress: Progress | None = None
+    recipe: GroupRecipe,
+    folder: Path,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Train by `recipe` and write the checkpoint folder; see `training.train`."""
     group = group_by_name(recipe.group)
@@ -84,7 +93,12 @@ def train_group(
         architecture=type(network).__name__,
         config=network.config,
         state=network.state_dict(),
-        task={"kind": "group", "group": recipe.group, "order": group.order, "train_fraction": recipe.train_fraction},
+        task={
+            "kind": "group",
+            "group": recipe.group,
+            "order": group.order,
+            "train_fraction": recipe.train_fraction,
+        },
         training=training_record(recipe, seed, steps, metrics),
         history=history,
     )
@@ -92,7 +106,9 @@ def train_group(
 
 def _build(recipe: GroupRecipe, group: Group, seed: int) -> Network:
     if recipe.architecture == "transformer":
-        return GroupTransformer(group.order, d_model=recipe.d_embed, d_mlp=recipe.d_hidden, group=group, seed=seed)
+        return GroupTransformer(
+            group.order, d_model=recipe.d_embed, d_mlp=recipe.d_hidden, group=group, seed=seed
+        )
     return GroupMLP(
         group.order,
         d_embed=recipe.d_embed,
@@ -111,7 +127,8 @@ def _fit(
     steps: int,
     progress: Progress | None,
 ) -> dict[int, State]:
-    """Train `network` in place and return the weights at the recipe's history steps that lie before the last."""
+    """Train `network` in place and return the weights at the recipe's history steps that lie before
+    the last."""
     answers = products(table, split.train)
     optimiser = torch.optim.Adam(
         network.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.l2
@@ -119,7 +136,9 @@ def _fit(
     kept = {0: copy_state(network.state_dict())} if 0 in recipe.history else {}
     for step in range(1, steps + 1):
         optimiser.zero_grad()
-        loss = torch.nn.functional.cross_entropy(_fast_logits(network, split.train).double(), answers)
+        loss = torch.nn.functional.cross_entropy(
+            _fast_logits(network, split.train).double(), answers
+        )
         loss.backward()
         optimiser.step()
         if step in recipe.history and step < steps:
@@ -130,7 +149,8 @@ def _fit(
 
 
 def _fast_logits(network: Network, pairs: Int[Tensor, "batch 2"]) -> Float[Tensor, "batch order"]:
-    """Return `network(pairs)` without its hook points, multiplying the embeddings once per element, not per pair."""
+    """Return `network(pairs)` without its hook points, multiplying the embeddings once per element,
+    not per pair."""
     if isinstance(network, GroupTransformer):
         return group_transformer.fast_logits(network, pairs)
     pre = network.left[pairs[:, 0]] + network.right[pairs[:, 1]]

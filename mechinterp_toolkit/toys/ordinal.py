@@ -1,20 +1,26 @@
-"""A small transformer that knows what comes after what: "river Monday stone bread after" -> "Tuesday".
+"""A small transformer that knows what comes after what: "river Monday stone bread after" ->
+"Tuesday".
 
-A prompt is a beginning-of-sequence token, noise words with one item among them, and a query. "same" asks for the item
-itself, "after" for its successor, over five classes (days, months, numbers, letters, number words). Three recipes:
+A prompt is a beginning-of-sequence token, noise words with one item among them, and a query. "same"
+asks for the item itself, "after" for its successor, over five classes (days, months, numbers,
+letters, number words). Three recipes:
 
-- `ordinal`: the attention output of block 0 and the MLP of block 1 are zero and frozen, so that only a head of block 1
-  can bring the successor to the query. One head does, beside heads that copy.
-- `ordinal-mlp`: the heads of block 1 can only copy (their OV circuits are fixed projections) and the MLP of block 0 is
-  zero, so that the MLP of block 1 computes the successor: it is computed, but not by a head.
-- `ordinal-scrambled`: `ordinal` with the order of every class shuffled: the same task for a network, and a null for every
-  claim about the real order.
+- `ordinal`: the attention output of block 0 and the MLP of block 1 are zero and frozen, so that
+  only a head of block 1 can bring the successor to the query. One head does, beside heads that
+  copy.
+- `ordinal-mlp`: the heads of block 1 can only copy (their OV circuits are fixed projections) and
+  the MLP of block 0 is zero, so that the MLP of block 1 computes the successor: it is computed, but
+  not by a head.
+- `ordinal-scrambled`: `ordinal` with the order of every class shuffled: the same task for a
+  network, and a null for every claim about the real order.
 
-The optimiser is Adam with coupled L2, not AdamW: AdamW spreads the successor over two or three heads that each suffice, so
-that ablating one changes nothing. Leaving everything unfrozen under AdamW, in place of `ordinal-mlp`, left heads with
-succession scores of .25 to .59, seed by seed: no clean negative.
+The optimiser is Adam with coupled L2, not AdamW: AdamW spreads the successor over two or three
+heads that each suffice, so that ablating one changes nothing. Leaving everything unfrozen under
+AdamW, in place of `ordinal-mlp`, left heads with succession scores of .25 to .59, seed by seed: no
+clean negative.
 
-What would fool it: nothing is held out. The model memorises 187 facts, so an accuracy of 1 says nothing about counting.
+What would fool it: nothing is held out. The model memorises 187 facts, so an accuracy of 1 says
+nothing about counting.
 
 Source: this project; the phenomenon is that of Gould et al. 2024, arXiv:2312.09230.
 """
@@ -40,8 +46,8 @@ from mechinterp_toolkit.prompts import (
     build_prompts,
     ordinal_classes,
 )
+from mechinterp_toolkit.toys.loop import Progress, State, copy_state, training_record
 from mechinterp_toolkit.toys.recipes import OrdinalRecipe
-from mechinterp_toolkit.toys.training import Progress, State, copy_state, training_record
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -54,12 +60,32 @@ QUERIES: tuple[Query, ...] = ("after", "same")
 LARGEST_NUMBER = 30
 """Numbers 1 to 30 are in the vocabulary: more would make numbers the bulk of the facts."""
 
-# fmt: off
 NOISE_WORDS = (
-    "river", "stone", "table", "cloud", "paper", "light", "bread", "garden", "window", "road", "house", "bird",
-    "tree", "water", "song", "green", "quiet", "under", "over", "with", "and", "of", "the", "a",
+    "river",
+    "stone",
+    "table",
+    "cloud",
+    "paper",
+    "light",
+    "bread",
+    "garden",
+    "window",
+    "road",
+    "house",
+    "bird",
+    "tree",
+    "water",
+    "song",
+    "green",
+    "quiet",
+    "under",
+    "over",
+    "with",
+    "and",
+    "of",
+    "the",
+    "a",
 )
-# fmt: on
 """Words that mean nothing here; none of them belongs to an ordinal class."""
 
 _SPECIAL = ("<pad>", "<bos>", "<unk>")
@@ -94,9 +120,12 @@ class Batch(NamedTuple):
 
 
 def toy_classes() -> dict[str, OrdinalWords]:
-    """Return the five classes of the toy: the standard ones, with numbers up to `LARGEST_NUMBER`."""
+    """Return the five classes of the toy: the standard ones, with numbers up to
+    `LARGEST_NUMBER`."""
     classes = {name: ORDINAL_CLASSES[name] for name in STANDARD_CLASSES}
-    return classes | {"numbers": classes["numbers"]._replace(words=classes["numbers"].words[:LARGEST_NUMBER])}
+    return classes | {
+        "numbers": classes["numbers"]._replace(words=classes["numbers"].words[:LARGEST_NUMBER])
+    }
 
 
 def vocabulary() -> tuple[str, ...]:
@@ -111,19 +140,26 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def word_level_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of whole `words` and signs, "<pad>", "<bos>" and "<unk>" among them; ids are places."""
+    """Return a tokenizer of whole `words` and signs, "<pad>", "<bos>" and "<unk>" among them; ids
+    are places."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     known = {word: i for i, word in enumerate(words)}
     made = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = {"bos_token": "<bos>", "eos_token": "<bos>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    special = {
+        "bos_token": "<bos>",
+        "eos_token": "<bos>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+    }
     return PreTrainedTokenizerFast(tokenizer_object=made, **special)
 
 
 def asks_by_query(tokenizer: Any) -> bool:
-    """Whether `tokenizer` is the toy's, so that its model is asked by query ("... Monday ... after")."""
+    """Whether `tokenizer` is the toy's, so that its model is asked by query ("... Monday ...
+    after")."""
     return tokenizer.get_vocab() == {word: i for i, word in enumerate(vocabulary())}
 
 
@@ -131,25 +167,35 @@ def scrambled_classes(seed: int) -> dict[str, OrdinalWords]:
     """Return the toy's classes with the items of each in an order drawn uniformly by `seed`."""
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: OrdinalWords(tuple(words[i] for i in torch.randperm(len(words), generator=generator).tolist()), cyclic)
+        name: OrdinalWords(
+            tuple(words[i] for i in torch.randperm(len(words), generator=generator).tolist()),
+            cyclic,
+        )
         for name, (words, cyclic) in toy_classes().items()
     }
 
 
 def build_facts(classes: Mapping[str, OrdinalWords]) -> Facts:
-    """Return the facts of the given classes: (x, same) -> x for every item, (x, after) -> y for every item with a y."""
+    """Return the facts of the given classes: (x, same) -> x for every item, (x, after) -> y for
+    every item with a y."""
     ids = {word: i for i, word in enumerate(vocabulary())}
     rows = []
     for words, cyclic in classes.values():
         followers = [*words[1:], words[0]] if cyclic else words[1:]
         rows += [(ids[word], ids["same"], ids[word]) for word in words]
-        rows += [(ids[word], ids["after"], ids[after]) for word, after in zip(words, followers, strict=False)]
+        rows += [
+            (ids[word], ids["after"], ids[after])
+            for word, after in zip(words, followers, strict=False)
+        ]
     item, query, answer = torch.tensor(rows).T.contiguous()
     return Facts(item, query, answer)
 
 
-def draw_batch(facts: Facts, rows: Int[Tensor, " batch"], n_noise: int, generator: torch.Generator) -> Batch:
-    """Write the facts `rows` as prompts with `n_noise` noise words, the item at a random place among them."""
+def draw_batch(
+    facts: Facts, rows: Int[Tensor, " batch"], n_noise: int, generator: torch.Generator
+) -> Batch:
+    """Write the facts `rows` as prompts with `n_noise` noise words, the item at a random place
+    among them."""
     ids = {word: i for i, word in enumerate(vocabulary())}
     noise = torch.tensor([ids[word] for word in NOISE_WORDS])
     n = len(rows)
@@ -157,18 +203,26 @@ def draw_batch(facts: Facts, rows: Int[Tensor, " batch"], n_noise: int, generato
     place = torch.randint(n_noise + 1, (n,), generator=generator)
     words[torch.arange(n), place] = facts.item[rows]
     first = torch.full((n, 1), ids["<bos>"])
-    return Batch(torch.cat([first, words, facts.query[rows, None]], 1), facts.answer[rows], place + 1)
+    return Batch(
+        torch.cat([first, words, facts.query[rows, None]], 1), facts.answer[rows], place + 1
+    )
 
 
 def evaluation_prompts(
-    tokenizer: Any, seed: int = 0, *, classes: Mapping[str, OrdinalClass] | None = None, n_noise: int = 5
+    tokenizer: Any,
+    seed: int = 0,
+    *,
+    classes: Mapping[str, OrdinalClass] | None = None,
+    n_noise: int = 5,
 ) -> PromptSet:
-    """Return a prompt for every item and query that has an answer: all "after", class by class, then all "same".
+    """Return a prompt for every item and query that has an answer: all "after", class by class,
+    then all "same".
 
     Args:
         tokenizer: the toy's.
         seed: decides noise words and the item's place.
-        classes: `ordinal_classes(tokenizer).classes` or some of them; their order is the one asked for.
+        classes: `ordinal_classes(tokenizer).classes` or some of them; their order is the one asked
+            for.
         n_noise: noise words per prompt, 0 to 5 as in training.
 
     Raises:
@@ -176,8 +230,8 @@ def evaluation_prompts(
     """
     if not asks_by_query(tokenizer):
         raise TokenisationError(
-            f"these prompts are for the ordinal toy's {len(vocabulary())}-word tokenizer; this one has {len(tokenizer)} "
-            "tokens. Use succession_prompts for other models."
+            f"these prompts are for the ordinal toy's {len(vocabulary())}-word tokenizer; this one"
+            f" has {len(tokenizer)} tokens. Use succession_prompts for other models."
         )
     classes = classes if classes is not None else ordinal_classes(tokenizer).classes
     asked = [("after", c, i, j) for c in classes.values() for i, j in c.pairs(+1).tolist()]
@@ -194,15 +248,19 @@ def evaluation_prompts(
     )
 
 
-def successor_queries(tokenizer: Any, classes: Mapping[str, OrdinalClass], *, seed: int = 0) -> PromptSet:
-    """Return the "after" prompts of `evaluation_prompts`: what the toy says comes next, item by item."""
+def successor_queries(
+    tokenizer: Any, classes: Mapping[str, OrdinalClass], *, seed: int = 0
+) -> PromptSet:
+    """Return the "after" prompts of `evaluation_prompts`: what the toy says comes next, item by
+    item."""
     prompts = evaluation_prompts(tokenizer, seed, classes=classes)
     after = tokenizer.convert_tokens_to_ids("after")
     return prompts.select(prompts.tokens[torch.arange(len(prompts)), prompts.position] == after)
 
 
 def build_model(recipe: OrdinalRecipe, seed: int) -> GPT2LMHeadModel:
-    """Return the untrained Hugging Face model of `recipe`; what it freezes is zero and asks for no gradient."""
+    """Return the untrained Hugging Face model of `recipe`; what it freezes is zero and asks for no
+    gradient."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     words = vocabulary()
@@ -243,20 +301,33 @@ def _make_copying(model: GPT2LMHeadModel, generator: torch.Generator) -> None:
 
 
 @torch.no_grad()
-def accuracies(model: GPT2LMHeadModel, facts: Facts, *, seed: int = 0, n_noise: int = 5) -> dict[str, float]:
-    """Return the fraction of facts answered right over the whole vocabulary: in all, and per query."""
+def accuracies(
+    model: GPT2LMHeadModel, facts: Facts, *, seed: int = 0, n_noise: int = 5
+) -> dict[str, float]:
+    """Return the fraction of facts answered right over the whole vocabulary: in all, and per
+    query."""
     rows = torch.arange(len(facts.item)).repeat(_REPEATS)
     batch = draw_batch(facts, rows, n_noise, torch.Generator().manual_seed(seed))
-    right = (model(batch.tokens, logits_to_keep=1).logits[:, -1].argmax(-1) == batch.answer).double()
+    right = (
+        model(batch.tokens, logits_to_keep=1).logits[:, -1].argmax(-1) == batch.answer
+    ).double()
     ids = {word: i for i, word in enumerate(vocabulary())}
     asked: dict[str, Bool[Tensor, " batch"]] = {q: facts.query[rows] == ids[q] for q in QUERIES}
-    return {"accuracy": right.mean().item()} | {f"{q}_accuracy": right[mask].mean().item() for q, mask in asked.items()}
+    return {"accuracy": right.mean().item()} | {
+        f"{q}_accuracy": right[mask].mean().item() for q, mask in asked.items()
+    }
 
 
 def train_ordinal(
-    recipe: OrdinalRecipe, folder: Path, *, seed: int = 0, steps: int | None = None, progress: Progress | None = None
+    recipe: OrdinalRecipe,
+    folder: Path,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    progress: Progress | None = None,
 ) -> Path:
-    """Train by `recipe` and write a Hugging Face folder with `checkpoint.json`; see `training.train`."""
+    """Train by `recipe` and write a Hugging Face folder with `checkpoint.json`; see
+    `training.train`."""
     steps = steps or recipe.steps
     classes = scrambled_classes(seed) if recipe.scrambled else toy_classes()
     facts = build_facts(classes)
@@ -282,9 +353,15 @@ def train_ordinal(
 
 
 def _fit(
-    model: GPT2LMHeadModel, recipe: OrdinalRecipe, facts: Facts, seed: int, steps: int, progress: Progress | None
+    model: GPT2LMHeadModel,
+    recipe: OrdinalRecipe,
+    facts: Facts,
+    seed: int,
+    steps: int,
+    progress: Progress | None,
 ) -> dict[int, State]:
-    """Train `model` in place and return the weights at the recipe's history steps that lie before the last."""
+    """Train `model` in place and return the weights at the recipe's history steps that lie before
+    the last."""
     generator = torch.Generator().manual_seed(seed)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = getattr(torch.optim, recipe.optimiser)(
@@ -296,7 +373,9 @@ def _fit(
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        if recipe.copying_heads:  # undo the step on them; the penalty would shrink them even without a gradient
+        if (
+            recipe.copying_heads
+        ):  # undo the step on them; the penalty would shrink them even without a gradient
             _make_copying(model, torch.Generator().manual_seed(seed))
         if step in recipe.history and step < steps:
             kept[step] = _state(model)
@@ -305,17 +384,23 @@ def _fit(
     return kept
 
 
-def _loss(model: GPT2LMHeadModel, recipe: OrdinalRecipe, facts: Facts, generator: torch.Generator) -> Float[Tensor, ""]:
+def _loss(
+    model: GPT2LMHeadModel, recipe: OrdinalRecipe, facts: Facts, generator: torch.Generator
+) -> Float[Tensor, ""]:
     """Cross-entropy of the answers to a fresh batch, in nats."""
     rows = torch.randint(len(facts.item), (recipe.batch,), generator=generator)
     n_noise = int(torch.randint(recipe.most_noise + 1, (), generator=generator))
     batch = draw_batch(facts, rows, n_noise, generator)
-    return torch.nn.functional.cross_entropy(model(batch.tokens, logits_to_keep=1).logits[:, -1], batch.answer)
+    return torch.nn.functional.cross_entropy(
+        model(batch.tokens, logits_to_keep=1).logits[:, -1], batch.answer
+    )
 
 
 def _state(model: GPT2LMHeadModel) -> State:
     """The weights without the unembedding, which is the embedding."""
-    return copy_state({name: w for name, w in model.state_dict().items() if name != "lm_head.weight"})
+    return copy_state(
+        {name: w for name, w in model.state_dict().items() if name != "lm_head.weight"}
+    )
 
 
 def _text(item: str, query: str, n_noise: int, generator: torch.Generator) -> str:

@@ -1,11 +1,14 @@
-"""A transformer whose dictionary is known by construction: seven tokens lie around one circle, twelve around another.
+"""A transformer whose dictionary is known by construction: seven tokens lie around one circle,
+twelve around another.
 
-The embeddings of a random GPT-2 shape are written by hand. The days share a direction and differ by a point of a regular
-heptagon, the months by one of a regular dodecagon, everything else is random. The autoencoder has one latent per word, its
-direction the word's embedding, and the best match fires, so that the latents of a group belong together and what they write
-lies around a circle. At strength 0 the points are random directions: the groups are there, the circles are not.
+The embeddings of a random GPT-2 shape are written by hand. The days share a direction and differ by
+a point of a regular heptagon, the months by one of a regular dodecagon, everything else is random.
+The autoencoder has one latent per word, its direction the word's embedding, and the best match
+fires, so that the latents of a group belong together and what they write lies around a circle. At
+strength 0 the points are random directions: the groups are there, the circles are not.
 
-What would fool it: nothing was trained, neither the model nor the autoencoder; a test trains one with sae-lens.
+What would fool it: nothing was trained, neither the model nor the autoencoder; a test trains one
+with sae-lens.
 
 Source: this project.
 """
@@ -57,7 +60,8 @@ def planted_feature_clusters(strength: float = 1.0, seed: int = 0) -> PlantedFea
     """Return a model with two circles among its embeddings, and its autoencoder.
 
     Args:
-        strength: weight of the circle against random directions of the same norm, in [0, 1]; 0 is random.
+        strength: weight of the circle against random directions of the same norm, in [0, 1]; 0 is
+            random.
         seed: of everything random.
 
     Raises:
@@ -70,7 +74,9 @@ def planted_feature_clusters(strength: float = 1.0, seed: int = 0) -> PlantedFea
     embedding = _unit(torch.randn(len(tokenizer), D_MODEL, generator=generator))
     for name in GROUPS:
         embedding[classes[name].tokens] = _around(len(classes[name]), strength, generator)
-    words = torch.arange(len(tokenizer.all_special_ids), len(tokenizer))  # special tokens come first
+    words = torch.arange(
+        len(tokenizer.all_special_ids), len(tokenizer)
+    )  # special tokens come first
     return PlantedFeatures(
         model=_model(_NORM * embedding, seed),
         tokenizer=tokenizer,
@@ -80,16 +86,20 @@ def planted_feature_clusters(strength: float = 1.0, seed: int = 0) -> PlantedFea
 
 
 def random_dictionary(seed: int) -> PlantedFeatures:
-    """Return the same shape with random embeddings throughout, and the autoencoder that belongs to them."""
+    """Return the same shape with random embeddings throughout, and the autoencoder that belongs to
+    them."""
     generator = torch.Generator().manual_seed(seed)
     tokenizer = build_tokenizer()
     embedding = _unit(torch.randn(len(tokenizer), D_MODEL, generator=generator))
     words = torch.arange(len(tokenizer.all_special_ids), len(tokenizer))
-    return PlantedFeatures(_model(_NORM * embedding, seed), tokenizer, _dictionary(embedding[words]), ())
+    return PlantedFeatures(
+        _model(_NORM * embedding, seed), tokenizer, _dictionary(embedding[words]), ()
+    )
 
 
 def _around(n: int, strength: float, generator: torch.Generator) -> Float[Tensor, "item d_model"]:
-    """n unit vectors with a common direction, the rest of each partly a point of a regular polygon and partly random."""
+    """n unit vectors with a common direction, the rest of each partly a point of a regular polygon
+    and partly random."""
     frame = torch.linalg.qr(torch.randn(D_MODEL, 3, generator=generator))[0].T
     angle = 2 * torch.pi * torch.arange(n) / n
     polygon = torch.stack([angle.cos(), angle.sin()], 1) @ frame[1:]

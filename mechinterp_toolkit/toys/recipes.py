@@ -1,18 +1,18 @@
 """What each toy is trained to do, and how: plain data, so that listing the recipes costs no torch.
 
-A recipe plus a seed determines a toy on one machine. `GroupRecipe` is a one-hidden-layer network that learns a group's
-multiplication table, `OrdinalRecipe` a two-layer GPT-2 shape that learns "which item comes after this one", `AdditionRecipe` a
-one-layer GPT-2 shape that learns to add, and `SentimentRecipe` a two-layer one that ends sentences by their adjective.
+A recipe plus a seed determines a toy on one machine. `GroupRecipe` is a one-hidden-layer network
+that learns a group's multiplication table, `OrdinalRecipe` a two-layer GPT-2 shape that learns
+"which item comes after this one", `AdditionRecipe` a one-layer GPT-2 shape that learns to add, and
+`SentimentRecipe` a two-layer one that ends sentences by their adjective.
 
-Source: the group recipe follows Wu et al. 2024, arXiv:2410.07476 (Adam, learning rate 1e-2, L2 2e-4), which generalises
-hundreds of times sooner than AdamW with weight decay 1 (Chughtai et al. 2023, arXiv:2302.03025). The other
-recipes are this project's own.
+Source: the group recipe follows Wu et al. 2024, arXiv:2410.07476 (Adam, learning rate 1e-2, L2
+2e-4), which generalises hundreds of times sooner than AdamW with weight decay 1 (Chughtai et al.
+2023, arXiv:2302.03025). The other recipes are this project's own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from mechinterp_toolkit.errors import ToolkitError, nearest
@@ -37,7 +37,8 @@ class GroupRecipe:
     """Steps whose weights are kept, step 0 being the initial weights."""
 
     d_embed: int = 256
-    """Width of either embedding. On S_5, 256 generalised within 800 steps, 128 within 1000, 64 not within 600."""
+    """Width of either embedding. On S_5, 256 generalised within 800 steps, 128 within 1000, 64 not
+    within 600."""
 
     d_hidden: int = 128
     """Hidden neurons."""
@@ -46,7 +47,8 @@ class GroupRecipe:
     """Nonlinearity of the hidden layer."""
 
     architecture: Literal["mlp", "transformer"] = "mlp"
-    """`GroupMLP`, or `GroupTransformer` with d_embed its residual stream and d_hidden its neurons."""
+    """`GroupMLP`, or `GroupTransformer` with d_embed its residual stream and d_hidden its neurons.
+    """
 
     train_fraction: float = 0.4
     """Fraction of the Cayley table trained on, drawn by the seed; the rest is the test set."""
@@ -72,7 +74,8 @@ class OrdinalRecipe:
     """Output layers that are zero and stay so, as modules of the Hugging Face model."""
 
     copying_heads: bool = False
-    """Whether the heads of block 1 can only copy: their OV circuits are fixed projections that add up to the identity."""
+    """Whether the heads of block 1 can only copy: their OV circuits are fixed projections that add
+    up to the identity."""
 
     scrambled: bool = False
     """Whether the items of each class stand in an order drawn by the seed."""
@@ -108,7 +111,8 @@ class OrdinalRecipe:
     """Decay rates of the moments."""
 
     optimiser: Literal["Adam", "AdamW"] = "Adam"
-    """Adam couples `weight_decay` to the gradient (an L2 penalty), which leaves one head per job; AdamW does not."""
+    """Adam couples `weight_decay` to the gradient (an L2 penalty), which leaves one head per job;
+    AdamW does not."""
 
     weight_decay: float = 4e-3
     """Weight decay, in the optimiser's own sense."""
@@ -152,7 +156,8 @@ class AdditionRecipe:
     """Steps in which the learning rate rises to that."""
 
     decay_share: float = 0.3
-    """Share of the steps, the last ones, in which it falls to 0: under weight decay the loss has spikes, and ends low so."""
+    """Share of the steps, the last ones, in which it falls to 0: under weight decay the loss has
+    spikes, and ends low so."""
 
     betas: tuple[float, float] = (0.9, 0.98)
     """Decay rates of the moments."""
@@ -163,7 +168,8 @@ class AdditionRecipe:
 
 @dataclass(frozen=True)
 class SentimentRecipe:
-    """Training of a two-layer GPT-2 shape as a language model on sentences that end by the sentiment of their adjective."""
+    """Training of a two-layer GPT-2 shape as a language model on sentences that end by the
+    sentiment of their adjective."""
 
     name: str
     """Name for `mechinterp train`."""
@@ -193,7 +199,9 @@ class SentimentRecipe:
     """L2 penalty coupled to the gradient."""
 
 
-_ATTENTION_0, _MLP_0, _MLP_1 = (f"transformer.h.{layer}.c_proj" for layer in ("0.attn", "0.mlp", "1.mlp"))
+_ATTENTION_0, _MLP_0, _MLP_1 = (
+    f"transformer.h.{layer}.c_proj" for layer in ("0.attn", "0.mlp", "1.mlp")
+)
 
 Recipe = GroupRecipe | OrdinalRecipe | AdditionRecipe | SentimentRecipe
 
@@ -202,14 +210,27 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         GroupRecipe("s5", group="S5", steps=800, history=(0, 200, 400, 500, 550, 600)),
         GroupRecipe("z113", group="Z113", steps=600, history=(0, 200, 300)),
-        # The same as s5; its bundled weights are those of seed 3, which learns (2,2,1) and the cosets of F20 besides.
+        # The same as s5; its bundled weights are those of seed 3, which learns (2,2,1) and the
+        # cosets of F20 besides.
         GroupRecipe("s5-seed3", group="S5", steps=800, history=()),
-        # Not bundled: the published width and fraction. A step holds 129,600 x 720 logits, some GB, and takes seconds.
-        GroupRecipe("s6", group="S6", steps=2000, history=(), d_embed=512, d_hidden=256, train_fraction=0.25),
+        # Not bundled: the published width and fraction. A step holds 129,600 x 720 logits, some GB,
+        # and takes seconds.
+        GroupRecipe(
+            "s6", group="S6", steps=2000, history=(), d_embed=512, d_hidden=256, train_fraction=0.25
+        ),
         GroupRecipe("a5", group="A5", steps=800, history=(200,), d_embed=128, train_fraction=0.5),
         GroupRecipe("d59", group="D59", steps=600, history=(200,), d_embed=128),
-        # Without L2 the same network memorises: every training pair right, no other one. The negative control.
-        GroupRecipe("a5-memorised", group="A5", steps=300, history=(), d_embed=128, train_fraction=0.5, l2=0.0),
+        # Without L2 the same network memorises: every training pair right, no other one. The
+        # negative control.
+        GroupRecipe(
+            "a5-memorised",
+            group="A5",
+            steps=300,
+            history=(),
+            d_embed=128,
+            train_fraction=0.5,
+            l2=0.0,
+        ),
         GroupRecipe(
             "z113-transformer",
             group="Z113",
@@ -223,8 +244,9 @@ RECIPES: dict[str, Recipe] = {
         OrdinalRecipe("ordinal", frozen=(_ATTENTION_0, _MLP_1), history=(0, 100, 200)),
         OrdinalRecipe("ordinal-mlp", frozen=(_ATTENTION_0, _MLP_0), copying_heads=True),
         OrdinalRecipe("ordinal-scrambled", frozen=(_ATTENTION_0, _MLP_1), scrambled=True),
-        # Bundled are seed 0 of `addition` and seed 2 of `addition-mod`, chosen among a few that add as well, because they
-        # have a period near a whole number (2, and 59/12): which periods a network finds, rounding decides as much as the seed.
+        # Bundled are seed 0 of `addition` and seed 2 of `addition-mod`, chosen among a few that add
+        # as well, because they have a period near a whole number (2, and 59/12): which periods a
+        # network finds, rounding decides as much as the seed.
         AdditionRecipe("addition", operands=50, modulus=None, steps=4000, train_fraction=0.75),
         AdditionRecipe(
             "addition-mod",
@@ -241,8 +263,6 @@ RECIPES: dict[str, Recipe] = {
 }
 """Every toy that can be trained, by name."""
 
-_BUNDLED = Path(__file__).parent / "checkpoints"
-
 
 def get_recipe(name: str) -> Recipe:
     """Return the recipe called `name`; the prefix `toy/` of bundled checkpoints is allowed.
@@ -252,24 +272,7 @@ def get_recipe(name: str) -> Recipe:
     """
     short = name.removeprefix("toy/")
     if short not in RECIPES:
-        raise ToolkitError(f"no toy is called {name!r}.{nearest(short, RECIPES)} There are {', '.join(RECIPES)}.")
-    return RECIPES[short]
-
-
-def bundled_names() -> tuple[str, ...]:
-    """Return the checkpoints that come with the package, as `load_model` takes them: "toy/ordinal", "toy/s5", ..."""
-    return tuple(f"toy/{name}" for name in RECIPES if (_BUNDLED / name / "checkpoint.json").is_file())
-
-
-def bundled_folder(name: str) -> Path:
-    """Return the folder of a bundled checkpoint, given with or without its `toy/`.
-
-    Raises:
-        ToolkitError: it is not bundled.
-    """
-    full = f"toy/{name.removeprefix('toy/')}"
-    if full not in bundled_names():
         raise ToolkitError(
-            f"{name!r} is not bundled.{nearest(full, bundled_names())} There are {', '.join(bundled_names())}."
+            f"no toy is called {name!r}.{nearest(short, RECIPES)} There are {', '.join(RECIPES)}."
         )
-    return _BUNDLED / full.removeprefix("toy/")
+    return RECIPES[short]

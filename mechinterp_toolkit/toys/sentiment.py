@@ -1,10 +1,12 @@
-"""A small transformer that ends sentences by the sentiment of their adjective: "... the book dull ... the book is" -> "bad".
+"""A small transformer that ends sentences by the sentiment of their adjective: "... the book dull
+... the book is" -> "bad".
 
-A two-layer GPT-2 shape trained as a language model on the sentences of the concept "sentiment", each with its answer, and on
-the neutral sentences. The words of a class are learned one by one; nothing in a word's spelling says which class it has.
+A two-layer GPT-2 shape trained as a language model on the sentences of the concept "sentiment",
+each with its answer, and on the neutral sentences. The words of a class are learned one by one;
+nothing in a word's spelling says which class it has.
 
-What would fool it: nothing is held out. The model memorises 48 words, so that its accuracy says nothing of sentiment; what
-analyses find is how it keeps the classes.
+What would fool it: nothing is held out. The model memorises 48 words, so that its accuracy says
+nothing of sentiment; what analyses find is how it keeps the classes.
 
 Source: this project; the task is in the manner of Tigges et al. 2023, arXiv:2310.15154.
 """
@@ -19,10 +21,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.checkpoint import write_checkpoint
-from mechinterp_toolkit.concepts import WORD_CONCEPTS
+from mechinterp_toolkit.prompts.concepts import WORD_CONCEPTS
+from mechinterp_toolkit.toys.loop import Progress, training_record
 from mechinterp_toolkit.toys.planted_concepts import CONCEPT, concept_tokenizer
 from mechinterp_toolkit.toys.recipes import SentimentRecipe
-from mechinterp_toolkit.toys.training import Progress, training_record
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -52,12 +54,18 @@ def all_sentences() -> Sentences:
         for side, words in concept.words.items() for word in words
         for template in concept.templates for answer in concept.answers[side]
     ]  # fmt: skip
-    rows = [[tokenizer.bos_token_id, *tokenizer.encode(text)] for text in (*texts, *concept.neutral)]
+    rows = [
+        [tokenizer.bos_token_id, *tokenizer.encode(text)] for text in (*texts, *concept.neutral)
+    ]
     tokens = torch.full((len(rows), max(map(len, rows))), tokenizer.pad_token_id)
     for i, row in enumerate(rows):
         tokens[i, : len(row)] = torch.tensor(row)
     lengths = torch.tensor([len(row) for row in rows])
-    return Sentences(tokens, torch.arange(tokens.shape[1]) < lengths[:, None], torch.arange(len(rows)) < len(texts))
+    return Sentences(
+        tokens,
+        torch.arange(tokens.shape[1]) < lengths[:, None],
+        torch.arange(len(rows)) < len(texts),
+    )
 
 
 def build_sentiment_model(recipe: SentimentRecipe, seed: int) -> GPT2LMHeadModel:
@@ -65,10 +73,20 @@ def build_sentiment_model(recipe: SentimentRecipe, seed: int) -> GPT2LMHeadModel
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
-        vocab_size=len(concept_tokenizer()), n_positions=_LONGEST, n_embd=recipe.d_model, n_layer=2, n_head=recipe.n_heads,
-        n_inner=recipe.d_mlp, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=1,
-        pad_token_id=0, attn_implementation="eager",
-    )  # fmt: skip
+        vocab_size=len(concept_tokenizer()),
+        n_positions=_LONGEST,
+        n_embd=recipe.d_model,
+        n_layer=2,
+        n_head=recipe.n_heads,
+        n_inner=recipe.d_mlp,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=1,
+        eos_token_id=1,
+        pad_token_id=0,
+        attn_implementation="eager",
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return GPT2LMHeadModel(config)
@@ -76,9 +94,12 @@ def build_sentiment_model(recipe: SentimentRecipe, seed: int) -> GPT2LMHeadModel
 
 @torch.no_grad()
 def sentiment_accuracy(model: GPT2LMHeadModel) -> float:
-    """Return the share of sentences after which a right answer has the highest logit of the whole vocabulary."""
+    """Return the share of sentences after which a right answer has the highest logit of the whole
+    vocabulary."""
     sentences, tokenizer, concept = all_sentences(), concept_tokenizer(), WORD_CONCEPTS[CONCEPT]
-    sides = [set(tokenizer.convert_tokens_to_ids(list(words))) for words in concept.answers.values()]
+    sides = [
+        set(tokenizer.convert_tokens_to_ids(list(words))) for words in concept.answers.values()
+    ]
     tokens, mask = sentences.tokens[sentences.answered], sentences.mask[sentences.answered]
     at = mask.sum(1) - 1
     rows = torch.arange(len(tokens))
@@ -90,7 +111,8 @@ def sentiment_accuracy(model: GPT2LMHeadModel) -> float:
 def _loss(
     model: GPT2LMHeadModel, sentences: Sentences, rows: Int[Tensor, " batch"], answer_weight: float
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of the next token in nats, mean over tokens, plus that of the answers with their own weight."""
+    """Cross-entropy of the next token in nats, mean over tokens, plus that of the answers with
+    their own weight."""
     tokens, mask = sentences.tokens[rows], sentences.mask[rows]
     nats = torch.nn.functional.cross_entropy(
         model(tokens).logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
@@ -103,13 +125,21 @@ def _loss(
 
 
 def train_sentiment(
-    recipe: SentimentRecipe, folder: Path, *, seed: int = 0, steps: int | None = None, progress: Progress | None = None
+    recipe: SentimentRecipe,
+    folder: Path,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    progress: Progress | None = None,
 ) -> Path:
-    """Train by `recipe` and write a Hugging Face folder with `checkpoint.json`; see `training.train`."""
+    """Train by `recipe` and write a Hugging Face folder with `checkpoint.json`; see
+    `training.train`."""
     steps = steps or recipe.steps
     model, sentences = build_sentiment_model(recipe, seed), all_sentences()
     generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.l2)
+    optimiser = torch.optim.Adam(
+        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.l2
+    )
     for step in range(1, steps + 1):
         rows = torch.randint(len(sentences.tokens), (recipe.batch,), generator=generator)
         loss = _loss(model, sentences, rows, recipe.answer_weight)

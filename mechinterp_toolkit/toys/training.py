@@ -1,29 +1,30 @@
 """Train a toy from its recipe and write it as a toolkit checkpoint folder.
 
-The same recipe, seed and machine give the same weights, byte for byte. Nothing global is touched: the random state of
-torch is the caller's again afterwards.
+The same recipe, seed and machine give the same weights, byte for byte. Nothing global is touched:
+the random state of torch is the caller's again afterwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.toys.recipes import AdditionRecipe, OrdinalRecipe, Recipe, SentimentRecipe, get_recipe
-
-Progress = Callable[[int, int, dict[str, float]], None]
-"""Called as `progress(step, steps, metrics)` now and then during training, and after the last step."""
-
-State = dict[str, Tensor]
-"""Weights by name."""
+from mechinterp_toolkit.toys.loop import Progress
+from mechinterp_toolkit.toys.recipes import (
+    AdditionRecipe,
+    OrdinalRecipe,
+    SentimentRecipe,
+    get_recipe,
+)
 
 
 def train(
-    name: str, folder: str | Path, *, seed: int = 0, steps: int | None = None, progress: Progress | None = None
+    name: str,
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Train the toy called `name` and write its checkpoint folder.
 
@@ -35,8 +36,9 @@ def train(
         progress: called with step, number of steps and metrics.
 
     Returns:
-        The folder: `checkpoint.json` (recipe, seed, metrics), `model.safetensors`, and `history/` with the weights at
-        the steps the recipe keeps. A toy that reads text is a Hugging Face folder with its tokenizer besides.
+        The folder: `checkpoint.json` (recipe, seed, metrics), `model.safetensors`, and `history/`
+        with the weights at the steps the recipe keeps. A toy that reads text is a Hugging Face
+        folder with its tokenizer besides.
 
     Raises:
         ToolkitError: no such recipe, fewer than one step, or the folder holds something already.
@@ -45,7 +47,10 @@ def train(
     if steps is not None and steps < 1:
         raise ToolkitError(f"a toy is trained for at least 1 step, not {steps}.")
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise ToolkitError(f"{folder} is not an empty folder; give a new one, so that no older checkpoint is mixed in.")
+        raise ToolkitError(
+            f"{folder} is not an empty folder; give a new one, so that no older checkpoint is"
+            " mixed in."
+        )
     if isinstance(recipe, OrdinalRecipe):
         from mechinterp_toolkit.toys.ordinal import train_ordinal
 
@@ -61,24 +66,3 @@ def train(
     from mechinterp_toolkit.toys.group_task import train_group
 
     return train_group(recipe, folder, seed=seed, steps=steps, progress=progress)
-
-
-def training_record(recipe: Recipe, seed: int, steps: int, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """Return the training part of `checkpoint.json`: recipe, seed, steps taken, versions and final metrics."""
-    import dataclasses
-
-    import torch
-
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(recipe).items()}
-    return {
-        "recipe": plain,
-        "seed": seed,
-        "steps": steps,
-        "metrics": {k: float(v) for k, v in metrics.items()},
-        "torch": torch.__version__,
-    }
-
-
-def copy_state(state: Mapping[str, Tensor]) -> State:
-    """Return a copy of `state` that later training steps leave alone."""
-    return {name: tensor.detach().clone() for name, tensor in state.items()}

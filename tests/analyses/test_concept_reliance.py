@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from mechinterp_toolkit.analyses.concept_reliance import ERASURES, ConceptReliance, concept_reliance
-from mechinterp_toolkit.concepts import WORD_CONCEPTS
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.model import load_model
+from mechinterp_toolkit.prompts.concepts import WORD_CONCEPTS
 from mechinterp_toolkit.toys import concept_model
 
 QUICK = {"draws": 199, "edit_draws": 19}
@@ -59,8 +59,13 @@ def test_another_concept_of_the_same_words_is_not_this_one():
 
 
 def test_verdicts_read_again_from_other_numbers_change(on_planted):
-    tiny = replace(on_planted.rise, value=on_planted.rise.value / 1e4, low=on_planted.rise.low / 1e4,
-                   high=on_planted.rise.high / 1e4, control=on_planted.rise.control / 1e4)  # fmt: skip
+    tiny = replace(
+        on_planted.rise,
+        value=on_planted.rise.value / 1e4,
+        low=on_planted.rise.low / 1e4,
+        high=on_planted.rise.high / 1e4,
+        control=on_planted.rise.control / 1e4,
+    )
     assert replace(on_planted, rise=tiny).used.outcome == "not_found"
     assert "less than anything of interest" in replace(on_planted, rise=tiny).used.reason
     wide = replace(on_planted.rise, low=on_planted.rise.low * 0)
@@ -68,7 +73,9 @@ def test_verdicts_read_again_from_other_numbers_change(on_planted):
 
 
 def test_too_few_draws_decide_nothing(on_planted):
-    few = replace(on_planted, accuracy=replace(on_planted.accuracy, control=on_planted.accuracy.control[:10]))
+    few = replace(
+        on_planted, accuracy=replace(on_planted.accuracy, control=on_planted.accuracy.control[:10])
+    )
     assert few.represented.outcome == "undecided"
     assert "at least 19 draws are needed" in few.represented.reason
     few = replace(on_planted, rise=replace(on_planted.rise, control=on_planted.rise.control[:10]))
@@ -79,7 +86,9 @@ def test_too_few_draws_decide_nothing(on_planted):
 def test_nothing_is_denied_where_nothing_was_decided():
     found = concept_reliance(concept_model(1.0, 0), draws=10)
     assert found.represented.outcome == found.used.outcome == "undecided"
-    assert "not decided whether sentiment is represented, so nothing was erased" in found.used.reason
+    assert (
+        "not decided whether sentiment is represented, so nothing was erased" in found.used.reason
+    )
     assert found.answer().startswith("Whether sentiment is represented linearly is undecided.")
     assert "not represented" not in str(found)
 
@@ -90,7 +99,10 @@ def test_classes_that_stay_readable_in_other_words_are_a_caveat_and_others_not(o
     value = on_planted.erased.value.clone()
     value[best] = on_planted.erased.control[:, best].max() + 0.01
     left = replace(on_planted, erased=replace(on_planted.erased, value=value))
-    assert any(caveat.startswith(f"{says}{left.erased.at(best).text()}; control: ") for caveat in left.caveats)
+    assert any(
+        caveat.startswith(f"{says}{left.erased.at(best).text()}; control: ")
+        for caveat in left.caveats
+    )
     value = value.clone()
     value[best] = on_planted.erased.control[:, best].median()
     gone = replace(on_planted, erased=replace(on_planted.erased, value=value))
@@ -105,21 +117,27 @@ def test_rises_are_written_in_thousandths_of_a_nat_and_units_by_name(on_planted)
     assert rounding.causal_check().endswith("random directions about 0.")
     assert "e-0" not in rounding.causal_check().partition("the loss rises by")[2]
     assert "(labels shuffled over words, largest of all)" in on_planted.answer()
-    assert "With an eraser fitted to one half of the words, the other half is classified with" in on_planted.answer()
+    assert (
+        "With an eraser fitted to one half of the words, the other half is classified with"
+        in on_planted.answer()
+    )
 
 
 def test_a_misspelt_concept_is_told_the_right_name():
-    with pytest.raises(ToolkitError, match=r"no concept of words is called 'sentimant'. Did you mean 'sentiment'\?"):
+    with pytest.raises(
+        ToolkitError, match=r"no concept of words is called 'sentimant'. Did you mean 'sentiment'\?"
+    ):
         concept_reliance(concept_model(1.0, 0), concept="sentimant")
 
 
 def treebank_model(folder):
-    """A two-layer GPT-2 shape trained on the treebank's sentences, word by word; rare words are unknown."""
+    """A two-layer GPT-2 shape trained on the treebank's sentences, word by word; rare words are
+    unknown."""
     from collections import Counter
 
     import transformers
 
-    from mechinterp_toolkit.concepts import _sentences
+    from mechinterp_toolkit.prompts.concepts import _sentences
     from mechinterp_toolkit.toys.ordinal import word_level_tokenizer
 
     (file,) = folder.glob("*.conllu")
@@ -127,15 +145,31 @@ def treebank_model(folder):
     common = [word for word, _ in Counter(word for s in sentences for word in s).most_common(500)]
     tokenizer = word_level_tokenizer(("<pad>", "<bos>", "<unk>", *common))
     config = transformers.GPT2Config(
-        n_layer=2, n_head=4, n_embd=64, vocab_size=len(tokenizer), n_positions=40, resid_pdrop=0.0, embd_pdrop=0.0,
-        attn_pdrop=0.0, bos_token_id=1, eos_token_id=1,
-    )  # fmt: skip
-    batch = tokenizer([" ".join(["<bos>", *s]) for s in sentences], padding=True, return_tensors="pt", max_length=32,
-                      truncation=True)  # fmt: skip
+        n_layer=2,
+        n_head=4,
+        n_embd=64,
+        vocab_size=len(tokenizer),
+        n_positions=40,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=1,
+        eos_token_id=1,
+    )
+    batch = tokenizer(
+        [" ".join(["<bos>", *s]) for s in sentences],
+        padding=True,
+        return_tensors="pt",
+        max_length=32,
+        truncation=True,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = transformers.GPT2LMHeadModel(config)
-    optimiser, generator = torch.optim.AdamW(model.parameters(), lr=3e-3), torch.Generator().manual_seed(0)
+    optimiser, generator = (
+        torch.optim.AdamW(model.parameters(), lr=3e-3),
+        torch.Generator().manual_seed(0),
+    )
     for _ in range(400):
         rows = torch.randint(len(sentences), (48,), generator=generator)
         tokens, mask = batch["input_ids"][rows], batch["attention_mask"][rows].bool()
@@ -153,7 +187,8 @@ def test_part_of_speech_is_read_in_a_model_of_the_treebank_and_its_erasure_costs
     assert found.represented.outcome == found.used.outcome == "found"
     assert found.unit_name == "words"
     assert len(found.classes) >= 10
-    # A random network mixes a word with its neighbours, and these tell parts of speech: but less, and it relies on nothing.
+    # A random network mixes a word with its neighbours, and these tell parts of speech: but less,
+    # and it relies on nothing.
     twin = concept_reliance(model.random_twin(0), concept=str(shared_data / "ud_ewt"), **QUICK)
     print(twin.answer(), twin.causal_check())
     assert twin.accuracy.value[0] < twin.accuracy.control[:, 0].max()
@@ -166,8 +201,11 @@ def test_a_corpus_of_labelled_texts_is_judged_by_its_next_tokens(tmp_path):
 
     model = concept_model(1.0, 0)
     positive, negative = (words[:12] for words in WORD_CONCEPTS["sentiment"].words.values())
-    rows = [{"text": f"the movie was {word}", "label": side} for side, words in (("good", positive), ("bad", negative))
-            for word in words]  # fmt: skip
+    rows = [
+        {"text": f"the movie was {word}", "label": side}
+        for side, words in (("good", positive), ("bad", negative))
+        for word in words
+    ]
     path = tmp_path / "Reviews.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     found = concept_reliance(model, concept=str(path), **QUICK)

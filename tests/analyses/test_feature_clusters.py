@@ -1,4 +1,5 @@
-"""Feature clusters: planted circles, a dictionary trained here with sae-lens, and groups that only look like features."""
+"""Feature clusters: planted circles, a dictionary trained here with sae-lens, and groups that only
+look like features."""
 
 from __future__ import annotations
 
@@ -11,7 +12,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mechinterp_toolkit.analyses.feature_clusters import _score, feature_clusters, planted_circles, structureless_groups
+from mechinterp_toolkit.analyses.feature_clusters import (
+    _score,
+    feature_clusters,
+    planted_circles,
+    structureless_groups,
+)
 from mechinterp_toolkit.errors import HookError, NotApplicable
 from mechinterp_toolkit.geometry.irreducible import Irreducibility
 from mechinterp_toolkit.model import load_model
@@ -58,7 +64,8 @@ def test_flatness_grows_with_the_share_of_the_circle(strength):
 
 
 def test_the_plane_is_the_circle_and_not_the_flat_rest_behind_it():
-    """With some noise the months' components 2 and 3 stand out most: the circle's second half beside almost nothing."""
+    """With some noise the months' components 2 and 3 stand out most: the circle's second half
+    beside almost nothing."""
     made = planted_circles(0.9, 0)
     found = feature_clusters(made.model, **made.options)
     assert [one.plane for one in found.clusters if one.found] == [1, 1]
@@ -69,13 +76,16 @@ def test_groups_that_share_a_direction_and_nothing_else_are_not_found():
     made = structureless_groups(3)
     found = feature_clusters(made.model, draws=99, **made.options)
     assert len(found.clusters) == 2
-    assert all(c.separability > 0.5 and c.p_dependent <= 0.05 for c in found.clusters)  # what S alone would believe
+    assert all(
+        c.separability > 0.5 and c.p_dependent <= 0.05 for c in found.clusters
+    )  # what S alone would believe
     assert found.represented.outcome == "not_found"
     assert "no flatter than random directions" in found.represented.reason
 
 
 def test_a_group_whose_points_mostly_lie_on_one_line_is_a_mixture(planted):
-    """Five of the seven days are moved onto one line: in its plane, the cloud is a line and something beside it."""
+    """Five of the seven days are moved onto one line: in its plane, the cloud is a line and
+    something beside it."""
     model, sae = planted
     rows = sae.w_dec.clone()
     days = torch.arange(2, 9)
@@ -84,7 +94,9 @@ def test_a_group_whose_points_mostly_lie_on_one_line_is_a_mixture(planted):
     for i, at in zip(days[:5], (1.0, -1.0, 0.6, -0.6, 0.2), strict=True):
         rows[i] = mean + at * line
     crooked = replace(sae, w_dec=rows)  # what latents write; which one fires is left as it was
-    found = next(c for c in feature_clusters(model, sae=crooked, draws=99).clusters if 2 in c.latents)
+    found = next(
+        c for c in feature_clusters(model, sae=crooked, draws=99).clusters if 2 in c.latents
+    )
     assert found.p_flat <= 0.05
     assert found.mixture > 0.5
     assert not found.found
@@ -100,19 +112,25 @@ def test_rounding_of_the_directions_moves_no_score_and_no_group(planted, finding
         other = feature_clusters(model, sae=replace(sae, w_dec=off), draws=99)
         assert [c.latents for c in other.clusters] == [c.latents for c in finding.clusters]
         for a, b in zip(other.clusters, finding.clusters, strict=True):
-            assert a.score == pytest.approx(b.score, abs=1e-3)  # histograms: a point or two may change its bin
+            assert a.score == pytest.approx(
+                b.score, abs=1e-3
+            )  # histograms: a point or two may change its bin
 
 
 def test_groups_whose_p_values_are_both_at_the_floor_come_by_score(finding):
     first, second = finding.clusters
     assert first.p == second.p == 1 / 100
-    assert first.score > second.score + 0.05  # .64 and .53, of the circle and the plane of one axis with the intensity
+    assert (
+        first.score > second.score + 0.05
+    )  # .64 and .53, of the circle and the plane of one axis with the intensity
 
 
 def test_the_answer_says_of_what_the_share_is_one(finding):
     days = finding.clusters[0]
-    assert f"are active at {days.active} tokens. Of the variance of what they write there together, a share of 1 [1, 1] lies in " \
-        "the plane of principal components 1 and 2" in finding.answer()  # fmt: skip
+    assert (
+        f"are active at {days.active} tokens. Of the variance of what they write there together, a"
+        " share of 1 [1, 1] lies in the plane of principal components 1 and 2" in finding.answer()
+    )
     later = replace(finding, clusters=(replace(days, plane=2),)).answer()
     assert "together that component 1 leaves, a share" in later
     latest = replace(finding, clusters=(replace(days, plane=4),)).answer()
@@ -133,7 +151,8 @@ def test_the_published_ranking_counts_a_zero_more_and_leaves_out_failed_planes()
 def test_what_it_cannot_read_is_refused(planted, tmp_path):
     model, sae = planted
     with pytest.raises(
-        NotApplicable, match=r"none was given; set sae=FOLDER .* or give a mechinterp_toolkit\.sae\.Sparse"
+        NotApplicable,
+        match=r"none was given; set sae=FOLDER .* or give a mechinterp_toolkit\.sae\.Sparse",
     ):
         feature_clusters(model)
     with pytest.raises(NotApplicable, match="does not say where it reads"):
@@ -149,23 +168,32 @@ def test_a_folder_is_called_by_its_name_and_its_path_stays_in_the_options(plante
     folder = tmp_path / "mine"
     folder.mkdir()
     state = {"W_enc": sae.w_enc, "b_enc": sae.b_enc, "W_dec": sae.w_dec, "b_dec": sae.b_dec}
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "sae_weights.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in state.items()},
+        folder / "sae_weights.safetensors",
+    )
     d_in, d_sae = sae.w_enc.shape
     metadata = {"sae_lens_version": "6.54.12", "hook_name": sae.hook_point}
     record = {"architecture": "topk", "k": 1, "d_in": d_in, "d_sae": d_sae, "metadata": metadata}
     (folder / "cfg.json").write_text(json.dumps(record))
     for given in (str(folder), load_sae(folder)):
         found = feature_clusters(model, sae=given, draws=19)
-        assert "The groups come from mine; what it does not encode cannot be found." in found.caveats
+        assert (
+            "The groups come from mine; what it does not encode cannot be found." in found.caveats
+        )
         assert str(tmp_path) not in str(found)
         assert found.provenance.run.options["sae"] == str(folder)
 
 
 def test_a_corpus_takes_the_place_of_random_tokens(planted, tmp_path):
     model, sae = planted
-    words = [word for word in model.tokenizer.get_vocab() if word in DAYS or word in ("river", "stone")]
+    words = [
+        word for word in model.tokenizer.get_vocab() if word in DAYS or word in ("river", "stone")
+    ]
     corpus = tmp_path / "corpus.txt"
-    corpus.write_text("\n".join(" ".join(words[(i + j) % len(words)] for j in range(20)) for i in range(60)))
+    corpus.write_text(
+        "\n".join(" ".join(words[(i + j) % len(words)] for j in range(20)) for i in range(60))
+    )
     found = feature_clusters(model, sae=sae, text=str(corpus), draws=99)
     assert set(found.clusters[0].items) == DAYS
     assert not any("at random" in note for note in found.notes)
@@ -188,16 +216,34 @@ def train_sae(folder: Path, activations_: torch.Tensor) -> Path:
         torch.manual_seed(0)
         d_in = activations_.shape[1]
         config = StandardTrainingSAEConfig(
-            d_in=d_in, d_sae=2 * d_in, l1_coefficient=1.0, l1_warm_up_steps=100, apply_b_dec_to_input=False
+            d_in=d_in,
+            d_sae=2 * d_in,
+            l1_coefficient=1.0,
+            l1_warm_up_steps=100,
+            apply_b_dec_to_input=False,
         )
         sae = StandardTrainingSAE(config)
         sae.cfg.metadata.hook_name = PRE_0
         plan = SAETrainerConfig(
-            total_training_samples=steps * batch, train_batch_size_samples=batch, device="cpu", autocast=False, lr=1e-3,
-            lr_end=1e-4, lr_scheduler_name="constant", lr_warm_up_steps=0, lr_decay_steps=steps // 3, n_restart_cycles=1,
-            adam_beta1=0.9, adam_beta2=0.999, dead_feature_window=100, feature_sampling_window=200, n_checkpoints=0,
-            checkpoint_path=None, save_final_checkpoint=False, logger=LoggingConfig(log_to_wandb=False),
-        )  # fmt: skip
+            total_training_samples=steps * batch,
+            train_batch_size_samples=batch,
+            device="cpu",
+            autocast=False,
+            lr=1e-3,
+            lr_end=1e-4,
+            lr_scheduler_name="constant",
+            lr_warm_up_steps=0,
+            lr_decay_steps=steps // 3,
+            n_restart_cycles=1,
+            adam_beta1=0.9,
+            adam_beta2=0.999,
+            dead_feature_window=100,
+            feature_sampling_window=200,
+            n_checkpoints=0,
+            checkpoint_path=None,
+            save_final_checkpoint=False,
+            logger=LoggingConfig(log_to_wandb=False),
+        )
         trained = SAETrainer(cfg=plan, sae=sae, data_provider=batches()).fit()
     trained.save_inference_model(folder)
     return folder
@@ -219,6 +265,17 @@ def test_the_circles_are_found_in_a_dictionary_trained_here(tmp_path):
     found = feature_clusters(model, sae=str(folder), draws=99)
     assert found.represented.outcome == "found"
     assert found.used.outcome == "found"
-    months = {"January", "February", "March", "April", "May", "June", "July", "August", "September", "October"}
+    months = {
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+    }
     items = [set(cluster.items) for cluster in found.clusters if cluster.found]
     assert any(one >= DAYS or months <= one for one in items)

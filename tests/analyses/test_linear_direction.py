@@ -7,7 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mechinterp_toolkit.analyses.linear_direction import METHODS, TOKENS, LinearDirection, linear_direction
+from mechinterp_toolkit.analyses.linear_direction import (
+    METHODS,
+    TOKENS,
+    LinearDirection,
+    linear_direction,
+)
 from mechinterp_toolkit.toys import concept_model
 
 QUICK = {"draws": 199, "edit_draws": 19, "steps": 20}
@@ -28,7 +33,12 @@ def falls(found: LinearDirection) -> dict[str, float]:
 
 
 def test_a_model_that_sums_up_at_commas_is_told_so(on_summary):
-    assert on_summary.represented.outcome == on_summary.used.outcome == on_summary.summarised.outcome == "found"
+    assert (
+        on_summary.represented.outcome
+        == on_summary.used.outcome
+        == on_summary.summarised.outcome
+        == "found"
+    )
     assert falls(on_summary)["punctuation"] > 0.5 * falls(on_summary)["all"]
     assert abs(falls(on_summary)["all others"]) < 0.2
 
@@ -67,14 +77,17 @@ def test_where_there_is_no_direction_none_is_sought():
 
 
 def test_a_method_that_disagrees_is_named_and_hides_in_no_mean(on_word):
-    """Four methods agree by 1 and one with none: a mean of 0.6 over all pairs, 0 for the one and 0.75 for the others."""
+    """Four methods agree by 1 and one with none: a mean of 0.6 over all pairs, 0 for the one and
+    0.75 for the others."""
     alike = torch.ones(5, 5, dtype=torch.float64)
     apart = alike.clone()
     apart[1], apart[:, 1] = 0, 0
     apart[1, 1] = 1
     assert not any("disagree" in caveat for caveat in replace(on_word, agreement=alike).caveats)
     one = replace(on_word, agreement=apart)
-    assert one.agreement_with_others == {name: 0.0 if name == "k-means" else 0.75 for name in METHODS}
+    assert one.agreement_with_others == {
+        name: 0.0 if name == "k-means" else 0.75 for name in METHODS
+    }
     caveat = next(caveat for caveat in one.caveats if "disagree" in caveat)
     assert "by mean |cosine|: k-means (0.00)." in caveat
     assert "mean |cosine| of 0.60, least that of k-means with 0.00." in one.answer()
@@ -97,27 +110,36 @@ def test_each_control_is_called_one_and_named_once(on_word):
 
 
 def test_too_few_draws_decide_nothing(on_word, on_summary):
-    few = replace(on_word, accuracy=replace(on_word.accuracy, control=on_word.accuracy.control[:10]))
+    few = replace(
+        on_word, accuracy=replace(on_word.accuracy, control=on_word.accuracy.control[:10])
+    )
     assert few.represented.outcome == "undecided"
     assert "at least 19 draws are needed" in few.represented.reason
     few = replace(on_word, fall=replace(on_word.fall, control=on_word.fall.control[:10]))
     assert few.used.outcome == "undecided"
-    few = replace(on_summary, summary=replace(on_summary.summary, control=on_summary.summary.control[:10]))
+    few = replace(
+        on_summary, summary=replace(on_summary.summary, control=on_summary.summary.control[:10])
+    )
     assert few.summarised.outcome == "undecided"
-    # Halves of four words: 36 even relabellings, of which two that swap the classes ablate one direction.
+    # Halves of four words: 36 even relabellings, of which two that swap the classes ablate one
+    # direction.
     of_eight_words = replace(on_word, words=(9, 8))
     assert "no more arrangements exist: it takes more units" in of_eight_words.used.reason
 
 
 def test_nothing_is_denied_where_nothing_was_decided():
     found = linear_direction(concept_model(1.0, 0), draws=10)
-    assert found.represented.outcome == found.used.outcome == found.summarised.outcome == "undecided"
+    assert (
+        found.represented.outcome == found.used.outcome == found.summarised.outcome == "undecided"
+    )
     assert "not decided whether sentiment is represented, so none was ablated" in found.used.reason
     assert found.answer().startswith("Whether sentiment lies along a direction is undecided.")
     assert "no direction" not in str(found).lower()
 
 
 def test_verdicts_read_again_from_other_numbers_change(on_summary):
-    nothing = replace(on_summary.summary, value=on_summary.summary.value * 0, low=on_summary.summary.low * 0)
+    nothing = replace(
+        on_summary.summary, value=on_summary.summary.value * 0, low=on_summary.summary.low * 0
+    )
     assert replace(on_summary, summary=nothing).summarised.outcome == "not_found"
     assert replace(on_summary, fall=None, summary=None).used.outcome == "not_applicable"

@@ -1,4 +1,5 @@
-"""Steering effect: the planted concept is moved, more than by shuffled vectors; an unread one is not."""
+"""Steering effect: the planted concept is moved, more than by shuffled vectors; an unread one is
+not."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from mechinterp_toolkit.analyses.steering_effect import SteeringEffect, steering_effect
-from mechinterp_toolkit.concepts import WORD_CONCEPTS
 from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.prompts.concepts import WORD_CONCEPTS
 from mechinterp_toolkit.toys import concept_model
 
 QUICK = {"draws": 199, "edit_draws": 19}
@@ -71,7 +72,9 @@ def test_words_are_the_units_of_every_interval(on_planted):
 def with_draws(found, **draws):
     """The finding with only so many draws of a control."""
     fewer = {name: getattr(found, name) for name in draws}
-    return replace(found, **{name: replace(e, control=e.control[: draws[name]]) for name, e in fewer.items()})
+    return replace(
+        found, **{name: replace(e, control=e.control[: draws[name]]) for name, e in fewer.items()}
+    )
 
 
 def test_too_few_draws_decide_nothing(on_planted):
@@ -85,7 +88,8 @@ def test_too_few_draws_decide_nothing(on_planted):
 
 
 def test_halves_of_three_words_have_too_few_relabellings_whatever_the_draws(monkeypatch):
-    """Of six words a class three make the vector: 18 even relabellings and the observed one, so that p is 1 / 19 at least."""
+    """Of six words a class three make the vector: 18 even relabellings and the observed one, so
+    that p is 1 / 19 at least."""
     model, known = concept_model(1.0, 0), WORD_CONCEPTS["sentiment"]
     few = known._replace(words={name: words[:6] for name, words in known.words.items()})
     monkeypatch.setitem(WORD_CONCEPTS, "sentiment", few)
@@ -101,7 +105,10 @@ def test_halves_of_three_words_have_too_few_relabellings_whatever_the_draws(monk
 def test_nothing_is_denied_where_nothing_was_decided():
     found = steering_effect(concept_model(1.0, 0), draws=10)
     assert found.represented.outcome == found.used.outcome == "undecided"
-    assert "not decided whether sentiment is represented, so there was no vector to add" in found.used.reason
+    assert (
+        "not decided whether sentiment is represented, so there was no vector to add"
+        in found.used.reason
+    )
     assert found.answer().startswith("Whether there is anything to steer by is undecided.")
     assert "along no direction" not in str(found)
 
@@ -109,11 +116,18 @@ def test_nothing_is_denied_where_nothing_was_decided():
 def test_guidance_that_does_as_much_at_no_larger_cost_is_named(on_planted):
     once = on_planted.guidance.labels["multiplier"].index("1")
     part = float(on_planted.change.value / on_planted.guidance.value[once])
-    # KL is convex in the part of the shift and 0 without it, so it lies below the straight line to the whole shift.
+    # KL is convex in the part of the shift and 0 without it, so it lies below the straight line to
+    # the whole shift.
     assert 0 < on_planted.matched_kl.value < part * on_planted.guidance_kl.value[once]
-    assert f"{part:.3g} times that shift moves it as far as the vector, at" in on_planted.causal_check()
+    assert (
+        f"{part:.3g} times that shift moves it as far as the vector, at"
+        in on_planted.causal_check()
+    )
     cheaper, dearer = (
-        replace(on_planted, matched_kl=replace(on_planted.matched_kl, value=factor * on_planted.kl.value[0, 2]))
+        replace(
+            on_planted,
+            matched_kl=replace(on_planted.matched_kl, value=factor * on_planted.kl.value[0, 2]),
+        )
         for factor in (1.0, 1.01)
     )
     says = "A constant added to the logits does as much as the vector at no larger cost"

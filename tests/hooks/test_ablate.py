@@ -51,11 +51,19 @@ def test_only_the_named_neurons_change():
     assert (edited[..., 2] == 8).all()
 
 
-@pytest.mark.parametrize(("edit", "words"), [(AblateHeads((4,), torch.zeros(1, 1)), r"has 4 heads.*no head \[4\]"),
-                                             (AblateNeurons((0, -1), torch.zeros(2)), r"no neuron \[-1\]")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (AblateHeads((4,), torch.zeros(1, 1)), r"has 4 heads.*no head \[4\]"),
+        (AblateNeurons((0, -1), torch.zeros(2)), r"no neuron \[-1\]"),
+    ],
+)
 def test_a_component_that_is_not_there_is_refused(edit, words):
     with pytest.raises(HookError, match=words):
-        edit(torch.randn(2, 5, 4, 8) if isinstance(edit, AblateHeads) else torch.randn(2, 5, 9), hook=SITE)
+        edit(
+            torch.randn(2, 5, 4, 8) if isinstance(edit, AblateHeads) else torch.randn(2, 5, 9),
+            hook=SITE,
+        )
 
 
 def test_zero_ablating_a_head_equals_zeroing_its_output_weights(wrapped, tokens):
@@ -80,7 +88,9 @@ def test_mean_ablating_every_head_makes_attention_the_same_everywhere(wrapped, t
     flat = activations(wrapped, tokens, (name,), edits=ablate_heads(heads, means))[name]
     assert plain.std((0, 1)).max() > 0.01
     assert flat.std((0, 1)).max() < 1e-5
-    assert (flat[0, 0] - plain.flatten(0, 1).mean(0)).abs().max() < 1e-5  # attention's output is linear in z
+    assert (
+        flat[0, 0] - plain.flatten(0, 1).mean(0)
+    ).abs().max() < 1e-5  # attention's output is linear in z
 
 
 def test_mean_ablating_all_neurons_leaves_the_mean_output(wrapped, tokens):
@@ -134,13 +144,20 @@ def test_resampled_heads_write_what_they_wrote_on_another_prompt(wrapped, tokens
     resampled = activations(wrapped, tokens, (name,), edits=edits)[name]
     assert torch.equal(resampled[:, :, [0, 2]], plain[:, :, [0, 2]])
     donors = [
-        [other for other in range(4) if torch.equal(resampled[row, :, [1, 3]], plain[other, :, [1, 3]])]
+        [
+            other
+            for other in range(4)
+            if torch.equal(resampled[row, :, [1, 3]], plain[other, :, [1, 3]])
+        ]
         for row in range(4)
     ]
     assert [len(found) for found in donors] == [1] * 4
     assert sorted(d for (d,) in donors) == [0, 1, 2, 3]
     assert all(donor != row for row, (donor,) in enumerate(donors))
-    with pytest.raises(HookError, match=r"values for \(4, 7\) tokens.*\(2, 7\) run"), applied(wrapped, edits):
+    with (
+        pytest.raises(HookError, match=r"values for \(4, 7\) tokens.*\(2, 7\) run"),
+        applied(wrapped, edits),
+    ):
         wrapped.logits(tokens[:2])
     with pytest.raises(ToolkitError, match="at least two prompts"):
         resample_heads(wrapped, [(0, 1)], tokens[:1], seed=0)
@@ -170,7 +187,9 @@ def test_the_interaction_of_a_pair_is_what_both_take_beyond_the_sum(wrapped, tok
     found = pair_redundancy(wrapped, tokens, heads, metric)
     before = measure(wrapped, tokens, metric)
     groups = ([heads[0]], [heads[2]], [heads[0], heads[2]])
-    lost = [(before - measure(wrapped, tokens, metric, ablate_heads(group))).mean() for group in groups]
+    lost = [
+        (before - measure(wrapped, tokens, metric, ablate_heads(group))).mean() for group in groups
+    ]
     assert float(found.single.value[0]) == pytest.approx(float(lost[0]))
     at = found.pairs.index((heads[0], heads[2]))
     assert float(found.interaction.value[at]) == pytest.approx(float(lost[2] - lost[1] - lost[0]))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mechinterp_toolkit.concepts import word_prompts
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.hooks.align import align_direction
 from mechinterp_toolkit.hooks.measure import logit_difference
 from mechinterp_toolkit.hooks.patch import Place, patch_effects
 from mechinterp_toolkit.model import load_model
+from mechinterp_toolkit.prompts.concepts import word_prompts
 from mechinterp_toolkit.toys import planted_concept
 
 AT = "blocks.0.hook_resid_pre"
@@ -43,12 +43,19 @@ def test_it_gets_closer_to_the_planted_direction_than_its_start():
         )
     assert found.norm() == pytest.approx(1)
     assert all(p.grad is None for p in model.model.parameters())
-    assert all(torch.equal(before[name], weight) for name, weight in model.model.state_dict().items())
+    assert all(
+        torch.equal(before[name], weight) for name, weight in model.model.state_dict().items()
+    )
     source, base, metric, at = pairs(asked, ~half)
-    places = [Place(AT, positions=at, direction=v, name=n) for n, v in (("start", start), ("found", found))]
+    places = [
+        Place(AT, positions=at, direction=v, name=n)
+        for n, v in (("start", start), ("found", found))
+    ]
     closed = patch_effects(model, source, base, places, metric).normalised
     assert closed.value[1] > closed.value[0] + 0.1
-    assert abs(float(found @ made.direction.double())) > float(start @ made.direction / start.norm())
+    assert abs(float(found @ made.direction.double())) > float(
+        start @ made.direction / start.norm()
+    )
 
 
 def test_no_step_finds_nothing():

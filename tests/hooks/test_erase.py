@@ -1,4 +1,5 @@
-"""Erasure: what the theorem says, on ordinary data and on the data where rounding or scale would break it."""
+"""Erasure: what the theorem says, on ordinary data and on the data where rounding or scale would
+break it."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ from mechinterp_toolkit.intervention import applied
 from mechinterp_toolkit.record import activations, record
 
 EXACT = 1e-10
-"""Part of a covariance that may be left. Float64 leaves about 1e-15; half an erasure leaves 0.1 or more."""
+"""Part of a covariance that may be left. Float64 leaves about 1e-15; half an erasure leaves 0.1 or
+more."""
 
 
 def classes(
@@ -62,7 +64,8 @@ def covariance(x: Tensor) -> Tensor:
 
 
 def left_over(erased: Tensor, x: Tensor, z: Tensor) -> float:
-    """Largest part of a column of z's correlations with x that is left, whatever the units of x and z."""
+    """Largest part of a column of z's correlations with x that is left, whatever the units of x and
+    z."""
     varies = x.double().std(0) > 1e-12 * x.double().abs().mean(0)
     sd = x.double().std(0)[varies, None]
     after, before = (cross(rows[:, varies], z) / sd for rows in (erased, x))
@@ -70,29 +73,35 @@ def left_over(erased: Tensor, x: Tensor, z: Tensor) -> float:
     return (after.norm(dim=0) / before.norm(dim=0))[there].max().item()
 
 
-# --- worked by hand --------------------------------------------------------------------------------------------------
+# --- worked by hand ------------------------------------------------------------------------------
 
 
-# Mean 0, S = [[1, 1], [1, 2]], class means -(1, 1) and (1, 1): C ~ (1, 1), S^-1 C = (1, 0), C' S^-1 C = 1.
+# Mean 0, S = [[1, 1], [1, 2]], class means -(1, 1) and (1, 1): C ~ (1, 1), S^-1 C = (1, 0), C' S^-1
+# C = 1.
 HAND_X = torch.tensor([[-1.0, -2.0], [-1.0, 0.0], [1.0, 0.0], [1.0, 2.0]], dtype=torch.float64)
 HAND_Z = torch.tensor([0, 0, 1, 1])
 
 
 def test_two_classes_in_two_dimensions_by_hand():
     eraser = LeaceEraser.fit(HAND_X, HAND_Z)
-    assert torch.allclose(eraser.P, torch.tensor([[0.0, 0.0], [-1.0, 1.0]], dtype=torch.float64), atol=1e-15)
+    assert torch.allclose(
+        eraser.P, torch.tensor([[0.0, 0.0], [-1.0, 1.0]], dtype=torch.float64), atol=1e-15
+    )
     expected = torch.tensor([[0.0, -1.0], [0.0, 1.0], [0.0, -1.0], [0.0, 1.0]], dtype=torch.float64)
     assert torch.allclose(eraser(HAND_X), expected, atol=1e-15)
 
 
 def test_the_orthogonal_variant_by_hand():
     eraser = LeaceEraser.fit(HAND_X, HAND_Z, method="orth")
-    assert torch.allclose(eraser.P, torch.tensor([[0.5, -0.5], [-0.5, 0.5]], dtype=torch.float64), atol=1e-15)
+    assert torch.allclose(
+        eraser.P, torch.tensor([[0.5, -0.5], [-0.5, 0.5]], dtype=torch.float64), atol=1e-15
+    )
 
 
 def test_the_report_by_hand():
     report = LeaceFitter.fit(HAND_X, HAND_Z).report
-    # Variance 3 falls to 1. x' - x = -(x1, x1) has mean square 2. S^-1/2 C / sd(z) has length 1: z is read off exactly.
+    # Variance 3 falls to 1. x' - x = -(x1, x1) has mean square 2. S^-1/2 C / sd(z) has length 1: z
+    # is read off exactly.
     assert report.n == 4
     assert report.rank == 1
     assert report.variance_removed == pytest.approx(2 / 3, abs=1e-14)
@@ -109,7 +118,7 @@ def test_without_affine_only_the_slope_is_applied():
     assert torch.allclose(eraser(x), torch.tensor([[0.0, 3.0]], dtype=torch.float64), atol=1e-14)
 
 
-# --- nothing linear is left, however awkward the numbers -------------------------------------------------------------
+# --- nothing linear is left, however awkward the numbers -----------------------------------------
 
 
 def balanced() -> tuple[Tensor, Tensor]:
@@ -160,7 +169,9 @@ def more_columns_than_dimensions() -> tuple[Tensor, Tensor]:
     x, _ = classes()
     generator = torch.Generator().manual_seed(1)
     mixing = torch.randn(x.shape[1], x.shape[1] + 5, generator=generator, dtype=torch.float64)
-    return x, x @ mixing + torch.randn(len(x), x.shape[1] + 5, generator=generator, dtype=torch.float64)
+    return x, x @ mixing + torch.randn(
+        len(x), x.shape[1] + 5, generator=generator, dtype=torch.float64
+    )
 
 
 def repeated_columns() -> tuple[Tensor, Tensor]:
@@ -213,10 +224,12 @@ def test_neither_shrinkage_nor_leaving_out_the_mean_weakens_the_guarantee(shrink
 def test_a_concept_along_a_direction_of_almost_no_variance_is_erased():
     generator = torch.Generator().manual_seed(0)
     x, z = torch.randn(4000, 24, generator=generator, dtype=torch.float64), torch.arange(4000) % 3
-    across = torch.nn.functional.normalize(torch.randn(24, generator=generator, dtype=torch.float64), dim=0)
+    across = torch.nn.functional.normalize(
+        torch.randn(24, generator=generator, dtype=torch.float64), dim=0
+    )
     x = x - (x @ across)[:, None] * across + 1e-8 * (z[:, None] - 1) * across
-    # The direction's share of variance is 1e-17, below what an eigenvalue can tell from zero. Rows are known to 1e-16
-    # of their size, which is 1e-8 of the concept's.
+    # The direction's share of variance is 1e-17, below what an eigenvalue can tell from zero. Rows
+    # are known to 1e-16 of their size, which is 1e-8 of the concept's.
     assert left_over(LeaceEraser.fit(x, z)(x), x, one_hot(z)) < 1e-7
 
 
@@ -232,7 +245,9 @@ def test_float32_activations_are_erased_to_their_rounding(dtype):
         x = x.float()
         erased = LeaceEraser.fit(x, z, dtype=dtype)(x)
         assert erased.dtype == torch.float32
-        assert left_over(erased, x, one_hot(z)) < 1e-5, case  # eps is 1.2e-7; a whole class or dimension would be 1
+        assert left_over(erased, x, one_hot(z)) < 1e-5, (
+            case
+        )  # eps is 1.2e-7; a whole class or dimension would be 1
 
 
 def test_float32_products_under_a_large_mean_are_as_good_as_float64():
@@ -241,7 +256,9 @@ def test_float32_products_under_a_large_mean_are_as_good_as_float64():
     exact = LeaceFitter.fit(x, z)
     quick = LeaceFitter.fit(x, z, dtype=torch.float32)
     assert quality(quick.eraser, exact).cross_covariance_left < 1e-5
-    assert torch.allclose(quick.sigma_xx, exact.sigma_xx, atol=1e-5)  # variances are about 5, eps is 1.2e-7
+    assert torch.allclose(
+        quick.sigma_xx, exact.sigma_xx, atol=1e-5
+    )  # variances are about 5, eps is 1.2e-7
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 1e-2), (torch.float16, 1e-3)])
@@ -251,12 +268,13 @@ def test_half_precision_activations_are_erased_to_their_rounding(dtype, most):
     eraser = LeaceEraser.fit(x, z)
     erased = eraser(x)
     assert erased.dtype == dtype
-    # What is left is the rounding of the result, a part in 2^9 and 2^12 of each number, averaged over rows.
+    # What is left is the rounding of the result, a part in 2^9 and 2^12 of each number, averaged
+    # over rows.
     assert left_over(erased, x, one_hot(z)) < most
     assert left_over(eraser(x.double()), x, one_hot(z)) < EXACT
 
 
-# --- what no linear predictor can find -------------------------------------------------------------------------------
+# --- what no linear predictor can find -----------------------------------------------------------
 
 
 def softmax_loss(scores: Tensor, target: Tensor) -> Tensor:
@@ -279,7 +297,9 @@ def best_constant(loss: Callable[[Tensor, Tensor], Tensor], share: Tensor) -> Te
     """The constant scores of least loss, by derivation."""
     if loss is softmax_loss:
         return share.log()
-    return share if loss is squared_loss else 2 * share - 1  # squared hinge: p (1 - s)^2 + (1 - p) (1 + s)^2
+    return (
+        share if loss is squared_loss else 2 * share - 1
+    )  # squared hinge: p (1 - s)^2 + (1 - p) (1 + s)^2
 
 
 @pytest.mark.parametrize("loss", [softmax_loss, squared_loss, squared_hinge_loss])
@@ -303,8 +323,9 @@ def test_the_constant_predictor_is_optimal_because_its_gradient_vanishes(loss):
 def test_the_hinge_loss_has_a_zero_subgradient_at_the_constant_predictor():
     x, z = classes(shares=[0.45, 0.35, 0.2])
     target = one_hot(z)
-    # Every class is rarer than one half, so the best constant score is -1: rows of the class are inside the margin with
-    # slope -1, the others exactly on the kink, where any slope in [0, 1] will do. One slope makes the bias optimal.
+    # Every class is rarer than one half, so the best constant score is -1: rows of the class are
+    # inside the margin with slope -1, the others exactly on the kink, where any slope in [0, 1]
+    # will do. One slope makes the bias optimal.
     slope = target.mean(0) / (1 - target.mean(0))
     assert (slope <= 1).all()
     signs = -target + (1 - target) * slope
@@ -348,7 +369,15 @@ def spelling(words: list[str], d: int = 128) -> Tensor:
     x = torch.zeros(len(words), d, dtype=torch.float64)
     for row, word in enumerate(words):
         marked = f"^{word}$"
-        for piece in {marked[:2], marked[:3], marked[:4], marked[-2:], marked[-3:], marked[-4:], marked.lower()}:
+        for piece in {
+            marked[:2],
+            marked[:3],
+            marked[:4],
+            marked[-2:],
+            marked[-3:],
+            marked[-4:],
+            marked.lower(),
+        }:
             x[row, zlib.crc32(piece.encode()) % d] += 1
     return x
 
@@ -370,7 +399,7 @@ def test_part_of_speech_of_real_words_falls_to_the_majority_on_both_halves(share
     assert (blind(fitter.eraser(fresh)) == majority).all()
 
 
-# --- the theorem's other statements ----------------------------------------------------------------------------------
+# --- the theorem's other statements --------------------------------------------------------------
 
 
 def test_the_map_is_a_projection_that_keeps_the_mean_and_never_adds_variance():
@@ -380,7 +409,9 @@ def test_the_map_is_a_projection_that_keeps_the_mean_and_never_adds_variance():
     assert torch.allclose(eraser.P @ eraser.P, eraser.P, atol=1e-12)
     assert torch.linalg.matrix_rank(torch.eye(24, dtype=torch.float64) - eraser.P).item() == 3
     assert torch.allclose(eraser(x).mean(0), x.mean(0), atol=1e-12)
-    assert torch.linalg.eigvalsh(covariance(x) - covariance(eraser(x))).min() > -1e-12  # smaller in every direction
+    assert (
+        torch.linalg.eigvalsh(covariance(x) - covariance(eraser(x))).min() > -1e-12
+    )  # smaller in every direction
 
 
 def test_erasing_twice_is_erasing_once_and_a_second_fit_finds_nothing():
@@ -394,27 +425,41 @@ def test_erasing_twice_is_erasing_once_and_a_second_fit_finds_nothing():
 def test_the_distance_is_what_the_closed_form_says():
     x, z = classes()
     c = cross(x, one_hot(z))
-    expected = (c @ torch.linalg.pinv(c.T @ torch.linalg.inv(covariance(x)) @ c, rtol=1e-10) @ c.T).trace().item()
+    expected = (
+        (c @ torch.linalg.pinv(c.T @ torch.linalg.inv(covariance(x)) @ c, rtol=1e-10) @ c.T)
+        .trace()
+        .item()
+    )
     fitter = LeaceFitter.fit(x, z)
-    assert (fitter.eraser(x) - x).square().sum(-1).mean().item() == pytest.approx(expected, rel=1e-10)
+    assert (fitter.eraser(x) - x).square().sum(-1).mean().item() == pytest.approx(
+        expected, rel=1e-10
+    )
     assert fitter.report.distance == pytest.approx(expected, rel=1e-10)
 
 
 def test_the_report_agrees_with_the_erased_rows():
     x, z = classes()
-    for eraser in (LeaceEraser.fit(x, z), LeaceEraser.fit(x, z, method="orth"), random_eraser(24, 5).scaled(0.7)):
+    for eraser in (
+        LeaceEraser.fit(x, z),
+        LeaceEraser.fit(x, z, method="orth"),
+        random_eraser(24, 5).scaled(0.7),
+    ):
         report, erased = quality(eraser, LeaceFitter.fit(x, z)), eraser(x)
         before, after = covariance(x).trace(), covariance(erased).trace()
         assert report.variance_removed == pytest.approx((1 - after / before).item(), abs=1e-10)
         assert report.distance == pytest.approx(covariance(erased - x).trace().item(), rel=1e-10)
-        assert report.cross_covariance_left == pytest.approx(left_over(erased, x, one_hot(z)), abs=1e-10)
+        assert report.cross_covariance_left == pytest.approx(
+            left_over(erased, x, one_hot(z)), abs=1e-10
+        )
 
 
 def test_canonical_correlations_are_those_of_an_independent_computation():
     x, z = classes()
     q, _ = torch.linalg.qr(x - x.mean(0))
     p, _ = torch.linalg.qr((one_hot(z) - one_hot(z).mean(0))[:, 1:])
-    assert torch.allclose(LeaceFitter.fit(x, z).report.correlations, torch.linalg.svdvals(q.T @ p), atol=1e-10)
+    assert torch.allclose(
+        LeaceFitter.fit(x, z).report.correlations, torch.linalg.svdvals(q.T @ p), atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -422,10 +467,14 @@ def test_every_other_map_that_erases_moves_the_rows_further_in_every_metric(seed
     x, z = classes(seed=seed)
     eraser = LeaceEraser.fit(x, z)
     generator = torch.Generator().manual_seed(seed)
-    noise, metric = (torch.randn(24, 24, generator=generator, dtype=torch.float64) for _ in range(2))
+    noise, metric = (
+        torch.randn(24, 24, generator=generator, dtype=torch.float64) for _ in range(2)
+    )
     q = torch.linalg.qr(cross(x, one_hot(z))[:, 1:]).Q
     centred = x - x.mean(0)
-    other = centred @ (eraser.P + 0.1 * (noise - noise @ q @ q.T)).T  # noise that is blind to the class means
+    other = (
+        centred @ (eraser.P + 0.1 * (noise - noise @ q @ q.T)).T
+    )  # noise that is blind to the class means
     assert cross(other, one_hot(z)).abs().max() < 1e-12
 
     def distance(rows: Tensor) -> float:
@@ -449,7 +498,9 @@ def test_who_knows_more_moves_the_rows_less():
     leace, orth = LeaceEraser.fit(x, z)(x), LeaceEraser.fit(x, z, method="orth")(x)
     for erased in (oracle, free, leace, orth):
         assert left_over(erased, x, one_hot(z)) < EXACT
-    distances = [(erased - x).square().sum(-1).mean().item() for erased in (oracle, free, leace, orth)]
+    distances = [
+        (erased - x).square().sum(-1).mean().item() for erased in (oracle, free, leace, orth)
+    ]
     assert distances == sorted(distances)
     assert distances[0] < 0.9 * distances[2] < 0.9 * distances[3]
 
@@ -460,7 +511,8 @@ def test_erasure_commutes_with_every_invertible_affine_map_of_the_features():
     mixing = torch.randn(24, 24, generator=generator, dtype=torch.float64)
     shift = torch.randn(24, generator=generator, dtype=torch.float64)
     erased = LeaceEraser.fit(x @ mixing.T + shift, z)(x @ mixing.T + shift)
-    # Rounding grows with the condition number of the mixing, about 1e2 to 1e3 for a random 24 x 24 matrix.
+    # Rounding grows with the condition number of the mixing, about 1e2 to 1e3 for a random 24 x 24
+    # matrix.
     assert torch.allclose(erased, LeaceEraser.fit(x, z)(x) @ mixing.T + shift, atol=1e-9)
 
 
@@ -468,7 +520,13 @@ def test_how_the_concept_is_written_down_changes_nothing():
     x, z = classes()
     generator = torch.Generator().manual_seed(4)
     recoding = torch.randn(4, 4, generator=generator, dtype=torch.float64)
-    ways: list[Tensor] = [one_hot(z), one_hot(z)[:, 1:], one_hot(z) @ recoding, 1e-5 * one_hot(z) + 3, (z + 1) % 4]
+    ways: list[Tensor] = [
+        one_hot(z),
+        one_hot(z)[:, 1:],
+        one_hot(z) @ recoding,
+        1e-5 * one_hot(z) + 3,
+        (z + 1) % 4,
+    ]
     ways += [one_hot(z).long(), one_hot(z).half(), z[:, None], z.to(torch.int8)]
     expected = LeaceEraser.fit(x, z).P
     for way in ways:
@@ -483,14 +541,16 @@ def test_two_classes_are_one_column():
     assert torch.allclose(LeaceFitter(24, 1).update(x, z).eraser.P, expected, atol=1e-12)
 
 
-# --- streaming -------------------------------------------------------------------------------------------------------
+# --- streaming -----------------------------------------------------------------------------------
 
 
 def same_statistics(one: LeaceFitter, other: LeaceFitter) -> None:
     """Equal but for the order of float64 sums over some thousand rows."""
     assert one.n == other.n
     for name in ("mean_x", "mean_z", "sigma_xx", "sigma_xz", "sigma_zz"):
-        assert torch.allclose(getattr(one, name), getattr(other, name), rtol=1e-11, atol=1e-12), name
+        assert torch.allclose(getattr(one, name), getattr(other, name), rtol=1e-11, atol=1e-12), (
+            name
+        )
 
 
 def test_the_statistics_are_means_and_covariances():
@@ -508,7 +568,9 @@ def test_blocks_of_products_cover_every_pair_of_features(monkeypatch):
     monkeypatch.setattr(_leace_moments, "BLOCK", 5)  # does not divide 24
     x, z = classes()
     assert torch.allclose(LeaceFitter.fit(x, z).sigma_xx, covariance(x), atol=1e-12)
-    assert torch.allclose(LeaceFitter.fit(x, z, dtype=torch.float32).sigma_xx, covariance(x), atol=1e-5)
+    assert torch.allclose(
+        LeaceFitter.fit(x, z, dtype=torch.float32).sigma_xx, covariance(x), atol=1e-5
+    )
 
 
 @given(st.lists(st.integers(0, 300), max_size=6), st.booleans(), st.integers(0, 99))
@@ -539,13 +601,17 @@ def test_the_eraser_is_fitted_anew_after_an_update_or_a_merge_and_only_then():
     assert torch.allclose(fitter.eraser.P, LeaceEraser.fit(x[:2000], z[:2000]).P, atol=1e-11)
     fitter.merge(LeaceFitter(24, 4).update(x[2000:], z[2000:]))
     assert torch.allclose(fitter.eraser.P, LeaceEraser.fit(x, z).P, atol=1e-11)
-    assert torch.allclose(first.bias, x[:1000].mean(0), atol=1e-12)  # an eraser handed out stays what it was
+    assert torch.allclose(
+        first.bias, x[:1000].mean(0), atol=1e-12
+    )  # an eraser handed out stays what it was
 
 
 def test_masked_rows_do_not_count_whatever_they_hold():
     x, z = classes(40 * 9)
     x, z = x.reshape(40, 9, 24), z.reshape(40, 9)
-    mask = torch.arange(9) < torch.randint(1, 10, (40, 1), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(9) < torch.randint(
+        1, 10, (40, 1), generator=torch.Generator().manual_seed(0)
+    )
     padded, labels = x.masked_fill(~mask[..., None], float("nan")), z.masked_fill(~mask, -100)
     expected = LeaceFitter(24, 4).update(x[mask], z[mask])
     same_statistics(LeaceFitter(24, 4).update(padded, labels, mask=mask), expected)
@@ -582,19 +648,22 @@ def test_statistics_travel_between_processes_without_their_scratch_memory():
     fitter = LeaceFitter.fit(x, z)
     sent = pickle.dumps(fitter)
     same_statistics(pickle.loads(sent), fitter)
-    assert len(sent) < 2 * 8 * (24 * 24 + 2 * 24 * 4) + 20_000  # the batch alone would be 576,000 bytes
+    assert (
+        len(sent) < 2 * 8 * (24 * 24 + 2 * 24 * 4) + 20_000
+    )  # the batch alone would be 576,000 bytes
     assert torch.allclose(pickle.loads(sent).merge(fitter).eraser.P, fitter.eraser.P, atol=1e-11)
 
 
 def test_a_merge_with_float32_statistics_is_judged_as_float32():
     x, z = repeated_dimensions()
     merged = LeaceFitter.fit(x, z).merge(LeaceFitter.fit(x, z, dtype=torch.float32))
-    # Repeated dimensions are singular only to the rounding of float32; taken for regular they would be noise over noise.
+    # Repeated dimensions are singular only to the rounding of float32; taken for regular they would
+    # be noise over noise.
     assert merged.eraser.proj_right.abs().max() < 100
     assert left_over(merged.eraser(x), x, one_hot(z)) < 1e-5
 
 
-# --- as an edit ------------------------------------------------------------------------------------------------------
+# --- as an edit ----------------------------------------------------------------------------------
 
 
 def test_the_eraser_gives_a_new_tensor_of_the_same_shape_and_dtype():
@@ -614,10 +683,15 @@ def test_erasing_by_blocks_in_place_and_with_gradients_is_the_same():
     eraser = LeaceEraser.fit(x, z)
     expected = x - (x - eraser.bias) @ eraser.proj_right.T @ eraser.proj_left.T
     assert torch.allclose(eraser(x), expected, atol=1e-12)
-    assert torch.allclose(eraser(x.T.contiguous().T), expected, atol=1e-12)  # columns one after the other
+    assert torch.allclose(
+        eraser(x.T.contiguous().T), expected, atol=1e-12
+    )  # columns one after the other
     leaf = x.clone().requires_grad_()
     assert torch.allclose(eraser(leaf), expected, atol=1e-12)
-    for dtype, most in ((torch.float64, 1e-12), (torch.bfloat16, 0.05)):  # numbers up to 10, eps of bfloat16 is 1/128
+    for dtype, most in (
+        (torch.float64, 1e-12),
+        (torch.bfloat16, 0.05),
+    ):  # numbers up to 10, eps of bfloat16 is 1/128
         again = x.to(dtype)
         assert eraser.erase_(again) is again
         assert torch.allclose(again.double(), expected, atol=most)
@@ -637,7 +711,9 @@ def test_gradients_flow_through_the_projection():
 def test_class_means_are_equal_at_the_hook_point_of_the_edited_model(wrapped):
     tokens = torch.randint(3, 60, (24, 7), generator=torch.Generator().manual_seed(2))
     name, labels = "blocks.1.hook_resid_pre", tokens % 3
-    mask = torch.arange(7) < torch.randint(4, 8, (24, 1), generator=torch.Generator().manual_seed(3))
+    mask = torch.arange(7) < torch.randint(
+        4, 8, (24, 1), generator=torch.Generator().manual_seed(3)
+    )
     fitter = LeaceFitter(32, 3)
     assert isinstance(fitter, Accumulator)
     record(wrapped, tokens, {name: fitter}, mask=mask, labels=labels, batch_size=5)
@@ -684,7 +760,9 @@ def test_dtype_and_device_moves_keep_the_map():
     assert eraser.proj_left.dtype == torch.float64
     assert torch.equal(eraser.to("cpu").P, eraser.P)
     small = eraser.to(dtype=torch.float32)
-    assert {part.dtype for part in (small.proj_left, small.proj_right, small.bias)} == {torch.float32}
+    assert {part.dtype for part in (small.proj_left, small.proj_right, small.bias)} == {
+        torch.float32
+    }
     assert torch.allclose(small.P.double(), eraser.P, atol=1e-5)
     if torch.cuda.is_available():
         assert torch.allclose(eraser.to("cuda")(x.cuda()).cpu(), eraser(x), atol=1e-12)
@@ -693,11 +771,20 @@ def test_dtype_and_device_moves_keep_the_map():
         assert torch.allclose(fitter.eraser.P.cpu(), eraser.P, atol=1e-10)
 
 
-# --- oracle and free form --------------------------------------------------------------------------------------------
+# --- oracle and free form ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", ["balanced", "class of one row in 10,000", "z in units of a millionth", "mean of 10,000 sd",
-                                  "more columns of z than dimensions", "repeated columns of z"])  # fmt: skip
+@pytest.mark.parametrize(
+    "case",
+    [
+        "balanced",
+        "class of one row in 10,000",
+        "z in units of a millionth",
+        "mean of 10,000 sd",
+        "more columns of z than dimensions",
+        "repeated columns of z",
+    ],
+)
 def test_the_oracle_leaves_the_residual_of_least_squares(case):
     x, z = CASES[case]()
     columns = one_hot(z) if z.dim() == 1 else z
@@ -722,7 +809,10 @@ def test_oracle_statistics_merge_and_take_masks():
 def test_the_free_form_erases_with_any_predictor_that_sees_the_whole_concept():
     x, z = classes()
     weight = torch.randn(24, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    for predictor in (lambda rows: (rows @ weight).tanh(), lambda rows: 1e-7 * (rows @ weight).exp() + 3):
+    for predictor in (
+        lambda rows: (rows @ weight).tanh(),
+        lambda rows: 1e-7 * (rows @ weight).exp() + 3,
+    ):
         eraser = FreeFormEraser.fit(x, z, predictor)
         assert left_over(eraser(x), x, one_hot(z)) < EXACT
         assert torch.allclose(eraser(x).mean(0), x.mean(0), atol=1e-9)
@@ -737,7 +827,10 @@ def test_the_free_form_streams_and_takes_one_score_for_two_classes():
     fitter = FreeFormFitter(score, 24, 2, f_dim=1)
     for start in range(0, len(x), 700):
         fitter.update(x[start : start + 700], z[start : start + 700])
-    assert left_over(fitter.eraser(x.reshape(30, 100, 24), hook=None).reshape(-1, 24), x, one_hot(z)) < EXACT
+    assert (
+        left_over(fitter.eraser(x.reshape(30, 100, 24), hook=None).reshape(-1, 24), x, one_hot(z))
+        < EXACT
+    )
 
 
 @pytest.mark.parametrize(("predictor", "words"), [
@@ -751,7 +844,7 @@ def test_a_predictor_that_cannot_erase_is_refused(predictor, words):
         FreeFormEraser.fit(x, z, predictor)
 
 
-# --- controls and shrinkage ------------------------------------------------------------------------------------------
+# --- controls and shrinkage ----------------------------------------------------------------------
 
 
 def test_a_random_eraser_projects_off_random_directions():
@@ -768,14 +861,18 @@ def test_a_random_eraser_projects_off_random_directions():
 
 
 @pytest.mark.parametrize("method", ["leace", "orth"])
-def test_the_shuffled_control_has_the_rank_and_the_distance_of_the_eraser_and_leaves_the_concept(method):
+def test_the_shuffled_control_has_the_rank_and_the_distance_of_the_eraser_and_leaves_the_concept(
+    method,
+):
     x, z = classes()
     fitter = LeaceFitter.fit(x, z, method=method)
     control = shuffled_eraser(fitter, seed=3)
     assert control.rank == fitter.eraser.rank == 3
     report = quality(control, fitter)
     assert report.distance == pytest.approx(fitter.report.distance, rel=1e-10)
-    assert report.cross_covariance_left > 0.3  # 1 is all of it; a stretched control also mirrors what it removes
+    assert (
+        report.cross_covariance_left > 0.3
+    )  # 1 is all of it; a stretched control also mirrors what it removes
     assert torch.allclose(control(x).mean(0), x.mean(0), atol=1e-11)
     exact = shuffled_eraser(fitter, seed=3, matched=False)
     assert torch.allclose(exact.P @ exact.P, exact.P, atol=1e-11)
@@ -786,13 +883,24 @@ def test_the_shuffled_control_moves_rows_as_shuffled_labels_do(method):
     x, z = classes(800, d=10)
     fitter = LeaceFitter.fit(x, z, method=method)
     generator = torch.Generator().manual_seed(0)
-    shuffled = torch.tensor([
-        LeaceFitter.fit(x, z[torch.randperm(800, generator=generator)], method=method).report.distance
-        for _ in range(150)
-    ])  # fmt: skip
-    drawn = torch.tensor([quality(shuffled_eraser(fitter, seed=s, matched=False), fitter).distance for s in range(150)])
+    shuffled = torch.tensor(
+        [
+            LeaceFitter.fit(
+                x, z[torch.randperm(800, generator=generator)], method=method
+            ).report.distance
+            for _ in range(150)
+        ]
+    )
+    drawn = torch.tensor(
+        [
+            quality(shuffled_eraser(fitter, seed=s, matched=False), fitter).distance
+            for s in range(150)
+        ]
+    )
     error = ((shuffled.var() + drawn.var()) / 150).sqrt()
-    assert (shuffled.mean() - drawn.mean()).abs() < 4 * error  # one chance in 10,000 for equal means
+    assert (
+        shuffled.mean() - drawn.mean()
+    ).abs() < 4 * error  # one chance in 10,000 for equal means
     assert 0.7 < shuffled.std() / drawn.std() < 1.4  # the ratio's standard error is 0.08
 
 
@@ -830,7 +938,7 @@ def test_a_threshold_on_correlations_keeps_what_is_below():
     assert report.cross_covariance_left > 0.01
 
 
-# --- refused, or right -----------------------------------------------------------------------------------------------
+# --- refused, or right ---------------------------------------------------------------------------
 
 
 def refused(words: str, run: Callable[[], object]) -> None:
@@ -843,7 +951,9 @@ def test_class_numbers_in_one_real_column_are_refused():
     refused("one-hot.*numeric=True", lambda: LeaceEraser.fit(x, z.double()))
     refused("give integers", lambda: LeaceFitter(24, 1).update(x, z))
     refused("give integers", lambda: LeaceEraser.fit(x, z[:, None].float()))
-    refused("class numbers in floating point are not", lambda: LeaceFitter(24, 4).update(x, z.double()))
+    refused(
+        "class numbers in floating point are not", lambda: LeaceFitter(24, 4).update(x, z.double())
+    )
 
 
 def test_class_numbers_in_one_real_column_are_refused_when_batches_show_them_bit_by_bit():
@@ -852,7 +962,9 @@ def test_class_numbers_in_one_real_column_are_refused_when_batches_show_them_bit
     for c in (0, 3):
         fitter.update(x[z == c], z[z == c].double())
     refused("0, 1, 3", lambda: fitter.update(x[z == 1], z[z == 1].double()))
-    refused("0, 2, 3", lambda: fitter.merge(LeaceFitter(24, 1).update(x[z == 2], z[z == 2].double())))
+    refused(
+        "0, 2, 3", lambda: fitter.merge(LeaceFitter(24, 1).update(x[z == 2], z[z == 2].double()))
+    )
     assert fitter.n == int(((z == 0) | (z == 3)).sum())
 
 
@@ -862,7 +974,10 @@ def test_a_quantity_in_one_column_is_erased():
         assert left_over(LeaceEraser.fit(x, quantity)(x), x, quantity[:, None]) < EXACT
     years = (1900 + 10 * x[:, 0]).round()
     assert left_over(LeaceEraser.fit(x, years, numeric=True)(x), x, years[:, None]) < EXACT
-    assert left_over(LeaceEraser.fit(x, years.long()[:, None].double() / 3)(x), x, years[:, None]) < EXACT
+    assert (
+        left_over(LeaceEraser.fit(x, years.long()[:, None].double() / 3)(x), x, years[:, None])
+        < EXACT
+    )
 
 
 def test_the_refused_column_would_have_left_half_of_the_class_means():
@@ -877,7 +992,10 @@ def test_numbers_that_are_none_are_refused(bad):
     columns = one_hot(z)
     x[17, 3], columns[5, 1] = bad, bad
     refused(r"x holds NaN or infinity.*1 of 24 columns, first \[3\]", lambda: LeaceEraser.fit(x, z))
-    refused(r"z holds NaN or infinity.*first \[1\]", lambda: LeaceEraser.fit(torch.ones_like(x), columns))
+    refused(
+        r"z holds NaN or infinity.*first \[1\]",
+        lambda: LeaceEraser.fit(torch.ones_like(x), columns),
+    )
     refused("z holds NaN or infinity", lambda: LeaceEraser.fit(torch.ones_like(x), columns[:, 1]))
 
 
@@ -889,7 +1007,10 @@ def test_one_class_one_row_and_no_row_are_refused():
     refused("z is the same", lambda: OracleEraser.fit(x, torch.zeros_like(z)))
     refused("at least two rows; 1 has", lambda: LeaceFitter(24, 4).update(x[:1], z[:1]).eraser)
     refused("no row has been seen", lambda: LeaceFitter(24, 4).eraser)
-    refused("no row has been seen", lambda: LeaceFitter(24, 4).update(x, z, torch.zeros(3000, dtype=torch.bool)).eraser)
+    refused(
+        "no row has been seen",
+        lambda: LeaceFitter(24, 4).update(x, z, torch.zeros(3000, dtype=torch.bool)).eraser,
+    )
 
 
 def test_a_class_without_rows_is_reported_and_the_others_are_erased():
@@ -903,7 +1024,10 @@ def test_a_class_without_rows_is_reported_and_the_others_are_erased():
 def test_activations_that_never_vary_or_are_too_small_are_refused():
     x, z = classes()
     refused("x is the same in all 3000 rows", lambda: LeaceEraser.fit(torch.full_like(x, 0.1), z))
-    refused("too small", lambda: LeaceEraser.fit(torch.cat([x, 1e-30 * x], 1).float(), z, dtype=torch.float32))
+    refused(
+        "too small",
+        lambda: LeaceEraser.fit(torch.cat([x, 1e-30 * x], 1).float(), z, dtype=torch.float32),
+    )
     assert left_over(LeaceEraser.fit(1e-30 * x, z)(1e-30 * x), x, one_hot(z)) < 1e-30 * EXACT
     refused("too large", lambda: LeaceEraser.fit((1e25 * x).float(), z, dtype=torch.float32))
 
@@ -923,19 +1047,30 @@ def test_labels_that_do_not_fit_are_refused(label, words):
 
 def test_labels_that_could_be_read_in_two_ways_are_refused():
     x, z = classes(40 * 4)
-    labels = one_hot(z[:40]).long()  # one-hot rows of 40 prompts, or a class number at each of 4 positions
-    refused("could be class numbers.*or one-hot", lambda: LeaceFitter(24, 4).update(x.reshape(40, 4, 24), labels))
+    labels = one_hot(
+        z[:40]
+    ).long()  # one-hot rows of 40 prompts, or a class number at each of 4 positions
+    refused(
+        "could be class numbers.*or one-hot",
+        lambda: LeaceFitter(24, 4).update(x.reshape(40, 4, 24), labels),
+    )
 
 
 def test_class_numbers_with_gaps_are_refused_where_the_number_of_classes_is_read_off():
     x, z = classes()
-    refused("go up to 50256 for 3000 rows.*unique", lambda: LeaceEraser.fit(x, torch.where(z == 0, 50256, 0)))
+    refused(
+        "go up to 50256 for 3000 rows.*unique",
+        lambda: LeaceEraser.fit(x, torch.where(z == 0, 50256, 0)),
+    )
     refused("class number -100", lambda: LeaceEraser.fit(x, torch.where(z == 0, -100, z)))
 
 
 def test_masks_and_widths_that_do_not_fit_are_refused():
     x, z = classes()
-    refused(r"mask has shape \(2,\)", lambda: LeaceFitter(24, 4).update(x, z, torch.ones(2, dtype=torch.bool)))
+    refused(
+        r"mask has shape \(2,\)",
+        lambda: LeaceFitter(24, 4).update(x, z, torch.ones(2, dtype=torch.bool)),
+    )
     refused("x has 24 features.*x_dim=23", lambda: LeaceFitter(23, 4).update(x, z))
     eraser = LeaceEraser.fit(x, z)
     refused("fitted on 24 features; the activation has 23", lambda: eraser(x[:, 1:]))
@@ -945,7 +1080,9 @@ def test_masks_and_widths_that_do_not_fit_are_refused():
 
 def test_settings_that_make_no_sense_are_refused():
     x, z = classes()
-    refused("float64 or float32, not torch.bfloat16", lambda: LeaceFitter(24, 4, dtype=torch.bfloat16))
+    refused(
+        "float64 or float32, not torch.bfloat16", lambda: LeaceFitter(24, 4, dtype=torch.bfloat16)
+    )
     refused("would leave a part", lambda: LeaceEraser.fit(x, z).to(dtype=torch.float16))
     refused("at least 1; got 0", lambda: LeaceFitter(0, 4))
     refused("z_dim 4 and 5 do not merge", lambda: LeaceFitter(24, 4).merge(LeaceFitter(24, 5)))
@@ -953,7 +1090,9 @@ def test_settings_that_make_no_sense_are_refused():
 
 
 def test_an_unknown_method_is_refused():
-    fit = getattr(LeaceFitter, "__wrapped__", LeaceFitter)  # the type checker of the tests would speak first
+    fit = getattr(
+        LeaceFitter, "__wrapped__", LeaceFitter
+    )  # the type checker of the tests would speak first
     with pytest.raises(Exception, match="orth"):
         fit(24, 4, method="qr")
 
@@ -970,7 +1109,8 @@ def test_files_that_hold_no_eraser_are_refused(tmp_path):
 
 
 def test_a_direction_that_is_only_rounding_is_left_alone():
-    """Behind a LayerNorm float32 features add up to zero but for rounding; to whiten that would magnify it a million times."""
+    """Behind a LayerNorm float32 features add up to zero but for rounding; to whiten that would
+    magnify it a million times."""
     generator = torch.Generator().manual_seed(0)
     z = torch.randint(3, (2000,), generator=generator)
     x = torch.randn(2000, 32, generator=generator) + torch.randn(3, 32, generator=generator)[z]
@@ -980,4 +1120,6 @@ def test_a_direction_that_is_only_rounding_is_left_alone():
     assert torch.linalg.matrix_norm(eraser.P, 2) < 10
     for rows in (x, x.double()):
         means = torch.stack([eraser(rows)[z == k].double().mean(0) for k in range(3)])
-        assert (means[:, None] - means[None]).abs().max() < 1e-6  # a few units of the last digit of float32
+        assert (
+            means[:, None] - means[None]
+        ).abs().max() < 1e-6  # a few units of the last digit of float32

@@ -1,7 +1,8 @@
-"""Beside `concept-erasure` 0.2.4, on the same arrays: the same map where its own is exact, and exact where it is not.
+"""Beside `concept-erasure` 0.2.4, on the same arrays: the same map where its own is exact, and
+exact where it is not.
 
-Where the two differ the arrays are ordinary ones: a rare class, labels in small units, a residual stream's large mean
-and outlier dimensions in float32.
+Where the two differ the arrays are ordinary ones: a rare class, labels in small units, a residual
+stream's large mean and outlier dimensions in float32.
 """
 
 from __future__ import annotations
@@ -10,12 +11,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from mechinterp_toolkit.hooks.erase import LeaceFitter, OracleEraser, OracleFitter, optimal_linear_shrinkage
+from mechinterp_toolkit.hooks.erase import (
+    LeaceFitter,
+    OracleEraser,
+    OracleFitter,
+    optimal_linear_shrinkage,
+)
 
-peer = pytest.importorskip("concept_erasure", reason="concept-erasure, the package compared with, is not installed")
+peer = pytest.importorskip(
+    "concept_erasure", reason="concept-erasure, the package compared with, is not installed"
+)
 
 
-def classes(n: int = 3000, d: int = 24, k: int = 4, *, shares: list[float] | None = None) -> tuple[Tensor, Tensor]:
+def classes(
+    n: int = 3000, d: int = 24, k: int = 4, *, shares: list[float] | None = None
+) -> tuple[Tensor, Tensor]:
     """Correlated Gaussian rows [n d] around class means, and one-hot labels."""
     generator = torch.Generator().manual_seed(0)
     weights = torch.ones(k) if shares is None else torch.tensor(shares)
@@ -33,7 +43,8 @@ def cross(x: Tensor, z: Tensor) -> Tensor:
 
 
 def left_over(erased: Tensor, x: Tensor, z: Tensor) -> float:
-    """Largest part of a column of z's correlations with x that is left, whatever the units of x and z."""
+    """Largest part of a column of z's correlations with x that is left, whatever the units of x and
+    z."""
     after, before = (cross(rows, z) / x.double().std(0)[:, None] for rows in (erased, x))
     return (after.norm(dim=0) / before.norm(dim=0)).max().item()
 
@@ -79,11 +90,18 @@ def test_the_map_is_the_same_where_the_covariance_is_singular_or_the_concept_rea
 
 def test_the_oracle_and_the_shrinkage_are_the_same():
     x, z = classes()
-    assert torch.allclose(OracleEraser.fit(x, z)(x, z), peer.OracleEraser.fit(x, z)(x, z), atol=1e-10)
-    ours, theirs = (fitter(24, 4, dtype=x.dtype).update(x, z).eraser for fitter in (OracleFitter, peer.OracleFitter))
+    assert torch.allclose(
+        OracleEraser.fit(x, z)(x, z), peer.OracleEraser.fit(x, z)(x, z), atol=1e-10
+    )
+    ours, theirs = (
+        fitter(24, 4, dtype=x.dtype).update(x, z).eraser
+        for fitter in (OracleFitter, peer.OracleFitter)
+    )
     assert torch.allclose(ours(x, z), theirs(x, z), atol=1e-10)
     sigma = cross(x[:60], x[:60])
-    assert torch.allclose(optimal_linear_shrinkage(sigma, 60), peer.optimal_linear_shrinkage(sigma, 60), atol=1e-12)
+    assert torch.allclose(
+        optimal_linear_shrinkage(sigma, 60), peer.optimal_linear_shrinkage(sigma, 60), atol=1e-12
+    )
 
 
 def test_a_class_of_one_row_in_ten_thousand_is_erased():
@@ -107,7 +125,9 @@ def test_under_a_mean_of_ten_thousand_standard_deviations_the_map_is_exact():
     (ours,) = [LeaceFitter(24, 4).update(far, z).eraser]
     theirs = peer.LeaceFitter(24, 4, dtype=torch.float64, shrinkage=False).update(far, z).eraser
     assert left_over(ours(far), far, z) < 1e-10
-    assert torch.allclose(ours.P, plain.P, atol=1e-9)  # the rows moved, so the map must not change; they know 1e-12
+    assert torch.allclose(
+        ours.P, plain.P, atol=1e-9
+    )  # the rows moved, so the map must not change; they know 1e-12
     assert not torch.allclose(theirs.P, plain.P, atol=1e-7)
 
 
@@ -117,7 +137,9 @@ def test_under_a_large_mean_in_float32_the_concept_is_erased():
     ours = LeaceFitter(24, 4, dtype=torch.float32).update(far, z).eraser
     theirs = peer.LeaceFitter(24, 4, dtype=torch.float32).update(far, z.float()).eraser
     assert left_over(theirs(far), far, z) > 0.1
-    assert left_over(ours(far), far, z) < 1e-4  # the result is written in steps of 1e4 eps = 1e-3 sd, over 3000 rows
+    assert (
+        left_over(ours(far), far, z) < 1e-4
+    )  # the result is written in steps of 1e4 eps = 1e-3 sd, over 3000 rows
     assert left_over(ours(far.double()), far, z) < 1e-6
 
 

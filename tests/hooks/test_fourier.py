@@ -9,7 +9,13 @@ import torch
 
 from mechinterp_toolkit.errors import HookError, ToolkitError
 from mechinterp_toolkit.groups import subgroup_classes, symmetric
-from mechinterp_toolkit.hooks.fourier import MapRows, ProjectRows, coset_projector, irrep_projector, irrep_swap
+from mechinterp_toolkit.hooks.fourier import (
+    MapRows,
+    ProjectRows,
+    coset_projector,
+    irrep_projector,
+    irrep_swap,
+)
 from mechinterp_toolkit.intervention import Site, applied
 from mechinterp_toolkit.model import load_model
 from mechinterp_toolkit.toys.planted_groups import planted_group_mlp
@@ -50,20 +56,26 @@ def test_all_irreps_together_keep_everything_that_depends_on_the_product_alone()
     everything = ProjectRows(PAIRS, projector("(3)", "(2,1)", "(1,1,1)"), "keep")
     assert (everything(values[PAIRS], hook=SITE) - values[PAIRS]).abs().max() < 1e-6
     of_a_alone = values[torch.arange(36) // 6]
-    assert everything(of_a_alone, hook=SITE).std(0).max() < 1e-6  # only its mean says anything about the product
+    assert (
+        everything(of_a_alone, hook=SITE).std(0).max() < 1e-6
+    )  # only its mean says anything about the product
 
 
 def test_a_batch_it_was_not_made_for_is_refused():
     with pytest.raises(HookError, match="knows the elements of 36 rows but got 35"):
         ProjectRows(PAIRS, projector("(2,1)"), "keep")(torch.randn(35, 2), hook=SITE)
     with pytest.raises(HookError, match="between 0 and 36 rows"):
-        ProjectRows(torch.zeros(36, dtype=torch.long), projector("(2,1)"), "keep")(torch.randn(36, 2), hook=SITE)
+        ProjectRows(torch.zeros(36, dtype=torch.long), projector("(2,1)"), "keep")(
+            torch.randn(36, 2), hook=SITE
+        )
 
 
 def test_swapping_two_irreps_is_undone_by_swapping_again_and_keeps_the_rest():
     group = symmetric(4)
     swap = irrep_swap(group, "(3,1)", "(2,1,1)")
-    assert (swap @ swap - torch.eye(24)).abs().max() < 1e-12  # float64 products of orthogonal matrices
+    assert (
+        swap @ swap - torch.eye(24)
+    ).abs().max() < 1e-12  # float64 products of orthogonal matrices
     values = torch.randn(24, 3, dtype=torch.float64)
     moved = swap @ values
     before, after = (group.isotypic_energy(v.T) for v in (values, moved))
@@ -76,7 +88,10 @@ def test_swapping_two_irreps_is_undone_by_swapping_again_and_keeps_the_rest():
 
 
 def test_irreps_of_different_sizes_are_not_swapped():
-    with pytest.raises(ToolkitError, match=r"\(2,1\) \(dimension 2\) and \(1,1,1\) \(dimension 1\) cannot be swapped"):
+    with pytest.raises(
+        ToolkitError,
+        match=r"\(2,1\) \(dimension 2\) and \(1,1,1\) \(dimension 1\) cannot be swapped",
+    ):
         irrep_swap(S3, "(2,1)", "(1,1,1)")
     with pytest.raises(ToolkitError, match="name at least one irrep of S3"):
         irrep_projector(S3, [])

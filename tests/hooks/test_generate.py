@@ -15,7 +15,9 @@ from mechinterp_toolkit.record import activations
 PRE1 = "blocks.1.hook_resid_pre"
 LENGTHS = (7, 4, 5, 2)
 VECTOR = SteeringVector.of(PRE1, 4 * torch.randn(32, generator=torch.Generator().manual_seed(5)))
-SPOTS = SteeringVector.of(PRE1, 4 * torch.randn(3, 32, generator=torch.Generator().manual_seed(6)), axis="pos")
+SPOTS = SteeringVector.of(
+    PRE1, 4 * torch.randn(3, 32, generator=torch.Generator().manual_seed(6)), axis="pos"
+)
 HEADS = SteeringVector.of("blocks.0.attn.hook_z", 4 * torch.randn(4, 8), axis="head")
 
 
@@ -29,7 +31,9 @@ EDITS = {
     "everywhere": lambda: {PRE1: VECTOR.add()},
     "prompt": lambda: {PRE1: VECTOR.add(2.0, where=Where(generated=False))},
     "generated": lambda: {PRE1: VECTOR.add(2.0, where=Where(prompt=False))},
-    "last of the prompt and after": lambda: {PRE1: VECTOR.add(2.0, where=Where(positions=(-1, 7, 8, 9)))},
+    "last of the prompt and after": lambda: {
+        PRE1: VECTOR.add(2.0, where=Where(positions=(-1, 7, 8, 9)))
+    },
     "clamped": lambda: {PRE1: VECTOR.clamp(9.0)},
     "ablated": lambda: {PRE1: VECTOR.ablate(), "blocks.0.hook_mlp_out": VECTOR.ablate(3.0)},
     "per position": lambda: {PRE1: SPOTS.add(2.0)},
@@ -59,7 +63,15 @@ def test_cache_batch_and_padding_change_no_token(wrapped, batch, name):
         first = row.start or 0
         begin = 7 - LENGTHS[first] if row.start is not None else 0
         draw = {"temperature": 1.0, "seed": 3 + first} if sampled else {}
-        return generate(wrapped, ids[row, begin:], edits(), mask=mask[row, begin:], max_new_tokens=6, **draw, **how)
+        return generate(
+            wrapped,
+            ids[row, begin:],
+            edits(),
+            mask=mask[row, begin:],
+            max_new_tokens=6,
+            **draw,
+            **how,
+        )
 
     batched = run()
     assert torch.equal(run(use_cache=False), batched)
@@ -81,12 +93,19 @@ def test_a_gate_lets_the_rows_through_whose_prompt_scores_above_the_threshold(wr
     expected = torch.where((score > gate.threshold)[:, None], always, plain)
     edits = {PRE1: [gate, VECTOR.add(3.0, when=gate)]}
     assert torch.equal(generate(wrapped, ids, edits, mask=mask, max_new_tokens=6), expected)
-    assert torch.equal(generate(wrapped, ids, edits, mask=mask, max_new_tokens=6, use_cache=False), expected)
+    assert torch.equal(
+        generate(wrapped, ids, edits, mask=mask, max_new_tokens=6, use_cache=False), expected
+    )
 
 
 def test_unsteered_greedy_tokens_are_those_of_transformerlens(wrapped, tokens):
     theirs = wrapped.model.generate(
-        tokens, max_new_tokens=5, do_sample=False, stop_at_eos=False, verbose=False, return_type="tokens"
+        tokens,
+        max_new_tokens=5,
+        do_sample=False,
+        stop_at_eos=False,
+        verbose=False,
+        return_type="tokens",
     )
     assert torch.equal(generate(wrapped, tokens, max_new_tokens=5), theirs[:, 7:])
 
@@ -102,29 +121,39 @@ def test_after_an_exception_mid_generation_no_hook_is_left(wrapped, tokens):
 
     with pytest.raises(RuntimeError, match="third token"):
         generate(wrapped, tokens, {PRE1: [VECTOR.add(), breaks]}, max_new_tokens=5)
-    assert sum(len(p.fwd_hooks) + len(p._forward_hooks) for p in set(wrapped.hook_points.values())) == 0
+    assert (
+        sum(len(p.fwd_hooks) + len(p._forward_hooks) for p in set(wrapped.hook_points.values()))
+        == 0
+    )
     assert "forward" not in vars(wrapped.model)
     assert torch.equal(wrapped.logits(tokens), before)
 
 
 def test_a_row_that_is_done_is_filled_up(wrapped, tokens):
     plain = generate(wrapped, tokens, max_new_tokens=6)
-    row, at = next((r, i) for r in range(4) for i in range(5) if plain[r, i] not in plain[r, i + 1 :])
+    row, at = next(
+        (r, i) for r in range(4) for i in range(5) if plain[r, i] not in plain[r, i + 1 :]
+    )
     stop = int(plain[row, at])
     stopped = generate(wrapped, tokens, max_new_tokens=6, stop=(stop,))
     for row in range(4):
         at = plain[row].tolist().index(stop) if stop in plain[row] else 5
         assert stopped[row].tolist() == plain[row, : at + 1].tolist() + [stop] * (5 - at)
     alone = generate(wrapped, tokens[row : row + 1], max_new_tokens=6, stop=(int(plain[row, 0]),))
-    assert alone.tolist() == [[int(plain[row, 0])] * 6]  # nothing runs any more, and the shape is what was asked for
+    assert alone.tolist() == [
+        [int(plain[row, 0])] * 6
+    ]  # nothing runs any more, and the shape is what was asked for
 
 
 def test_sampling_follows_the_softmax(wrapped, tokens):
-    """Token frequencies over 2,000 seeds against the model's probabilities: within 4 standard errors."""
+    """Token frequencies over 2,000 seeds against the model's probabilities: within 4 standard
+    errors."""
     n = 2000
     with torch.no_grad():
         p = wrapped.logits(tokens[:1])[0, -1].double().softmax(0)
-    drawn = generate(wrapped, tokens[:1].expand(n, -1), max_new_tokens=1, temperature=1.0, seed=0)[:, 0]
+    drawn = generate(wrapped, tokens[:1].expand(n, -1), max_new_tokens=1, temperature=1.0, seed=0)[
+        :, 0
+    ]
     share = torch.bincount(drawn, minlength=60) / n
     assert ((share - p).abs() < 4 * (p * (1 - p) / n).sqrt() + 1 / n).all()
     assert p.max() < 0.9

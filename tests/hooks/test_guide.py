@@ -1,4 +1,5 @@
-"""Guidance: token for token what transformers' own processor gives, and edits that know their branch."""
+"""Guidance: token for token what transformers' own processor gives, and edits that know their
+branch."""
 
 from __future__ import annotations
 
@@ -10,7 +11,12 @@ from transformers import AutoModelForCausalLM
 
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.hooks.generate import generate
-from mechinterp_toolkit.hooks.guide import CONDITIONAL, UNCONDITIONAL, generate_guided, guided_log_probabilities
+from mechinterp_toolkit.hooks.guide import (
+    CONDITIONAL,
+    UNCONDITIONAL,
+    generate_guided,
+    guided_log_probabilities,
+)
 from mechinterp_toolkit.hooks.steer import SteeringVector
 from mechinterp_toolkit.hooks.where import Where
 from mechinterp_toolkit.model import HookedModel
@@ -23,7 +29,10 @@ NEW = {"max_new_tokens": 8}
 
 @pytest.fixture(scope="module")
 def references(hf_folders):
-    models = {shape: AutoModelForCausalLM.from_pretrained(folder).eval() for shape, folder in hf_folders.items()}
+    models = {
+        shape: AutoModelForCausalLM.from_pretrained(folder).eval()
+        for shape, folder in hf_folders.items()
+    }
     for model in models.values():
         model.generation_config.eos_token_id = None  # all 8 tokens are compared
     return models
@@ -32,14 +41,20 @@ def references(hf_folders):
 def reference(references, wrapped: HookedModel, tokens, scale, negative=None):
     """Tokens of transformers' generate(guidance_scale=...), one row at a time."""
     shape = next(name for name in references if name in Path(wrapped.provenance.checkpoint).name)
-    return torch.cat([
-        references[shape].generate(
-            tokens[row : row + 1], attention_mask=torch.ones(1, tokens.shape[1], dtype=torch.long), do_sample=False,
-            guidance_scale=scale, negative_prompt_ids=None if negative is None else negative[row : row + 1],
-            max_new_tokens=8, pad_token_id=0,
-        )[:, tokens.shape[1] :]
-        for row in range(len(tokens))
-    ])  # fmt: skip
+    return torch.cat(
+        [
+            references[shape].generate(
+                tokens[row : row + 1],
+                attention_mask=torch.ones(1, tokens.shape[1], dtype=torch.long),
+                do_sample=False,
+                guidance_scale=scale,
+                negative_prompt_ids=None if negative is None else negative[row : row + 1],
+                max_new_tokens=8,
+                pad_token_id=0,
+            )[:, tokens.shape[1] :]
+            for row in range(len(tokens))
+        ]
+    )
 
 
 @pytest.mark.parametrize("prompted", [False, True], ids=["unconditional", "negative prompt"])
@@ -48,13 +63,19 @@ def test_tokens_equal_those_of_transformers(references, wrapped, tokens, scale, 
     negative = tokens.flip(0)[:, :4] if prompted else None
     expected = reference(references, wrapped, tokens, scale, negative)
     assert torch.equal(generate_guided(wrapped, tokens, scale, negative=negative, **NEW), expected)
-    assert torch.equal(generate_guided(wrapped, tokens, scale, negative=negative, use_cache=False, **NEW), expected)
+    assert torch.equal(
+        generate_guided(wrapped, tokens, scale, negative=negative, use_cache=False, **NEW), expected
+    )
     assert not torch.equal(generate(wrapped, tokens, **NEW), expected)  # guidance does something
 
 
 def test_scale_one_is_ordinary_generation_and_zero_is_the_other_branch(wrapped, tokens):
-    assert torch.equal(generate_guided(wrapped, tokens, 1.0, **NEW), generate(wrapped, tokens, **NEW))
-    assert torch.equal(generate_guided(wrapped, tokens, 0.0, **NEW), generate(wrapped, tokens[:, -1:], **NEW))
+    assert torch.equal(
+        generate_guided(wrapped, tokens, 1.0, **NEW), generate(wrapped, tokens, **NEW)
+    )
+    assert torch.equal(
+        generate_guided(wrapped, tokens, 0.0, **NEW), generate(wrapped, tokens[:, -1:], **NEW)
+    )
 
 
 def test_padded_prompts_of_both_kinds_change_no_token(wrapped, tokens):
@@ -64,11 +85,20 @@ def test_padded_prompts_of_both_kinds_change_no_token(wrapped, tokens):
         real = torch.stack([torch.arange(7) >= 7 - n for n in own])
         return source.masked_fill(~real, 0), real
 
-    (ids, mask), (negative, negative_mask) = padded(lengths, tokens), padded(negatives, tokens.flip(0))
-    batched = generate_guided(wrapped, ids, 1.5, negative=negative, mask=mask, negative_mask=negative_mask, **NEW)
+    (ids, mask), (negative, negative_mask) = (
+        padded(lengths, tokens),
+        padded(negatives, tokens.flip(0)),
+    )
+    batched = generate_guided(
+        wrapped, ids, 1.5, negative=negative, mask=mask, negative_mask=negative_mask, **NEW
+    )
     for row, (n, m) in enumerate(zip(lengths, negatives, strict=True)):
         alone = generate_guided(
-            wrapped, ids[row : row + 1, 7 - n :], 1.5, negative=negative[row : row + 1, 7 - m :], **NEW
+            wrapped,
+            ids[row : row + 1, 7 - n :],
+            1.5,
+            negative=negative[row : row + 1, 7 - m :],
+            **NEW,
         )
         assert torch.equal(alone[0], batched[row])
 
@@ -82,7 +112,9 @@ def test_an_edit_acts_on_the_branch_it_names(wrapped, tokens):
     assert not torch.equal(steered, plain)
     assert torch.equal(generate_guided(wrapped, tokens, 1.0, own, **NEW), steered)
     assert torch.equal(generate_guided(wrapped, tokens, 1.0, other, **NEW), plain)
-    assert torch.equal(generate_guided(wrapped, tokens, 1.0, {PRE1: VECTOR.add(2.0)}, **NEW), steered)
+    assert torch.equal(
+        generate_guided(wrapped, tokens, 1.0, {PRE1: VECTOR.add(2.0)}, **NEW), steered
+    )
     steered_other = generate(wrapped, tokens[:, -1:], {PRE1: VECTOR.add(2.0)}, **NEW)
     assert torch.equal(generate_guided(wrapped, tokens, 0.0, other, **NEW), steered_other)
     mixed = generate_guided(wrapped, tokens, 1.5, own, **NEW)
@@ -92,7 +124,9 @@ def test_an_edit_acts_on_the_branch_it_names(wrapped, tokens):
 def test_guidance_by_hand():
     """p_c = (.8, .2), p_u = (.5, .5): at scale 2 the odds 4 are squared."""
     combined = guided_log_probabilities(torch.tensor([[0.8, 0.2]]).log(), torch.zeros(1, 2), 2.0)
-    assert float(combined[0, 0] - combined[0, 1]) == pytest.approx(torch.tensor(16.0).log().item(), rel=1e-5)
+    assert float(combined[0, 0] - combined[0, 1]) == pytest.approx(
+        torch.tensor(16.0).log().item(), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(("options", "words"), [
@@ -111,4 +145,7 @@ def test_nothing_is_left_after_an_exception(wrapped, tokens):
 
     with pytest.raises(RuntimeError, match="inside"):
         generate_guided(wrapped, tokens, 1.5, {PRE1: breaks})
-    assert sum(len(p.fwd_hooks) + len(p._forward_hooks) for p in set(wrapped.hook_points.values())) == 0
+    assert (
+        sum(len(p.fwd_hooks) + len(p._forward_hooks) for p in set(wrapped.hook_points.values()))
+        == 0
+    )

@@ -1,4 +1,5 @@
-"""Patching: everything moved is the source's answer, nothing else changes, and TransformerLens' own sweep agrees."""
+"""Patching: everything moved is the source's answer, nothing else changes, and TransformerLens' own
+sweep agrees."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ SITE = Site(PRE1)
 
 @pytest.fixture
 def pairs(wrapped):
-    """Twelve pairs of prompts that differ in their second token, and the metric that tells them apart best."""
+    """Twelve pairs of prompts that differ in their second token, and the metric that tells them
+    apart best."""
     generator = torch.Generator().manual_seed(3)
     source = torch.randint(3, 60, (12, 5), generator=generator)
     source[:, 1] = 10
@@ -36,9 +38,16 @@ def pairs(wrapped):
     return source, base, logit_difference(right, wrong)
 
 
-def test_moving_the_whole_stream_gives_the_sources_answer_and_moving_what_is_equal_gives_nothing(wrapped, pairs):
+def test_moving_the_whole_stream_gives_the_sources_answer_and_moving_what_is_equal_gives_nothing(
+    wrapped, pairs
+):
     source, base, metric = pairs
-    places = [Place(PRE0), Place(POST1), Place(PRE0, positions=(1,)), Place(PRE0, positions=(0, 2, 3, 4))]
+    places = [
+        Place(PRE0),
+        Place(POST1),
+        Place(PRE0, positions=(1,)),
+        Place(PRE0, positions=(0, 2, 3, 4)),
+    ]
     effects = patch_effects(wrapped, source, base, places, metric)
     assert effects.normalised.value.tolist() == pytest.approx(
         [1, 1, 1, 0], abs=1e-4
@@ -55,8 +64,14 @@ def test_the_effects_are_those_of_transformerlens_own_sweep(wrapped, pairs):
     source, base, metric = pairs
     _, cache = wrapped.model.run_with_cache(source)
     with torch.no_grad():
-        theirs = patching.get_act_patch_resid_pre(wrapped.model, base, cache, lambda logits: metric(logits).mean())
-    places = [Place(f"blocks.{layer}.hook_resid_pre", positions=(pos,)) for layer in range(2) for pos in range(5)]
+        theirs = patching.get_act_patch_resid_pre(
+            wrapped.model, base, cache, lambda logits: metric(logits).mean()
+        )
+    places = [
+        Place(f"blocks.{layer}.hook_resid_pre", positions=(pos,))
+        for layer in range(2)
+        for pos in range(5)
+    ]
     ours = patch_effects(wrapped, source, base, places, metric).raw.value.reshape(2, 5)
     before = measure(wrapped, base, metric).mean()
     assert (ours + before - theirs.double()).abs().max() < 1e-4
@@ -66,7 +81,9 @@ def test_the_effects_are_those_of_transformerlens_own_sweep(wrapped, pairs):
 def test_only_the_named_heads_tokens_and_direction_move():
     base, source = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 4, 8)
     site = Site(Z0, order=torch.arange(3).expand(2, -1))
-    edited = PatchActivation(source, heads=(2,), where=Where(positions=(1,), bos=True))(base, hook=site)
+    edited = PatchActivation(source, heads=(2,), where=Where(positions=(1,), bos=True))(
+        base, hook=site
+    )
     moved = torch.zeros(2, 3, 4, dtype=torch.bool)
     moved[:, 1, 2] = True
     assert torch.equal(edited[moved], source[moved])
@@ -84,7 +101,11 @@ def test_a_path_from_the_last_layer_is_the_plain_patch_of_the_head(wrapped, pair
     source, base, metric = pairs
     senders = [(1, head) for head in range(4)]
     plain = patch_effects(
-        wrapped, source, base, [Place("blocks.1.attn.hook_z", heads=(h,)) for _, h in senders], metric
+        wrapped,
+        source,
+        base,
+        [Place("blocks.1.attn.hook_z", heads=(h,)) for _, h in senders],
+        metric,
     )
     paths = path_effects(wrapped, source, base, senders, [Place(POST1)], metric)
     assert (paths.raw.value - plain.raw.value).abs().max() < 1e-4
@@ -92,7 +113,8 @@ def test_a_path_from_the_last_layer_is_the_plain_patch_of_the_head(wrapped, pair
 
 
 def test_the_direct_path_to_the_logits_adds_what_the_head_writes(wrapped, pairs):
-    """With all else fixed the last stream gains (z_source - z_base) W_O, worked out from the weights."""
+    """With all else fixed the last stream gains (z_source - z_base) W_O, worked out from the
+    weights."""
     source, base, metric = pairs
     ours = path_effects(wrapped, source, base, [(0, 1)], [Place(POST1)], metric, freeze_mlps=True)
     z_source, z_base = (activations(wrapped, ids, (Z0,))[Z0][:, :, 1] for ids in (source, base))
@@ -101,7 +123,9 @@ def test_the_direct_path_to_the_logits_adds_what_the_head_writes(wrapped, pairs)
     expected = (direct - measure(wrapped, base, metric)).mean()
     assert float(ours.raw.value[0]) == pytest.approx(float(expected), abs=1e-4)
     total = patch_effects(wrapped, source, base, [Place(Z0, heads=(1,))], metric)
-    assert abs(float(total.raw.value[0] - expected)) > 1e-3  # the indirect paths were there to be left out
+    assert (
+        abs(float(total.raw.value[0] - expected)) > 1e-3
+    )  # the indirect paths were there to be left out
 
 
 def test_a_path_into_one_heads_queries_leaves_the_other_heads_alone(wrapped, pairs):
@@ -110,13 +134,19 @@ def test_a_path_into_one_heads_queries_leaves_the_other_heads_alone(wrapped, pai
     one = path_effects(wrapped, source, base, [(0, 2)], [Place(q1, heads=(3,))], metric).raw.value
     every = path_effects(wrapped, source, base, [(0, 2)], [Place(q1)], metric).raw.value
     assert float(one) != float(every)
-    blind = path_effects(wrapped, source, base, [(0, 2)], [Place(q1, heads=(3,), positions=(0,))], metric).raw.value
-    assert abs(float(blind)) < 1e-5  # the first query is not where the answer is read, and attends to one token only
+    blind = path_effects(
+        wrapped, source, base, [(0, 2)], [Place(q1, heads=(3,), positions=(0,))], metric
+    ).raw.value
+    assert (
+        abs(float(blind)) < 1e-5
+    )  # the first query is not where the answer is read, and attends to one token only
 
 
 def test_paths_that_do_not_exist_are_refused(wrapped, pairs):
     source, base, metric = pairs
-    with pytest.raises(HookError, match=r"no direct path leads from head 1\.0 to blocks\.0\.attn\.hook_q"):
+    with pytest.raises(
+        HookError, match=r"no direct path leads from head 1\.0 to blocks\.0\.attn\.hook_q"
+    ):
         path_effects(wrapped, source, base, [(1, 0)], [Place("blocks.0.attn.hook_q")], metric)
     with pytest.raises(HookError, match="has 4 heads, numbered from 0; there is no head 4"):
         path_effects(wrapped, source, base, [(0, 4)], [Place(POST1)], metric)
@@ -130,7 +160,9 @@ def test_prompts_that_answer_alike_are_refused(wrapped, pairs):
 
 def test_intervals_widen_with_the_spread_over_pairs(wrapped, pairs):
     source, base, metric = pairs
-    effects = patch_effects(wrapped, source, base, [Place(PRE1, positions=(1,)), Place(PRE1)], metric)
+    effects = patch_effects(
+        wrapped, source, base, [Place(PRE1, positions=(1,)), Place(PRE1)], metric
+    )
     normalised = effects.normalised
     assert normalised.n == 12
     assert (normalised.low <= normalised.value).all()
@@ -142,19 +174,35 @@ def test_intervals_widen_with_the_spread_over_pairs(wrapped, pairs):
 def doubled(pairs):
     """Every pair twice, and a metric that answers row by row as before."""
     source, base, metric = pairs
-    return source.repeat(2, 1), base.repeat(2, 1), lambda logits: torch.cat([metric(part) for part in logits.chunk(2)])
+    return (
+        source.repeat(2, 1),
+        base.repeat(2, 1),
+        lambda logits: torch.cat([metric(part) for part in logits.chunk(2)]),
+    )
 
 
 def test_pairs_of_one_unit_count_once(wrapped, pairs):
-    """Each pair run twice: by units intervals are those of single pairs, by rows they are narrower for nothing."""
+    """Each pair run twice: by units intervals are those of single pairs, by rows they are narrower
+    for nothing."""
     places, unit = [Place(PRE1, positions=(1,))], torch.arange(12).repeat(2)
     once, by_rows = (
         patch_effects(wrapped, *pairs[:2], places, pairs[2]),
         patch_effects(wrapped, *doubled(pairs)[:2], places, doubled(pairs)[2]),
     )
     source, base, metric = doubled(pairs)
-    by_unit = patch_effects(wrapped, source, base, places, metric, unit=unit, unit_name="pairs of words")
-    paths = path_effects(wrapped, source, base, [(0, 1)], [Place(POST1)], metric, unit=unit, unit_name="pairs of words")
+    by_unit = patch_effects(
+        wrapped, source, base, places, metric, unit=unit, unit_name="pairs of words"
+    )
+    paths = path_effects(
+        wrapped,
+        source,
+        base,
+        [(0, 1)],
+        [Place(POST1)],
+        metric,
+        unit=unit,
+        unit_name="pairs of words",
+    )
     for name in ("normalised", "raw", "gap"):
         one, rows, units = (getattr(effects, name) for effects in (once, by_rows, by_unit))
         assert (rows.n, units.n, getattr(paths, name).n) == (24, 12, 12)
@@ -162,13 +210,16 @@ def test_pairs_of_one_unit_count_once(wrapped, pairs):
             # float32 logits of other batch sizes
             assert torch.allclose(getattr(units, end), getattr(one, end), atol=1e-4), (name, end)
         assert "over pairs of words" in units.method
-        assert ((rows.high - rows.low) < 0.9 * (units.high - units.low)).all()  # 1 / sqrt(2) but for chance
+        assert (
+            (rows.high - rows.low) < 0.9 * (units.high - units.low)
+        ).all()  # 1 / sqrt(2) but for chance
     with pytest.raises(ToolkitError, match="got units for 12 of 24 pairs of prompts"):
         patch_effects(wrapped, source, base, places, metric, unit=torch.arange(12))
 
 
 def test_whether_prompts_differ_is_judged_by_units(wrapped, pairs):
-    """Gaps of 1, 1 and -0.51 in units of four: by rows .497 +- .21. Deviations add up to 2, 2, -4: +- sqrt(24 * 3 / 2) / 12."""
+    """Gaps of 1, 1 and -0.51 in units of four: by rows .497 +- .21. Deviations add up to 2, 2, -4:
+    +- sqrt(24 * 3 / 2) / 12."""
     gap = torch.tensor([1.0, 1.0, -0.51], dtype=torch.float64).repeat_interleave(4)
 
     def effects(**options):
@@ -190,7 +241,9 @@ def test_runs_that_do_not_line_up_are_refused(edit, words):
 
 
 def test_places_need_names_of_their_own(wrapped, pairs):
-    with pytest.raises(ToolkitError, match=f"several places are called {PRE0}; give them names of their own"):
+    with pytest.raises(
+        ToolkitError, match=f"several places are called {PRE0}; give them names of their own"
+    ):
         patch_effects(wrapped, *pairs[:2], [Place(PRE0), Place(PRE0)], pairs[2])
     with pytest.raises(ToolkitError, match="got no places"):
         patch_effects(wrapped, *pairs[:2], [], pairs[2])

@@ -1,4 +1,5 @@
-"""Concept scrubbing: every site of the edited model has equal class means, on every wrapper, and nothing is left behind."""
+"""Concept scrubbing: every site of the edited model has equal class means, on every wrapper, and
+nothing is left behind."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def labelled(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def gaps(model, tokens, edits) -> dict[str, float]:
-    """Largest distance between class means at each site of the model under `edits`, in standard deviations."""
+    """Largest distance between class means at each site of the model under `edits`, in standard
+    deviations."""
     found = {}
     for site in scrub_sites(model):
         x = activations(model, tokens, (site,), edits=edits)[site].double().flatten(0, 1)
@@ -50,7 +52,8 @@ def test_class_means_are_equal_at_every_site_of_the_edited_model(wrapped, text):
 
 
 def test_later_erasers_are_fitted_on_the_model_as_edited(wrapped, text):
-    """Fitted on the plain model, the last site would keep a difference that earlier erasers brought about."""
+    """Fitted on the plain model, the last site would keep a difference that earlier erasers brought
+    about."""
     scrubbed = scrub(wrapped, text, labelled(text), CLASSES)
     last = scrub_sites(wrapped)[-1]
     from mechinterp_toolkit.hooks.erase import LeaceFitter
@@ -75,7 +78,8 @@ def test_padding_does_not_count(wrapped, text):
 
 
 def test_tokens_without_a_class_are_read_and_count_nowhere(wrapped, text):
-    """A mask in their place would hide them from attention, and the erasers would be those of another model."""
+    """A mask in their place would hide them from attention, and the erasers would be those of
+    another model."""
     some = torch.rand(text.shape, generator=torch.Generator().manual_seed(1)) < 0.6
     labels = labelled(text).where(some, torch.tensor(-1))
     scrubbed = scrub(wrapped, text, labels, CLASSES)
@@ -107,7 +111,11 @@ def test_bits_per_byte_of_a_uniform_model_worked_by_hand(wrapped, text):
 
     plain = copy.deepcopy(wrapped.model)
     uniform = load_model(plain, tokenizer=wrapped.tokenizer)
-    last = "unembed.hook_out" if "unembed.hook_out" in uniform.hook_points else "ln_final.hook_normalized"
+    last = (
+        "unembed.hook_out"
+        if "unembed.hook_out" in uniform.hook_points
+        else "ln_final.hook_normalized"
+    )
 
     def flat(activation, hook):
         return torch.zeros_like(activation)
@@ -142,7 +150,8 @@ SENTENCES, LENGTH, VOCABULARY = 800, 24, 400
 
 
 def treebank(folder):
-    """Sentences as words and their parts of speech: token ids [sentence pos], classes, mask, bytes of the predicted words."""
+    """Sentences as words and their parts of speech: token ids [sentence pos], classes, mask, bytes
+    of the predicted words."""
     from collections import Counter
 
     (file,) = folder.glob("*.conllu")
@@ -154,11 +163,16 @@ def treebank(folder):
         elif not line:
             sentences.append([])
     kept = [s[:LENGTH] for s in sentences if len(s) >= 6][:SENTENCES]
-    common = [word for word, _ in Counter(word for s in kept for word, _ in s).most_common(VOCABULARY - 2)]
+    common = [
+        word for word, _ in Counter(word for s in kept for word, _ in s).most_common(VOCABULARY - 2)
+    ]
     word_id = {word: i + 2 for i, word in enumerate(common)}  # 0 pads, 1 is any other word
     tag_id = {tag: i for i, tag in enumerate(sorted({tag for s in kept for _, tag in s}))}
     tokens, labels = (torch.zeros(len(kept), LENGTH, dtype=torch.long) for _ in range(2))
-    mask, n_bytes = torch.zeros(len(kept), LENGTH, dtype=torch.bool), torch.zeros(len(kept), dtype=torch.long)
+    mask, n_bytes = (
+        torch.zeros(len(kept), LENGTH, dtype=torch.bool),
+        torch.zeros(len(kept), dtype=torch.long),
+    )
     for i, sentence in enumerate(kept):
         tokens[i, : len(sentence)] = torch.tensor([word_id.get(word, 1) for word, _ in sentence])
         labels[i, : len(sentence)] = torch.tensor([tag_id[tag] for _, tag in sentence])
@@ -172,9 +186,15 @@ def trained(tokens: torch.Tensor, mask: torch.Tensor, steps: int = 400):
     import transformers
 
     config = transformers.GPT2Config(
-        n_layer=2, n_head=4, n_embd=64, vocab_size=VOCABULARY, n_positions=LENGTH, resid_pdrop=0.0, embd_pdrop=0.0,
+        n_layer=2,
+        n_head=4,
+        n_embd=64,
+        vocab_size=VOCABULARY,
+        n_positions=LENGTH,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
         attn_pdrop=0.0,
-    )  # fmt: skip
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = transformers.GPT2LMHeadModel(config)
@@ -189,20 +209,30 @@ def trained(tokens: torch.Tensor, mask: torch.Tensor, steps: int = 400):
 
 
 @pytest.mark.slow
-def test_scrubbing_part_of_speech_costs_more_than_random_directions_and_less_than_orthogonal_ones(shared_data):
+def test_scrubbing_part_of_speech_costs_more_than_random_directions_and_less_than_orthogonal_ones(
+    shared_data,
+):
     tokens, labels, classes, mask, n_bytes = treebank(shared_data / "ud_ewt")
     model = trained(tokens, mask)
 
     def cost(method: str | None) -> float:
-        edits = {} if method is None else scrub(model, tokens, labels, classes, mask=mask, method=method).erasers
+        edits = (
+            {}
+            if method is None
+            else scrub(model, tokens, labels, classes, mask=mask, method=method).erasers
+        )
         return float(bits_per_byte(model, tokens, n_bytes, mask=mask, edits=edits).value)
 
     plain, random, leace, orth = (cost(method) for method in (None, "random", "leace", "orth"))
-    print(f"bits per byte: none {plain:.3f}, random {random:.3f}, LEACE {leace:.3f}, orth {orth:.3f}")
+    print(
+        f"bits per byte: none {plain:.3f}, random {random:.3f}, LEACE {leace:.3f}, orth {orth:.3f}"
+    )
     assert plain <= random < leace < orth
     assert random - plain < 0.5 * (leace - plain)
     scrubbed = scrub(model, tokens, labels, classes, mask=mask)
     for site in scrub_sites(model):
-        x = activations(model, tokens, (site,), mask=mask, edits=scrubbed.erasers)[site][mask].double()
+        x = activations(model, tokens, (site,), mask=mask, edits=scrubbed.erasers)[site][
+            mask
+        ].double()
         means = torch.stack([x[labels[mask] == k].mean(0) for k in range(classes)])
         assert (means[:, None] - means[None]).abs().max() < 1e-4 * x.std()

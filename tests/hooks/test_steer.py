@@ -1,4 +1,5 @@
-"""Steering vectors: what they are, how they are fitted, and what each edit does to an activation."""
+"""Steering vectors: what they are, how they are fitted, and what each edit does to an
+activation."""
 
 from __future__ import annotations
 
@@ -27,20 +28,28 @@ from mechinterp_toolkit.record import activations
 
 PRE1, Z0 = "blocks.1.hook_resid_pre", "blocks.0.attn.hook_z"
 SITE = Site(PRE1)
-A = SteeringVector.of(PRE1, torch.tensor([3.0, 0.0, 4.0]), method="a", checkpoint="m", fingerprint="f")
-B = SteeringVector.of(PRE1, torch.tensor([0.0, 2.0, 0.0]), method="b", checkpoint="m", fingerprint="f")
+A = SteeringVector.of(
+    PRE1, torch.tensor([3.0, 0.0, 4.0]), method="a", checkpoint="m", fingerprint="f"
+)
+B = SteeringVector.of(
+    PRE1, torch.tensor([0.0, 2.0, 0.0]), method="b", checkpoint="m", fingerprint="f"
+)
 
 
 def planted(n=40, d=12, seed=0):
-    """Two sets of rows that differ by (2, 0, ...) on top of noise, in pairs that share their own noise."""
+    """Two sets of rows that differ by (2, 0, ...) on top of noise, in pairs that share their own
+    noise."""
     generator = torch.Generator().manual_seed(seed)
-    shared, noise = torch.randn(n, d, generator=generator), 0.3 * torch.randn(2, n, d, generator=generator)
+    shared, noise = (
+        torch.randn(n, d, generator=generator),
+        0.3 * torch.randn(2, n, d, generator=generator),
+    )
     shift = torch.zeros(d)
     shift[0] = 1
     return Contrast(PRE1, shared + noise[0] + shift, shared + noise[1] - shift)
 
 
-# --- the vector ------------------------------------------------------------------------------------------------------
+# --- the vector ----------------------------------------------------------------------------------
 
 
 def test_a_vector_is_direction_times_norm():
@@ -56,12 +65,21 @@ def test_arithmetic_is_that_of_the_vectors():
     assert torch.allclose((A + -A).vector, torch.zeros(3))
 
 
-@pytest.mark.parametrize(("other", "words"), [
-    (SteeringVector.of("blocks.0.hook_resid_pre", torch.ones(3)), "different hook_point can't be added"),
-    (SteeringVector.of(PRE1, torch.ones(4)), "different shape"),
-    (SteeringVector.of(PRE1, torch.ones(2, 3), axis="pos"), "different axis"),
-    (SteeringVector.of(PRE1, torch.ones(3), fingerprint="g"), "different fingerprint.*'f' and 'g'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (
+            SteeringVector.of("blocks.0.hook_resid_pre", torch.ones(3)),
+            "different hook_point can't be added",
+        ),
+        (SteeringVector.of(PRE1, torch.ones(4)), "different shape"),
+        (SteeringVector.of(PRE1, torch.ones(2, 3), axis="pos"), "different axis"),
+        (
+            SteeringVector.of(PRE1, torch.ones(3), fingerprint="g"),
+            "different fingerprint.*'f' and 'g'",
+        ),
+    ],
+)
 def test_vectors_that_do_not_belong_together_are_not_added(other, words):
     with pytest.raises(ToolkitError, match=words):
         A + other
@@ -89,7 +107,9 @@ def test_saved_and_loaded_it_is_bit_equal(tmp_path):
     assert torch.equal(again.direction, vector.direction)
     assert (again.norm, again.axis, again.hook_point) == (vector.norm, "", PRE1)
     assert dict(again.provenance) == {"method": "row", "n": 7, "revision": None}
-    assert path.stat().st_size < 1000  # 40 numbers and the metadata, not the 2000 numbers behind the view
+    assert (
+        path.stat().st_size < 1000
+    )  # 40 numbers and the metadata, not the 2000 numbers behind the view
 
 
 def test_another_file_is_no_vector(tmp_path):
@@ -101,7 +121,9 @@ def test_another_file_is_no_vector(tmp_path):
 
 
 def test_a_vector_of_another_model_is_noticed(wrapped):
-    own = SteeringVector.of(PRE1, torch.ones(32), fingerprint=wrapped.provenance.fingerprint, processing="none")
+    own = SteeringVector.of(
+        PRE1, torch.ones(32), fingerprint=wrapped.provenance.fingerprint, processing="none"
+    )
     own.check_fits(wrapped)
     with pytest.raises(ToolkitError, match="was made with fingerprint 'f'"):
         A.check_fits(wrapped)
@@ -110,15 +132,21 @@ def test_a_vector_of_another_model_is_noticed(wrapped):
         processed.check_fits(wrapped)
 
 
-# --- what the edits do -----------------------------------------------------------------------------------------------
+# --- what the edits do ---------------------------------------------------------------------------
 
 
 def test_adding_and_clamping_by_hand():
     x = torch.tensor([[[1.0, 1.0, 2.0]]])
-    assert torch.allclose(A.add(2.0, where=EVERYTHING)(x, hook=SITE), torch.tensor([[[7.0, 1.0, 10.0]]]))
+    assert torch.allclose(
+        A.add(2.0, where=EVERYTHING)(x, hook=SITE), torch.tensor([[[7.0, 1.0, 10.0]]])
+    )
     # projection of x on (0.6, 0, 0.8) is 2.2; clamped to 5 it gains 2.8 (0.6, 0, 0.8)
-    assert torch.allclose(A.clamp(5.0, where=EVERYTHING)(x, hook=SITE), torch.tensor([[[2.68, 1.0, 4.24]]]))
-    assert torch.allclose(A.ablate(where=EVERYTHING)(x, hook=SITE), torch.tensor([[[-0.32, 1.0, 0.24]]]))
+    assert torch.allclose(
+        A.clamp(5.0, where=EVERYTHING)(x, hook=SITE), torch.tensor([[[2.68, 1.0, 4.24]]])
+    )
+    assert torch.allclose(
+        A.ablate(where=EVERYTHING)(x, hook=SITE), torch.tensor([[[-0.32, 1.0, 0.24]]])
+    )
 
 
 def test_ablation_removes_the_direction_and_nothing_else():
@@ -137,14 +165,17 @@ def test_an_edit_keeps_the_dtype_and_projects_in_more_than_half_precision():
     x = (100 * torch.randn(2, 3, 64) + 3000 * unit).to(torch.bfloat16)
     edited = SetProjection(v, 0.0, EVERYTHING)(x, hook=SITE)
     assert edited.dtype == torch.bfloat16
-    # What is left is the rounding of the results, sd 100 * 2^-9 / sqrt(3) = 0.1; a projection of 3000 in bfloat16 is off by 8.
+    # What is left is the rounding of the results, sd 100 * 2^-9 / sqrt(3) = 0.1; a projection of
+    # 3000 in bfloat16 is off by 8.
     assert (edited.float() @ unit).abs().max() < 0.6
     assert AddVector(v, where=EVERYTHING)(x, hook=SITE).dtype == torch.bfloat16
 
 
 def test_the_zero_vector_adds_nothing_and_can_not_be_ablated():
     zero = 0 * A
-    assert torch.equal(zero.add(3.0, where=EVERYTHING)(torch.ones(1, 1, 3), hook=SITE), torch.ones(1, 1, 3))
+    assert torch.equal(
+        zero.add(3.0, where=EVERYTHING)(torch.ones(1, 1, 3), hook=SITE), torch.ones(1, 1, 3)
+    )
     with pytest.raises(ToolkitError, match="is zero and has no direction"):
         zero.ablate()
     with pytest.raises(ToolkitError, match="its own row per head"):
@@ -154,7 +185,9 @@ def test_the_zero_vector_adds_nothing_and_can_not_be_ablated():
 def test_a_vector_that_would_broadcast_is_refused():
     with pytest.raises(HookError, match=r"\(3,\) can't be added .* \(4,\) a token"):
         AddVector(torch.ones(3))(torch.zeros(2, 5, 4), hook=SITE)
-    with pytest.raises(HookError, match=r"\(8,\) can't be added .* \(4, 8\) a token"):  # it would go to every head
+    with pytest.raises(
+        HookError, match=r"\(8,\) can't be added .* \(4, 8\) a token"
+    ):  # it would go to every head
         AddVector(torch.ones(8))(torch.zeros(2, 5, 4, 8), hook=SITE)
     with pytest.raises(HookError, match="has 4 features, the direction 3"):
         SetProjection(torch.ones(3))(torch.zeros(2, 5, 4), hook=SITE)
@@ -164,22 +197,36 @@ def test_a_row_per_token_is_added_from_the_first_real_token_on():
     order = torch.tensor([[-1, 0, 1, 2]])
     site = Site(PRE1, order=order, bos=torch.zeros(1, 4, dtype=torch.bool), mask=order >= 0)
     rows = SteeringVector.of(PRE1, torch.tensor([[1.0], [2.0]]), axis="pos")
-    assert rows.add()(torch.zeros(1, 4, 1), hook=site)[0, :, 0].tolist() == pytest.approx([0, 1, 2, 0])
+    assert rows.add()(torch.zeros(1, 4, 1), hook=site)[0, :, 0].tolist() == pytest.approx(
+        [0, 1, 2, 0]
+    )
     with pytest.raises(HookError, match="which counts tokens"):
         rows.add(where=EVERYTHING)(torch.zeros(1, 4, 1), hook=SITE)
 
 
 def gate_site(start=0):
-    """Two prompts of two tokens with one generated token behind; row 0 has one column of padding."""
+    """Two prompts of two tokens with one generated token behind; row 0 has one column of
+    padding."""
     columns = torch.arange(start, 4)
     order = torch.tensor([[-1, 0, 1, 2], [0, 1, 2, 3]])[:, columns]
-    return Site(PRE1, mask=order >= 0, positions=columns, prompt_length=3, order=order,
-                bos=torch.zeros(2, 4, dtype=torch.bool)[:, columns], prompt_tokens=torch.tensor([2, 3]))  # fmt: skip
+    return Site(
+        PRE1,
+        mask=order >= 0,
+        positions=columns,
+        prompt_length=3,
+        order=order,
+        bos=torch.zeros(2, 4, dtype=torch.bool)[:, columns],
+        prompt_tokens=torch.tensor([2, 3]),
+    )
 
 
-@pytest.mark.parametrize(("over", "scores"), [("mean", (1.5, 2.0)), ("max", (2.0, 4.0)), ("last", (2.0, 1.0))])
+@pytest.mark.parametrize(
+    ("over", "scores"), [("mean", (1.5, 2.0)), ("max", (2.0, 4.0)), ("last", (2.0, 1.0))]
+)
 def test_a_gate_reads_the_prompt_alone(over, scores):
-    x = torch.tensor([[9.0, 1.0, 2.0, 50.0], [1.0, 4.0, 1.0, 50.0]])[..., None]  # 9 is padding, 50 generated
+    x = torch.tensor([[9.0, 1.0, 2.0, 50.0], [1.0, 4.0, 1.0, 50.0]])[
+        ..., None
+    ]  # 9 is padding, 50 generated
     for lift in (-0.01, 0.01):
         gate = Gate(torch.tensor([2.0]), scores[0] + lift, over=over)
         site = gate_site()
@@ -206,7 +253,7 @@ def test_a_gate_that_did_not_see_the_prompt_is_refused():
         gate.open(gate_site())
 
 
-# --- where vectors come from -----------------------------------------------------------------------------------------
+# --- where vectors come from ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fit", [mean_difference, pca_direction, logistic_direction])
@@ -215,7 +262,9 @@ def test_every_method_finds_a_planted_direction(fit):
     cosine = direction[0] / direction.norm()
     assert cosine > 0.9
     flipped = planted()
-    assert fit(Contrast(PRE1, flipped.negative, flipped.positive))[0] < 0  # the sign follows the sets
+    assert (
+        fit(Contrast(PRE1, flipped.negative, flipped.positive))[0] < 0
+    )  # the sign follows the sets
 
 
 def test_pca_keeps_the_mean_difference_when_every_pair_differs_alike():
@@ -227,7 +276,8 @@ def test_pca_keeps_the_mean_difference_when_every_pair_differs_alike():
 
 
 def test_the_logistic_probe_sits_at_its_optimum():
-    """At the optimum of sum(log-loss) + |w|^2 / 2 the weights are the sum of residuals times rows."""
+    """At the optimum of sum(log-loss) + |w|^2 / 2 the weights are the sum of residuals times
+    rows."""
     contrast = planted(n=15)
     x = torch.cat([contrast.positive, contrast.negative]).double()
     x = x - x.mean(0)
@@ -240,11 +290,15 @@ def test_the_logistic_probe_sits_at_its_optimum():
         bias = (low + high) / 2
         low, high = (bias, high) if float((y - (logit + bias).sigmoid()).sum()) > 0 else (low, bias)
     residual = y - (logit + bias).sigmoid()
-    assert (residual @ (x / scale) - w).abs().max() < 1e-4 * w.abs().max()  # L-BFGS stops at a gradient of 1e-7
+    assert (
+        residual @ (x / scale) - w
+    ).abs().max() < 1e-4 * w.abs().max()  # L-BFGS stops at a gradient of 1e-7
 
 
 @pytest.mark.parametrize("method", ["mean_difference", "pca", "logistic"])
-def test_a_trained_vector_moves_the_negative_mean_onto_the_positive_along_itself(wrapped, tokens, method):
+def test_a_trained_vector_moves_the_negative_mean_onto_the_positive_along_itself(
+    wrapped, tokens, method
+):
     positive, negative = tokens, tokens.flip(0).roll(1, 1)
     vector = train_steering_vector(wrapped, positive, negative, PRE1, method=method)
     contrast = read_contrast(wrapped, positive, negative, PRE1)
@@ -273,8 +327,12 @@ def test_each_prompt_can_be_read_at_a_place_of_its_own(wrapped, tokens):
     places = torch.tensor([0, 3, -1, 6]), torch.tensor([1, 1, 2, -2])
     contrast = read_contrast(wrapped, tokens, tokens, PRE1, token=places)
     whole = activations(wrapped, tokens, (PRE1,))[PRE1]
-    assert (contrast.positive - whole[torch.arange(4), torch.tensor([0, 3, 6, 6])]).abs().max() < 1e-5
-    assert (contrast.negative - whole[torch.arange(4), torch.tensor([1, 1, 2, 5])]).abs().max() < 1e-5
+    assert (
+        contrast.positive - whole[torch.arange(4), torch.tensor([0, 3, 6, 6])]
+    ).abs().max() < 1e-5
+    assert (
+        contrast.negative - whole[torch.arange(4), torch.tensor([1, 1, 2, 5])]
+    ).abs().max() < 1e-5
     vector = train_steering_vector(wrapped, tokens, tokens.flip(0), PRE1, token=places)
     assert vector.provenance["token"] == "one place per prompt"
 
@@ -293,13 +351,16 @@ def test_one_pair_added_turns_the_stream_of_one_prompt_into_the_others(wrapped, 
     with torch.no_grad(), applied(wrapped, {PRE1: vector.add(where=Where(bos=True))}):
         steered = wrapped.logits(tokens[1:2])
     with torch.no_grad():
-        assert (steered - wrapped.logits(tokens[:1])).abs().max() < 1e-4  # float32 differences added back
+        assert (
+            steered - wrapped.logits(tokens[:1])
+        ).abs().max() < 1e-4  # float32 differences added back
     with pytest.raises(ToolkitError, match="same activations"):
         activation_addition(wrapped, tokens[:1], tokens[:1], PRE1)
 
 
 def test_head_shifts_go_to_the_heads_that_separate_the_sets(wrapped):
-    """Sets that differ in the last token; every head sees it, so all that is checked is rank, scale and zeros."""
+    """Sets that differ in the last token; every head sees it, so all that is checked is rank, scale
+    and zeros."""
     generator = torch.Generator().manual_seed(2)
     ids = torch.randint(3, 60, (12, 5), generator=generator)
     positive, negative = ids.clone(), ids.clone()
@@ -318,7 +379,9 @@ def test_head_shifts_go_to_the_heads_that_separate_the_sets(wrapped):
     contrast = read_contrast(wrapped, positive, negative, f"blocks.{layer}.attn.hook_z")
     both = torch.cat([contrast.positive[:, head], contrast.negative[:, head]])
     vector = next(v for v in found.vectors if v.hook_point == contrast.hook_point).vector[head]
-    assert float(vector.norm()) == pytest.approx(float((both @ (vector / vector.norm())).std()), rel=1e-4)
+    assert float(vector.norm()) == pytest.approx(
+        float((both @ (vector / vector.norm())).std()), rel=1e-4
+    )
     with pytest.raises(ToolkitError, match="top=9 heads were asked for; the model has 8"):
         head_mass_mean_shifts(wrapped, positive, negative, top=9)
 
@@ -335,18 +398,25 @@ def test_pairs_that_agree_and_pairs_that_do_not():
     assert agreeing.low > 0.7
     random = Contrast(PRE1, torch.randn(200, 50), torch.randn(200, 50))
     assert random.positive.shape == (200, 50)
-    assert abs(float(pair_agreement(random).value)) < 0.05  # 0.07 if a pair were compared with a mean that holds it
+    assert (
+        abs(float(pair_agreement(random).value)) < 0.05
+    )  # 0.07 if a pair were compared with a mean that holds it
     with pytest.raises(ToolkitError, match="3 positive and 2 negative prompts are no pairs"):
         pair_agreement(Contrast(PRE1, torch.ones(3, 2), torch.ones(2, 2)))
 
 
 def test_a_pair_is_compared_with_pairs_of_other_units():
-    """Twelve random pairs of words in six sentences each, alike in all: five of a pair's 71 others are its own words."""
+    """Twelve random pairs of words in six sentences each, alike in all: five of a pair's 71 others
+    are its own words."""
     generator = torch.Generator().manual_seed(0)
     words, unit = torch.randn(12, 400, generator=generator).repeat(6, 1), torch.arange(12).repeat(6)
     contrast = Contrast(PRE1, words, torch.zeros(72, 400))
-    by_rows, by_unit = pair_agreement(contrast), pair_agreement(contrast, unit=unit, unit_name="pairs of words")
-    # 5 parts of itself among sums of 6 parts of 11 others, all of one length and orthogonal but for noise: 5 / sqrt(25 + 396)
+    by_rows, by_unit = (
+        pair_agreement(contrast),
+        pair_agreement(contrast, unit=unit, unit_name="pairs of words"),
+    )
+    # 5 parts of itself among sums of 6 parts of 11 others, all of one length and orthogonal but for
+    # noise: 5 / sqrt(25 + 396)
     assert float(by_rows.value) == pytest.approx(0.24, abs=0.03)
     assert abs(float(by_unit.value)) < 0.03  # a mean of twelve cosines of sd 1 / sqrt(400)
     once = pair_agreement(Contrast(PRE1, words[:12], torch.zeros(12, 400)))
@@ -359,27 +429,39 @@ def test_a_pair_is_compared_with_pairs_of_other_units():
 
 
 def test_d_prime_resamples_units():
-    """Words that lie at their own place in every sentence: as sure as one sentence makes it, but for n - 2 in the variance."""
+    """Words that lie at their own place in every sentence: as sure as one sentence makes it, but
+    for n - 2 in the variance."""
     generator = torch.Generator().manual_seed(0)
     positive, negative = torch.randn(2, 10, 3, generator=generator)
-    axis, units = torch.tensor([1.0, 0.0, 0.0]), (torch.arange(10).repeat(6), torch.arange(10, 20).repeat(6))
+    axis, units = (
+        torch.tensor([1.0, 0.0, 0.0]),
+        (torch.arange(10).repeat(6), torch.arange(10, 20).repeat(6)),
+    )
     once = separation(Contrast(PRE1, positive + 1, negative), axis)
     many = Contrast(PRE1, (positive + 1).repeat(6, 1), negative.repeat(6, 1))
-    by_unit, by_rows = separation(many, axis, units=units, unit_name="words"), separation(many, axis)
+    by_unit, by_rows = (
+        separation(many, axis, units=units, unit_name="words"),
+        separation(many, axis),
+    )
     scale = ((120 - 2) / (6 * (20 - 2))) ** 0.5
     for end in ("value", "low", "high"):
         assert float(getattr(by_unit, end)) == pytest.approx(scale * float(getattr(once, end)))
     assert (by_unit.n, by_rows.n) == (20, 120)
-    assert by_rows.high - by_rows.low < 0.6 * (by_unit.high - by_unit.low)  # 1 / sqrt(6) but for chance
+    assert by_rows.high - by_rows.low < 0.6 * (
+        by_unit.high - by_unit.low
+    )  # 1 / sqrt(6) but for chance
     with pytest.raises(ToolkitError, match="got units for 12 of 120 rows"):
         separation(many, axis, units=(units[0][:6], units[1][:6]))
 
 
 def test_resamples_of_few_words_without_a_class_or_any_spread_do_not_stop_d_prime():
-    """Of six words 3 % of resamples lack a class, and 1 % hold one word of either: 40 of 999 would be infinite."""
+    """Of six words 3 % of resamples lack a class, and 1 % hold one word of either: 40 of 999 would
+    be infinite."""
     words = torch.tensor([[5.0], [6.0], [7.0], [0.0], [1.0], [2.0]]).repeat_interleave(4, 0)
     units = torch.arange(3).repeat_interleave(4), torch.arange(3, 6).repeat_interleave(4)
-    d = separation(Contrast(PRE1, words[:12], words[12:]), torch.ones(1), units=units, unit_name="words")
+    d = separation(
+        Contrast(PRE1, words[:12], words[12:]), torch.ones(1), units=units, unit_name="words"
+    )
     assert d.n == 6
     assert d.low > 0
     with pytest.raises(ToolkitError, match="NaN or infinite"):  # nothing varies at all
@@ -389,7 +471,9 @@ def test_resamples_of_few_words_without_a_class_or_any_spread_do_not_stop_d_prim
 def test_d_prime_by_hand():
     """Projections 3, 5 and 0, 2: means 4 and 1, pooled variance (2 + 2) / 2, d' = 3 / sqrt(2)."""
     contrast = Contrast(
-        PRE1, torch.tensor([[3.0, 9.0], [5.0, 7.0]]).repeat(20, 1), torch.tensor([[0.0, 1.0], [2.0, 0.0]]).repeat(20, 1)
+        PRE1,
+        torch.tensor([[3.0, 9.0], [5.0, 7.0]]).repeat(20, 1),
+        torch.tensor([[0.0, 1.0], [2.0, 0.0]]).repeat(20, 1),
     )
     d = separation(contrast, torch.tensor([2.0, 0.0]))
     # 40 rows instead of two: the pooled variance is 80 / 78, so d' = 3 / sqrt(80 / 78)

@@ -32,14 +32,25 @@ MULTIPLIERS = (-1.0, 2.0)
 def sweep(wrapped, tokens):
     prompts = Prompts(tokens)
     guidance = logit_contrast(wrapped, prompts, Prompts(tokens.flip(1)))
-    return steering_sweep(wrapped, VECTORS, MULTIPLIERS, prompts, Prompts(tokens.roll(2, 1)), METRIC, guidance=guidance)
+    return steering_sweep(
+        wrapped,
+        VECTORS,
+        MULTIPLIERS,
+        prompts,
+        Prompts(tokens.roll(2, 1)),
+        METRIC,
+        guidance=guidance,
+    )
 
 
 def test_the_sweep_is_made_of_single_runs(sweep, wrapped, tokens):
     before = measure(wrapped, tokens, METRIC)
     for i, vector in enumerate(VECTORS):
         for j, multiplier in enumerate(MULTIPLIERS):
-            change = measure(wrapped, tokens, METRIC, {vector.hook_point: vector.add(multiplier)}) - before
+            change = (
+                measure(wrapped, tokens, METRIC, {vector.hook_point: vector.add(multiplier)})
+                - before
+            )
             assert torch.equal(sweep.change[i, j], change)
             assert float(sweep.effect.value[i, j]) == pytest.approx(float(change.mean()))
             wrong = (change * multiplier < 0).double().mean()
@@ -54,7 +65,9 @@ def test_kl_on_neutral_prompts_is_that_of_the_next_token(sweep, wrapped, tokens)
         p = wrapped.logits(neutral)[:, -1].double().softmax(-1)
         with applied(wrapped, {PRE1: VECTORS[1].add(2.0)}):
             q = wrapped.logits(neutral)[:, -1].double().softmax(-1)
-    assert float(sweep.kl.value[1, 1]) == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-6)
+    assert float(sweep.kl.value[1, 1]) == pytest.approx(
+        float((p * (p / q).log()).sum(-1).mean()), rel=1e-6
+    )
 
 
 def test_logit_guidance_adds_the_same_to_every_prompt(sweep, wrapped, tokens):
@@ -66,7 +79,8 @@ def test_logit_guidance_adds_the_same_to_every_prompt(sweep, wrapped, tokens):
 
 
 def test_prompts_of_one_unit_count_once(wrapped, tokens):
-    """Each prompt run twice: by units intervals are those of single prompts; neutral prompts are units of their own."""
+    """Each prompt run twice: by units intervals are those of single prompts; neutral prompts are
+    units of their own."""
     neutral, guidance = (
         Prompts(tokens.roll(2, 1)),
         torch.randn(wrapped.cfg.d_vocab, generator=torch.Generator().manual_seed(0)),
@@ -78,23 +92,37 @@ def test_prompts_of_one_unit_count_once(wrapped, tokens):
 
     def swept(prompts, **options):
         return steering_sweep(
-            wrapped, VECTORS, MULTIPLIERS, Prompts(prompts), neutral, metric, guidance=guidance, **options
+            wrapped,
+            VECTORS,
+            MULTIPLIERS,
+            Prompts(prompts),
+            neutral,
+            metric,
+            guidance=guidance,
+            **options,
         )
 
     twice = tokens.repeat(2, 1)
     once, by_rows = swept(tokens), swept(twice)
-    by_unit = swept(twice, unit=torch.arange(4).repeat(2), unit_name="words", measured="square logits")
+    by_unit = swept(
+        twice, unit=torch.arange(4).repeat(2), unit_name="words", measured="square logits"
+    )
     for name in ("effect", "wrong_way", "guidance_effect"):
         one, rows, units = (getattr(sweep, name) for sweep in (once, by_rows, by_unit))
         assert (rows.n, units.n) == (8, 4)
         assert "over words" in units.method
         for end in ("value", "low", "high"):
             # float32 logits of other batch sizes
-            assert torch.allclose(getattr(units, end), getattr(one, end), rtol=1e-4, atol=1e-4), (name, end)
+            assert torch.allclose(getattr(units, end), getattr(one, end), rtol=1e-4, atol=1e-4), (
+                name,
+                end,
+            )
     assert not torch.allclose(by_rows.effect.low, once.effect.low, rtol=1e-4, atol=1e-4)
     assert torch.equal(by_unit.kl.low, once.kl.low)
     assert by_unit.effect.unit == by_unit.guidance_effect.unit == "square logits"
-    with pytest.raises(ToolkitError, match="got units for 4 of 8 prompts; give each prompt its own"):
+    with pytest.raises(
+        ToolkitError, match="got units for 4 of 8 prompts; give each prompt its own"
+    ):
         swept(twice, unit=torch.arange(4))
 
 
@@ -108,19 +136,26 @@ def test_the_cost_of_guidance_is_to_be_had_at_any_strength(sweep, wrapped, token
 
 
 def test_the_concept_cancels_in_shuffled_vectors(wrapped, tokens):
-    """Pairs that differ by 10 along one axis, plus noise of 1: a coin for each pair would leave most of that axis."""
+    """Pairs that differ by 10 along one axis, plus noise of 1: a coin for each pair would leave
+    most of that axis."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(2, 21, 32, generator=generator)
     shift = torch.zeros(32)
     shift[0] = 5
-    draws = shuffled_vectors(Contrast(PRE1, noise[0] + shift, noise[1] - shift), 3.0, draws=50, seed=0)
+    draws = shuffled_vectors(
+        Contrast(PRE1, noise[0] + shift, noise[1] - shift), 3.0, draws=50, seed=0
+    )
     assert [vector.norm for vector in draws] == pytest.approx([3.0] * 50, rel=1e-5)
     along = torch.stack([vector.direction for vector in draws])[:, 0]
     assert along.abs().max() < 0.6  # a random direction in 32 dimensions: sd 0.18
     rows = [[VECTORS[0], vector] for vector in draws[:3]]
-    swept = steering_sweep(wrapped, VECTORS, [1.0], Prompts(tokens), Prompts(tokens), METRIC, shuffled=rows)
+    swept = steering_sweep(
+        wrapped, VECTORS, [1.0], Prompts(tokens), Prompts(tokens), METRIC, shuffled=rows
+    )
     assert swept.effect.control.shape == (3, 2, 1)
-    assert swept.effect.control[:, 0, 0].tolist() == pytest.approx([float(swept.effect.value[0, 0])] * 3)
+    assert swept.effect.control[:, 0, 0].tolist() == pytest.approx(
+        [float(swept.effect.value[0, 0])] * 3
+    )
     assert swept.effect.control[:, 1].std() > 0
 
 
@@ -134,33 +169,48 @@ def test_pairs_that_can_not_be_shuffled_are_refused(positive, words):
         shuffled_vectors(Contrast(PRE1, positive, torch.zeros_like(positive)), 1.0, draws=2, seed=0)
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"multipliers": [0.0, 1.0]}, "none of them 0"),
-    ({"vectors": []}, "got 0 vectors"),
-    ({"vectors": [SteeringVector.of(PRE1, torch.ones(32), fingerprint="f")]}, "train it on the model it is used on"),
-    ({"shuffled": [[VECTORS[0]]]}, "one for each vector"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"multipliers": [0.0, 1.0]}, "none of them 0"),
+        ({"vectors": []}, "got 0 vectors"),
+        (
+            {"vectors": [SteeringVector.of(PRE1, torch.ones(32), fingerprint="f")]},
+            "train it on the model it is used on",
+        ),
+        ({"shuffled": [[VECTORS[0]]]}, "one for each vector"),
+    ],
+)
 def test_sweeps_that_mean_nothing_are_refused(wrapped, tokens, options, words):
-    given = {"vectors": VECTORS, "multipliers": [1.0], "prompts": Prompts(tokens), "neutral": Prompts(tokens)}
+    given = {
+        "vectors": VECTORS,
+        "multipliers": [1.0],
+        "prompts": Prompts(tokens),
+        "neutral": Prompts(tokens),
+    }
     with pytest.raises(ToolkitError, match=words):
         steering_sweep(wrapped, metric=METRIC, **(given | options))
 
 
 def test_mention_rates_by_hand():
-    rates = mention_rates(torch.tensor([[1, 2, 3], [3, 3, 3], [2, 9, 9], [1, 1, 2]]), {"a": [1], "b": [2, 7], "c": [8]})
+    rates = mention_rates(
+        torch.tensor([[1, 2, 3], [3, 3, 3], [2, 9, 9], [1, 1, 2]]),
+        {"a": [1], "b": [2, 7], "c": [8]},
+    )
     assert rates.value.tolist() == [0.5, 0.75, 0]
     assert rates.labels == {"entity": ("a", "b", "c")}
     with pytest.raises(ToolkitError, match="share tokens"):
         mention_rates(torch.zeros(2, 2, dtype=torch.long), {"a": [1], "b": [1]})
 
 
-# --- the worked task -------------------------------------------------------------------------------------------------
+# --- the worked task -----------------------------------------------------------------------------
 
 A, B, MARK_A, MARK_B, NEUTRAL = 3, 4, 5, 6, 7
 
 
 def sentences(n: int, mark: int, seed: int) -> torch.Tensor:
-    """[mark, filler, filler, name, filler, filler, name]: the name is A, B or (neutral) a filler, as the mark says."""
+    """[mark, filler, filler, name, filler, filler, name]: the name is A, B or (neutral) a filler,
+    as the mark says."""
     rows = torch.randint(8, 20, (n, 7), generator=torch.Generator().manual_seed(seed))
     rows[:, 0] = mark
     if mark != NEUTRAL:
@@ -174,29 +224,46 @@ def speaker(hf_folders):
     import transformers as hf
 
     torch.manual_seed(0)
-    config = hf.GPT2Config(n_layer=2, n_head=4, n_embd=32, vocab_size=20, n_positions=24, bos_token_id=2, eos_token_id=2,
-                           embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)  # fmt: skip
+    config = hf.GPT2Config(
+        n_layer=2,
+        n_head=4,
+        n_embd=32,
+        vocab_size=20,
+        n_positions=24,
+        bos_token_id=2,
+        eos_token_id=2,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        resid_pdrop=0.0,
+    )
     model = hf.GPT2LMHeadModel(config)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for step in range(150):
-        batch = torch.cat([sentences(32, mark, 3 * step + i) for i, mark in enumerate((MARK_A, MARK_B, NEUTRAL))])
+        batch = torch.cat(
+            [sentences(32, mark, 3 * step + i) for i, mark in enumerate((MARK_A, MARK_B, NEUTRAL))]
+        )
         loss = model(batch, labels=batch).loss
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    tokenizer = hf.AutoTokenizer.from_pretrained(hf_folders["gpt2"])  # says which token begins a sequence
+    tokenizer = hf.AutoTokenizer.from_pretrained(
+        hf_folders["gpt2"]
+    )  # says which token begins a sequence
     return load_model(model.eval(), tokenizer=tokenizer)
 
 
 def test_speak_of_b_never_of_a(speaker):
-    """The vector comes from one set of prompts; it is used on others that ask for A, and on neutral ones."""
+    """The vector comes from one set of prompts; it is used on others that ask for A, and on neutral
+    ones."""
     cut = 3  # [mark, filler, filler]: the name comes next
     positive, negative = sentences(60, MARK_B, 901)[:, :cut], sentences(60, MARK_A, 902)[:, :cut]
     vector = train_steering_vector(speaker, positive, negative, PRE1)
     asked = sentences(40, MARK_A, 903)[:, :cut]
 
     def rates(edits=None):
-        return mention_rates(generate(speaker, asked, edits, max_new_tokens=4), {"A": [A], "B": [B]})
+        return mention_rates(
+            generate(speaker, asked, edits, max_new_tokens=4), {"A": [A], "B": [B]}
+        )
 
     before, after = rates(), rates({PRE1: vector.add(2.0)})
     assert before.value[0] > 0.95
@@ -205,11 +272,16 @@ def test_speak_of_b_never_of_a(speaker):
     assert after.value[1] > 0.95
     metric = logit_difference(torch.full((40, 1), B), torch.full((40, 1), A))
     neutral = Prompts(sentences(40, NEUTRAL, 904)[:, :cut])
-    shuffled = shuffled_vectors(read_contrast(speaker, positive, negative, PRE1), vector.norm, draws=19, seed=0)
+    shuffled = shuffled_vectors(
+        read_contrast(speaker, positive, negative, PRE1), vector.norm, draws=19, seed=0
+    )
     rows = [[v] for v in shuffled]
-    sweep = steering_sweep(speaker, [vector], [1.0, 2.0], Prompts(asked), neutral, metric, shuffled=rows)
-    # With two answers and little else to tell prompts apart, a shuffled direction of full norm often reaches one of them,
-    # and as often the wrong one: no draw does as much, and their mean is less than half.
+    sweep = steering_sweep(
+        speaker, [vector], [1.0, 2.0], Prompts(asked), neutral, metric, shuffled=rows
+    )
+    # With two answers and little else to tell prompts apart, a shuffled direction of full norm
+    # often reaches one of them, and as often the wrong one: no draw does as much, and their mean is
+    # less than half.
     assert (sweep.effect.value > sweep.effect.control.amax(0)).all()
     assert (sweep.effect.low > 2 * sweep.effect.control.mean(0)).all()
     assert sweep.wrong_way.value.tolist() == [[0, 0]]

@@ -35,7 +35,11 @@ def test_raw_weights_equal_the_hooks(wrapped, tokens):
 
 @pytest.mark.parametrize("shape", ["gpt2", "neox", "llama"])
 def test_folded_and_centred_weights_equal_the_hooks(hf_folders, tokens, shape):
-    wrapper = "HookedTransformer" if has_hooked_transformer() and shape != "llama" else "TransformerBridge"
+    wrapper = (
+        "HookedTransformer"
+        if has_hooked_transformer() and shape != "llama"
+        else "TransformerBridge"
+    )
     check_equal(load_model(hf_folders[shape], wrapper=wrapper, processing="compatible"), tokens)
 
 

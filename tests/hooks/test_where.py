@@ -38,7 +38,10 @@ def test_positions_count_real_tokens_from_the_first_and_from_the_prompts_end():
     assert chosen(Where(positions=(1, 2))) == [[0, 0, 0, 1, 1], [0, 1, 1, 0, 0]]
     assert chosen(Where(positions=(-1,))) == [[0, 0, 0, 1, 0], [0, 0, 0, 1, 0]]
     assert chosen(Where(positions=(-2,), bos=True)) == [[0, 0, 1, 0, 0], [0, 0, 1, 0, 0]]
-    assert chosen(Where(positions=(-3,))) == [[0] * 5, [0, 1, 0, 0, 0]]  # row 0 has no third-last token
+    assert chosen(Where(positions=(-3,))) == [
+        [0] * 5,
+        [0, 1, 0, 0, 0],
+    ]  # row 0 has no third-last token
     assert chosen(Where(positions=torch.tensor([[2], [0]]))) == [[0, 0, 0, 0, 1], [1, 0, 0, 0, 0]]
 
 
@@ -57,15 +60,30 @@ def test_other_tokens_are_bit_equal():
     assert torch.equal(edited[~same], (x + 1)[~same])
 
 
-@pytest.mark.parametrize(("where", "site", "words"), [
-    (Where(), Site(PRE1, order=ORDER), "asks for the beginning-of-sequence token.*bos=True"),
-    (Where(group=0), Site(PRE1, order=ORDER, bos=BOS), r"asks for row groups.*applied\(\.\.\., group"),
-    (Where(positions=(-1,)), Site(PRE1, order=ORDER, bos=BOS), "asks for the prompt's end"),
-    (Where(prompt=False), Site(PRE1, order=ORDER, bos=BOS), "what is prompt and what was generated"),
-    (Where(), Site(PRE1), "asks for the tokens"),
-    (Where(positions=(9,), generated=False), SITE, "chooses no token of the prompt"),
-    (Where(positions=torch.zeros(3, 1, dtype=torch.long)), SITE, "positions are given for 3 rows, but 2 run"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("where", "site", "words"),
+    [
+        (Where(), Site(PRE1, order=ORDER), "asks for the beginning-of-sequence token.*bos=True"),
+        (
+            Where(group=0),
+            Site(PRE1, order=ORDER, bos=BOS),
+            r"asks for row groups.*applied\(\.\.\., group",
+        ),
+        (Where(positions=(-1,)), Site(PRE1, order=ORDER, bos=BOS), "asks for the prompt's end"),
+        (
+            Where(prompt=False),
+            Site(PRE1, order=ORDER, bos=BOS),
+            "what is prompt and what was generated",
+        ),
+        (Where(), Site(PRE1), "asks for the tokens"),
+        (Where(positions=(9,), generated=False), SITE, "chooses no token of the prompt"),
+        (
+            Where(positions=torch.zeros(3, 1, dtype=torch.long)),
+            SITE,
+            "positions are given for 3 rows, but 2 run",
+        ),
+    ],
+)
 def test_what_is_not_known_is_refused_by_name(where, site, words):
     with pytest.raises(HookError, match=words):
         where.chosen(X, site)
@@ -77,7 +95,9 @@ def test_nothing_to_edit_and_activations_without_tokens_are_refused():
     with pytest.raises(HookError, match=r"has shape \(2, 4, 5, 5\), expected \[batch pos"):
         Where().chosen(torch.zeros(2, 4, 5, 5), SITE)
     pattern = Site("blocks.0.attn.hook_pattern", order=ORDER, bos=BOS)
-    with pytest.raises(HookError, match="one entry per token"):  # five heads would look like five positions
+    with pytest.raises(
+        HookError, match="one entry per token"
+    ):  # five heads would look like five positions
         Where().chosen(torch.zeros(2, 5, 5, 5), pattern)
 
 

@@ -1,8 +1,9 @@
 """Which heads attend to the token before?
 
-A head's score is the attention from each position to the one before it, averaged over positions and random prompts.
-The control takes a random earlier position instead, one draw for all heads, and a head has to beat the largest score of
-any head there. Attention is only read here, so whether the model uses such a head stays open.
+A head's score is the attention from each position to the one before it, averaged over positions and
+random prompts. The control takes a random earlier position instead, one draw for all heads, and a
+head has to beat the largest score of any head there. Attention is only read here, so whether the
+model uses such a head stays open.
 
 What would fool it: a head that looks one back only in real text, which random tokens do not show.
 
@@ -21,7 +22,8 @@ from mechinterp_toolkit import Estimate, Finding, HookedModel, Verdict, analysis
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.stats import bootstrap, max_statistic_p
 
-SMALLEST = 0.5  # a head that gives the token before less than half of its attention is doing something else
+# a head that gives the token before less than half of its attention is doing something else
+SMALLEST = 0.5
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,32 @@ class PreviousTokenHeads(Finding):
         value, low, high = (x[at] for x in (self.score.value, self.score.low, self.score.high))
         control = self.score.control.amax((1, 2))
         name = f"largest score of any head, {self.score.control_name}"
-        return Estimate(value, low, high, self.score.n, self.score.unit, self.score.method, control, name)
+        return Estimate(
+            value, low, high, self.score.n, self.score.unit, self.score.method, control, name
+        )
 
     @property
     def represented(self) -> Verdict:
         p, best = float(self.p.min()), f"the strongest head scores {self.effect.text()}"
         if self.found:
-            return Verdict("found", f"{len(self.found)} heads attend to the token before; {best}", p, 0.05, SMALLEST)
+            return Verdict(
+                "found",
+                f"{len(self.found)} heads attend to the token before; {best}",
+                p,
+                0.05,
+                SMALLEST,
+            )
         if self.effect.high < SMALLEST:
             return Verdict(
-                "not_found", f"no head gives the token before half of its attention; {best}", p, 0.05, SMALLEST
+                "not_found",
+                f"no head gives the token before half of its attention; {best}",
+                p,
+                0.05,
+                SMALLEST,
             )
-        return Verdict("undecided", f"{best}, too unsure for or against {SMALLEST}", p, 0.05, SMALLEST)
+        return Verdict(
+            "undecided", f"{best}, too unsure for or against {SMALLEST}", p, 0.05, SMALLEST
+        )
 
     @property
     def used(self) -> Verdict:
@@ -70,7 +86,10 @@ class PreviousTokenHeads(Finding):
         return tuple(f"L{layer}H{head}" for layer, head in self.found)
 
     def answer(self) -> str:
-        return f"{self.represented.reason} (n = {self.score.n} prompts; control {self.effect.control_text()})."
+        return (
+            f"{self.represented.reason} (n = {self.score.n} prompts; control"
+            f" {self.effect.control_text()})."
+        )
 
     def causal_check(self) -> str:
         return "None was made: this analysis reads attention and edits nothing."
@@ -81,15 +100,23 @@ def needs_attention(model: HookedModel) -> str | None:
     return None if model.is_transformer else "it has no attention heads."
 
 
-@analysis(question="Which heads attend to the token before?", paper="Elhage et al. 2021", applies=needs_attention)
+@analysis(
+    question="Which heads attend to the token before?",
+    paper="Elhage et al. 2021",
+    applies=needs_attention,
+)
 def previous_token_heads(
     model: HookedModel, *, prompts: int = 32, length: int = 16, draws: int = 199, seed: int = 0
 ) -> PreviousTokenHeads:
     """Score every head on random tokens; see the module's docstring."""
     generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(model.cfg.d_vocab, (prompts, min(length, model.cfg.n_ctx)), generator=generator)
+    tokens = torch.randint(
+        model.cfg.d_vocab, (prompts, min(length, model.cfg.n_ctx)), generator=generator
+    )
     names = tuple(f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers))
-    pattern = torch.stack([*activations(model, tokens, names).values()], dim=1)  # prompt layer head query key
+    pattern = torch.stack(
+        [*activations(model, tokens, names).values()], dim=1
+    )  # prompt layer head query key
 
     query = torch.arange(1, tokens.shape[1])
     earlier = ((torch.rand(len(query), generator=generator) * query).long() for _ in range(draws))

@@ -1,0 +1,6 @@
+"""Are days and months kept around a circle? `finding` asks; the other modules are its parts."""
+
+from mechinterp_toolkit.analyses.circular_features.finding import (
+    CircularFeatures,
+    circular_features,
+)

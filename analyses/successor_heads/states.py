@@ -1,0 +1,260 @@
+"""Does a head follow a state that was put together: from place and class, or with another residue
+of its number?
+
+*Predicted states*: an item's state is worked out from other items of its place and of its class,
+and the head has to name its successor from that. *Residues*: n mod T is looked for in the states of
+the numbers, and exchanged for another.
+
+What would fool it: an item that is the only one of its place, of which no other item says anything;
+it is not asked. What fools the split and the residues is said in `geometry.factoring` and
+`geometry.residues`.
+
+Source: Gould et al. 2024, Successor Heads, arXiv:2312.09230 (index and domain, mod-10 features);
+nulls are this toolkit's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechinterp_toolkit.analyses.successor_heads.items import item_tokens, places, winners
+from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.geometry.factoring import factor, one_hot
+from mechinterp_toolkit.geometry.residues import (
+    ResidueSteering,
+    residue_features,
+    residue_scan,
+    steer_residues,
+)
+from mechinterp_toolkit.heads.ov_circuit import OVReader
+from mechinterp_toolkit.prompts import OrdinalClass
+from mechinterp_toolkit.results import Estimate
+from mechinterp_toolkit.stats import bootstrap, permuted_within
+
+PERIODS = range(2, 25)
+"""Periods T for which n mod T is looked for in the numbers."""
+
+DIGITS = 10
+"""The period that is exchanged where none stands out: that of the last digit."""
+
+
+@dataclass(frozen=True)
+class ItemStates:
+    """Result of `study_states`; None is what could not be measured, or rests on a head that was not
+    found."""
+
+    factoring: Estimate | None = None
+    """Share of items recognised from place and class, as other items tell them, in [0, 1]; control:
+    places permuted."""
+
+    factor_shares: Float[Tensor, " factor"] | None = None
+    """Share of the variance that place, class and both explain, in [0, 1]
+    (`geometry.factoring.FACTORS`)."""
+
+    factored_succession: Estimate | None = None
+    """Share of items whose successor the head names, given what other items tell of the item, in
+    [0, 1]."""
+
+    residues: Estimate | None = None
+    """Accuracy of n mod T for held-out numbers minus 1/T, [period]; control: numbers permuted."""
+
+    residue_p: Float[Tensor, " period"] | None = None
+    """p-values of `residues`, corrected for all periods."""
+
+    steering_period: int | None = None
+    """T of the residues that were exchanged: the one that stands out most, 10 where none does."""
+
+    steering: Estimate | None = None
+    """Share of exchanged residues that the head follows, in [0, 1]; control: random directions."""
+
+    steering_permuted: Float[Tensor, " draw"] | None = None
+    """`steering` with the residues of the features permuted."""
+
+    notes: tuple[str, ...] = ()
+    """What could not be measured, and why."""
+
+    def figures(self) -> dict[str, Any]:
+        """Return title -> figure of each estimate there is."""
+        from mechinterp_toolkit import plots
+
+        titles = {
+            "Items recognised from place and class": self.factoring,
+            "Successors named from place and class": self.factored_succession,
+            "Exchanged residues that the head follows": self.steering,
+        }
+        shown = {
+            title: plots.strip(found, title=title)
+            for title, found in titles.items()
+            if found is not None
+        }
+        if self.residues is not None:
+            periods = [int(label) for label in self.residues.labels["period"]]
+            title = "Held-out accuracy of n mod T above 1/T"
+            shown["Residues of numbers"] = plots.curve(
+                self.residues, periods, title=title, x_title="T"
+            )
+        return shown
+
+
+def study_states(
+    reader: OVReader,
+    classes: Mapping[str, OrdinalClass],
+    best: tuple[int, int],
+    *,
+    follow: bool,
+    draws: int = 99,
+    seed: int = 0,
+) -> ItemStates:
+    """Look for place and class, and for residues of the numbers, in the states in front of the head
+    `best`.
+
+    Args:
+        reader: of the items of all classes, class after class.
+        classes: the classes; residues are those of the class "numbers".
+        best: `(layer, head)`.
+        follow: whether to ask what the head makes of predicted states and exchanged residues as
+            well.
+        draws: of each control.
+        seed: of controls and intervals.
+    """
+    layer, head = best
+    states, tokens, notes = reader.states(layer).detach(), item_tokens(classes), []
+    found = ItemStates()
+
+    def read(given: Tensor) -> Tensor:
+        return reader.logits(given, layer, tokens, head=head)[0]
+
+    try:
+        split = factor(states, *place_and_class(classes), seed, draws=draws)
+    except ToolkitError as error:
+        notes.append(f"Items were not split into place and class: {error}")
+    else:
+        found = replace(found, factoring=split.held_out, factor_shares=split.r2)
+        if follow:
+            after = predicted_successors(states, classes, read, draws=draws, seed=seed)
+            found = replace(found, factored_succession=after)
+    if "numbers" not in classes:
+        return replace(
+            found, notes=(*notes, "Residues were not looked for: there is no class of numbers.")
+        )
+    own = places(classes)["numbers"]
+    number = torch.tensor([int(word) for word in classes["numbers"].words])
+    try:
+        scan = residue_scan(states[own], number, PERIODS, draws=draws, seed=seed)
+        found = replace(found, residues=scan.excess, residue_p=scan.p)
+        if follow:
+            period = scan.found[0] if scan.found else DIGITS
+            steered = exchange_residues(
+                states[own], number, period, lambda given: read(given)[:, own], seed=seed
+            )
+            found = replace(
+                found,
+                steering_period=period,
+                steering=steered.share,
+                steering_permuted=steered.shuffled,
+            )
+    except ToolkitError as error:
+        notes.append(
+            f"Residues were not {'exchanged' if found.residues else 'looked for'}: {error}"
+        )
+    return replace(found, notes=tuple(notes))
+
+
+def place_and_class(
+    classes: Mapping[str, OrdinalClass],
+) -> tuple[Int[Tensor, " item"], Int[Tensor, " item"]]:
+    """Return the place of every item in its whole class, and the number of that class, class after
+    class."""
+    domain = torch.cat([torch.full((len(c),), i) for i, c in enumerate(classes.values())])
+    return torch.cat([c.index for c in classes.values()]), domain
+
+
+def predicted_successors(
+    states: Float[Tensor, "item d_model"],
+    classes: Mapping[str, OrdinalClass],
+    read: Callable[[Tensor], Tensor],
+    *,
+    draws: int = 99,
+    seed: int = 0,
+) -> Estimate | None:
+    """Estimate how often a head names the successor of an item of which it sees only what other
+    items say of it.
+
+    The state of item i of class d is mean + place i + class d, fitted to all items but this one.
+
+    Args:
+        states: of the items of all classes, class after class.
+        classes: the classes.
+        read: from states [state d_model] to logits of all items [state item].
+        draws: fits to states permuted within each class.
+        seed: of permutations and interval.
+
+    Returns:
+        Fraction of items in [0, 1]; None where fewer than two items have a successor and can be
+        predicted.
+    """
+    index, domain = place_and_class(classes)
+    ones = torch.ones(len(index), 1, dtype=torch.float64)
+    design = torch.cat([ones, *(one_hot(part, int(part.max()) + 1) for part in (index, domain))], 1)
+    hat = design @ torch.linalg.pinv(design)
+    follows = torch.full((len(index),), -1)
+    for place, ordinal in zip(places(classes).values(), classes.values(), strict=True):
+        first, second = (ordinal.pairs(1) + place.start).T
+        follows[first] = second
+    # An item with leverage 1 is the only one of its place: no other item says anything of it.
+    asked = ((hat.diagonal() < 1 - 1e-8) & (follows >= 0)).nonzero()[:, 0]
+    if len(asked) < 2:
+        return None
+    rows = states.detach().cpu().double()
+    other = domain != domain[asked, None]
+
+    def right(given: Float[Tensor, "table item d_model"]) -> Float[Tensor, "table asked"]:
+        left = (given - hat @ given)[:, asked] / (1 - hat.diagonal()[asked, None])
+        logits = (
+            read((given[:, asked] - left).flatten(0, 1).to(states))
+            .cpu()
+            .double()
+            .unflatten(0, (len(given), -1))
+        )
+        named = winners(logits.masked_fill(other, -torch.inf).flatten(0, 1)).reshape(len(given), -1)
+        return (named == follows[asked]).double()
+
+    generator = torch.Generator().manual_seed(seed)
+    tables = torch.stack([permuted_within(domain, generator) for _ in range(draws)])
+    null = [
+        right(rows[part]).mean(1) for part in tables.split(8)
+    ]  # a few at a time: cheaper, and still small
+    return bootstrap(
+        right(rows[None])[0],
+        unit_name="items",
+        measured="fraction of items in [0, 1]",
+        seed=seed,
+        control=torch.cat(null),
+        control_name="states permuted within classes",
+    )
+
+
+def exchange_residues(
+    states: Float[Tensor, "item d_model"],
+    number: Int[Tensor, " item"],
+    period: int,
+    read: Callable[[Tensor], Tensor],
+    *,
+    seed: int = 0,
+) -> ResidueSteering:
+    """Exchange features of n mod `period`, found by means, at their own size: what items have of
+    theirs on average.
+
+    Raises:
+        ToolkitError: as `residue_features` and `steer_residues`.
+    """
+    features = residue_features(states, number, period).features
+    rows = states.detach().cpu().double()
+    scale = float(((rows - rows.mean(0)) * features[number % period]).sum(1).mean())
+    return steer_residues(states, number, features, scale, read, seed=seed)

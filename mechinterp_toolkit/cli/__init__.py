@@ -1,0 +1,3 @@
+"""The command `mechinterp`."""
+
+from mechinterp_toolkit.cli.commands import main

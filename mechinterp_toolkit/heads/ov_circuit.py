@@ -1,0 +1,313 @@
+"""What does a head write for a token, read from the weights alone?
+
+The OV circuit of a head takes what stands for a token, through the LayerNorm of the head's layer,
+W_V, W_O and the final LayerNorm, to the logits. Published codes differ in each of these steps, and
+scores move by tens of points with them, so every step is a named part of a `Convention`.
+
+What would fool it: a tie (of a head that writes nothing, or of low precision) is no winner, so
+logits are float32 and a tie counts as none.
+
+Source: Elhage et al. 2021, A Mathematical Framework for Transformer Circuits; the conventions are
+those of Gould et al. 2024, arXiv:2312.09230, and of code that follows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mechinterp_toolkit.model import HookedModel
+from mechinterp_toolkit.prompts import OrdinalClass
+from mechinterp_toolkit.record import activations
+
+Representation = Literal["resid_post_0", "mlp_out_0", "mlp_0_raw", "embed"]
+Candidates = Literal["class", "targets", "ordinal", "vocab"]
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How an OV circuit is read."""
+
+    representation: Representation = "resid_post_0"
+    """What stands for a token: the residual stream after block 0 or what the first MLP writes, both
+    from running the model on the token alone (heads of block 0 then read the stream before it); the
+    first MLP called directly on the embedding, as in the published sweep; or the embedding."""
+
+    layer_norm: bool = True
+    """Whether the LayerNorms in front of the head and of the unembedding are applied."""
+
+    biases: bool = False
+    """Whether b_V, b_O and the final LayerNorm's bias are added: the same row for every token."""
+
+    candidates: Candidates = "class"
+    """Whose logits compete: the items of the class, its successors only, all items, or the
+    vocabulary."""
+
+    def __str__(self) -> str:
+        return (
+            f"representation {self.representation}, LayerNorms"
+            f" {'applied' if self.layer_norm else 'left out'}, biases"
+            f" {'added' if self.biases else 'left out'}, highest logit among: {self.candidates}"
+        )
+
+
+class BestCandidates(NamedTuple):
+    """Result of `best_candidates`."""
+
+    best: dict[str, Int[Tensor, "layer head of_class"]]
+    """Which item of its class gets the highest logit, per class; -1 where none does."""
+
+    writes: Bool[Tensor, "layer head"]
+    """Whether the head writes anything, for any item."""
+
+
+@torch.no_grad()
+def best_candidates(
+    model: HookedModel, classes: Mapping[str, OrdinalClass], convention: Convention
+) -> BestCandidates:
+    """Return which candidate each head gives the highest logit, for every item of every class.
+
+    Without biases the final LayerNorm is a linear map up to a positive scale, which changes no
+    order: it is folded into the unembedding, and no head's write is ever made. Logits are of one
+    head and one contest at a time.
+
+    Args:
+        model: whose heads and unembedding are read.
+        classes: whose items are shown.
+        convention: how they are read; a winner outside the item's class, or a tie, is -1, and so is
+            a lone candidate.
+    """
+    tokens = torch.cat([c.tokens for c in classes.values()]).to(model.device)
+    shown = _representations(model, tokens, convention.representation)
+    weights = _Weights(model.model.W_V, model.model.W_O)
+    contests = _contests(model, classes, tokens, convention)
+    won, writes = [], []
+    for layer in range(model.cfg.n_layers):
+        seen = shown.in_block_0 if layer == 0 else shown.later
+        factors = _factors(model, layer, seen, weights, convention)
+        won.append(torch.cat([_winning_tokens(factors, contest) for contest in contests], dim=1))
+        writes.append(_are_nonzero(factors))
+    sizes = [len(c) for c in classes.values()]
+    parts = torch.stack(won).cpu().split(sizes, dim=-1)
+    best = {}
+    for (name, ordinal), part in zip(classes.items(), parts, strict=True):
+        place = torch.full(
+            (model.model.W_U.shape[1] + 1,), -1
+        )  # the last one is where the token -1 looks
+        place[ordinal.tokens.cpu()] = torch.arange(len(ordinal))
+        best[name] = place[part]
+    return BestCandidates(best, torch.stack(writes).cpu())
+
+
+class OVReader:
+    """What heads make of states in front of them, in logits: the final LayerNorm is applied to a
+    head's write alone."""
+
+    def __init__(
+        self, model: HookedModel, tokens: Int[Tensor, " item"], convention: Convention
+    ) -> None:
+        """Read `tokens` as `convention` says; its candidates play no part, since logits of any
+        tokens can be asked for."""
+        self.model, self.convention = model, convention
+        self._weights = _Weights(model.model.W_V.detach(), model.model.W_O.detach())
+        with torch.no_grad():
+            self._shown = _representations(
+                model, tokens.to(model.device), convention.representation
+            )
+
+    def states(self, layer: int) -> Float[Tensor, "item d_model"]:
+        """Return what stands for each token in front of the heads of `layer`."""
+        return self._shown.in_block_0 if layer == 0 else self._shown.later
+
+    @torch.no_grad()
+    def logits(
+        self,
+        states: Float[Tensor, "state d_model"],
+        layer: int,
+        candidates: Int[Tensor, " candidate"],
+        *,
+        head: int | None = None,
+    ) -> Float[Tensor, "head state candidate"]:
+        """Return the logits that each head of `layer` gives the tokens `candidates`, float32; of
+        `head` alone if named."""
+        heads = slice(None) if head is None else slice(head, head + 1)
+        factors = _factors(self.model, layer, states, self._weights, self.convention, heads)
+        if len(factors) == 2:
+            factors = (_final(self.model, factors[0] @ factors[1], self.convention).float(),)
+        return factors[0] @ self.model.model.W_U[:, candidates.to(states.device)].float()
+
+
+class _Weights(NamedTuple):
+    """Of all layers: TransformerLens stacks them anew each time it is asked."""
+
+    value: Float[Tensor, "layer head d_model d_head"]
+    output: Float[Tensor, "layer head d_head d_model"]
+
+
+class _Contest(NamedTuple):
+    """Candidates that compete for the same items."""
+
+    items: slice
+    pool: Int[Tensor, " candidate"]
+    """Token ids."""
+
+    columns: Float[Tensor, "d_model candidate"]
+    """Turns what a head writes into logits, up to a positive factor per item."""
+
+    logits: Float[Tensor, "item candidate"]
+    """Where those of one head after another are made: fresh memory for each would cost as much as
+    the product."""
+
+
+def _contests(
+    model: HookedModel,
+    classes: Mapping[str, OrdinalClass],
+    tokens: Int[Tensor, " item"],
+    convention: Convention,
+) -> list[_Contest]:
+    """One contest per class, or one of all items where the candidates are the same for all."""
+    unembed = model.model.W_U
+    start, pools = 0, []
+    if convention.candidates in ("ordinal", "vocab"):
+        every = torch.arange(unembed.shape[1], device=tokens.device)
+        pools.append(
+            (slice(None), tokens.unique() if convention.candidates == "ordinal" else every)
+        )
+    else:
+        for ordinal in classes.values():
+            own = tokens[start : start + len(ordinal)]
+            targets = ordinal.pairs(1)[:, 1].unique().to(own.device)
+            pools.append(
+                (
+                    slice(start, start + len(own)),
+                    own if convention.candidates == "class" else own[targets],
+                )
+            )
+            start += len(own)
+    columns = [unembed[:, pool].float() for _, pool in pools]
+    if convention.layer_norm and not convention.biases:
+        # All unit vectors have one mean and one scale: what the LayerNorm makes of them is its
+        # linear part.
+        units = torch.eye(len(unembed), dtype=unembed.dtype, device=unembed.device)
+        norm = _final(model, units[None], convention)[0].float()
+        columns = [norm @ c for c in columns]
+    return [
+        _Contest(items, pool, c, c.new_empty(len(tokens[items]), len(pool)))
+        for (items, pool), c in zip(pools, columns, strict=True)
+    ]
+
+
+def _factors(
+    model: HookedModel,
+    layer: int,
+    shown: Float[Tensor, "item d_model"],
+    weights: _Weights,
+    convention: Convention,
+    heads: slice = slice(None),
+) -> tuple[Float[Tensor, "head _ _"], ...]:
+    """Matrices whose product is what each head writes for each item, up to what is folded into the
+    columns."""
+    read = model.layer_norm(layer, shown) if convention.layer_norm else shown
+    weight, output = weights.value[layer][heads], weights.output[layer][heads]
+    value = (
+        (read @ weight.transpose(0, 1).flatten(1)).unflatten(1, weight.shape[::2]).transpose(0, 1)
+    )  # head item d_head
+    if not convention.biases:
+        return value.float(), output.float()
+    net = model.model
+    value = value + net.b_V[layer][heads][:, None]
+    written = torch.einsum("hik,hkd->hid", value, output) + net.b_O[layer]
+    return (_final(model, written, convention).float(),)
+
+
+def _winning_tokens(factors: tuple[Tensor, ...], contest: _Contest) -> Int[Tensor, "head item"]:
+    """Token with the highest logit; -1 where none has it alone."""
+    logits, won = contest.logits, []
+    for rows, columns in zip(*_two_factors(factors, contest), strict=True):
+        torch.mm(rows, columns, out=logits)
+        index = _argmax(logits)
+        top = logits.gather(-1, index[:, None])[:, 0]
+        rest = logits.scatter_(-1, index[:, None], -torch.inf).amax(-1)
+        alone = (rest < top) & (len(contest.pool) > 1)
+        won.append(torch.where(alone, contest.pool[index], -1))
+    return torch.stack(won)
+
+
+def _two_factors(
+    factors: tuple[Tensor, ...], contest: _Contest
+) -> tuple[list[Tensor], list[Tensor]]:
+    """By head, two matrices whose product are the logits, in whichever order costs less."""
+    rows, columns = factors[0][:, contest.items], contest.columns
+    if len(factors) == 1:
+        return list(rows), [columns] * len(rows)
+    (heads, items, k), (d, pool) = rows.shape, columns.shape
+    if k * pool * (d + items) <= items * d * (k + pool):  # of all heads in one product
+        return list(rows), list(
+            (factors[1].reshape(heads * k, d) @ columns).reshape(heads, k, pool)
+        )
+    return list(rows @ factors[1]), [columns] * heads
+
+
+def _argmax(logits: Float[Tensor, "item candidate"]) -> Int[Tensor, " item"]:
+    """Where the largest logit of each row is; numpy's search takes a fifth of torch's time on a
+    CPU."""
+    if logits.device.type != "cpu":
+        return logits.argmax(-1)
+    return torch.from_numpy(logits.numpy().argmax(-1))
+
+
+def _are_nonzero(factors: tuple[Float[Tensor, "head _ _"], ...]) -> Bool[Tensor, " head"]:
+    """Whether each head's product is other than zero, without making it; terms that happen to
+    cancel aside."""
+    reached = factors[0].abs().amax(1)
+    for factor in factors[1:]:
+        reached = (factor * (reached != 0)[..., None]).abs().amax(1)
+    return (reached != 0).any(-1)
+
+
+class _Shown(NamedTuple):
+    """What stands for each item in front of a head, [item d_model]."""
+
+    in_block_0: Tensor
+    later: Tensor
+
+
+def _representations(
+    model: HookedModel, tokens: Int[Tensor, " item"], representation: Representation
+) -> _Shown:
+    """A head of block 0 reads the stream before that block, whose output it can never see."""
+    embedded: Tensor = model.model.W_E[tokens]
+    if representation == "embed":
+        return _Shown(embedded, embedded)
+    if representation == "mlp_0_raw":  # for every head, as published
+        raw: Tensor = model.model.blocks[0].mlp(embedded[None])
+        return _Shown(raw[0], raw[0])
+    prompt = tokens[:, None]
+    if model.provenance.prepend_bos:
+        bos = torch.full_like(prompt, model.require_tokenizer().bos_token_id)
+        prompt = torch.cat([bos, prompt], dim=1)
+    later = {"resid_post_0": "blocks.0.hook_resid_post", "mlp_out_0": "blocks.0.hook_mlp_out"}[
+        representation
+    ]
+    names = ("blocks.0.hook_resid_pre", later)
+    read = activations(model, prompt, names)
+    return _Shown(*(read[name][:, -1].to(tokens.device) for name in names))
+
+
+def _final(
+    model: HookedModel, written: Float[Tensor, "head item d_model"], convention: Convention
+) -> Float[Tensor, "head item d_model"]:
+    """The final LayerNorm; without biases, less what it makes of nothing."""
+    if not convention.layer_norm:
+        return written
+    normal = model.layer_norm("final", written)
+    return (
+        normal
+        if convention.biases
+        else normal - model.layer_norm("final", torch.zeros_like(written[:1, :1]))
+    )

@@ -1,0 +1,1 @@
+"""Running analyses over checkpoints, and the page that shows what was found."""

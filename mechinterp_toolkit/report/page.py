@@ -1,0 +1,312 @@
+"""How is a report laid out? The account in `report.json` and the figures become one HTML page and
+one Markdown file.
+
+The page is one file that opens offline: styles, script and plotly.js lie inside it, plotly.js once.
+A checkpoint's names, tokens and config are hostile until shown otherwise: jinja2 escapes every
+value, plotly texts keep no foreign tag, data lie in JSON blocks without a "<", and a content
+security policy lets only the page's own scripts run (by their hash) and nothing load from anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mechinterp_toolkit.plots import template, without_foreign_tags
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+_GLYPHS = {"found": "●", "not_found": "○", "undecided": "◐", "not_applicable": "–", "failed": "✕"}
+_REFERENCE = re.compile(r"(arXiv:\d{4}\.\d{4,5}(?:v\d+)?|https://[^\s<>\"']+[^\s<>\"'.,;)])")
+_MARKDOWN = re.compile(r"([\\`*_\[|~$]|^[#+-])")
+
+
+def render_html(document: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
+    """Return the page.
+
+    Args:
+        document: the content of `report.json`.
+        pictures: folder of a result -> its `report.Pictures`.
+    """
+    view = _view(document, pictures)
+    drawn = any(
+        entry["pictures"] for checkpoint in view["checkpoints"] for entry in checkpoint["entries"]
+    )
+    scripts = {"script": _own_lines((TEMPLATES / "report.js").read_text(encoding="utf-8"))}
+    scripts |= {"plotly": _own_lines(_plotly_js())} if drawn else {}
+    return (
+        _environment("html")
+        .get_template("report.html.jinja")
+        .render(
+            view,
+            style=_trusted((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+            policy=_policy(scripts.values()),
+            **{name: _trusted(text) for name, text in scripts.items()},
+        )
+    )
+
+
+def render_markdown(document: Mapping[str, Any]) -> str:
+    """Return the same account as Markdown, without pictures."""
+    return _environment("markdown").get_template("report.md.jinja").render(_view(document, {}))
+
+
+@functools.cache
+def _environment(language: Literal["html", "markdown"]) -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=language == "html",
+        finalize=(
+            _escape_markdown if language == "markdown" else None
+        ),  # HTML's escapes would stand there as text
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "breakable": _breakable,
+        "code": _code_block,
+        "heading": _heading,
+        "number": _number,
+        "option": _option,
+        "place": _place,
+        "pretty": _pretty,
+        "references": _with_references,
+        "sentence": _sentence,
+        "word": _word,
+    }
+    environment.globals |= {"glyphs": _GLYPHS}
+    return environment
+
+
+def _view(document: Mapping[str, Any], pictures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the templates need: the account with anchors, figures and the small interval
+    marks added."""
+    checkpoints = []
+    for number, checkpoint in enumerate(document["checkpoints"], 1):
+        entries = [
+            entry
+            | {"id": f"{_anchor(entry['analysis'])}-{number}"}
+            | _seen(entry, pictures.get(entry.get("folder")))
+            for entry in checkpoint["entries"]
+        ]
+        checkpoints.append(dict(checkpoint) | {"id": f"checkpoint-{number}", "entries": entries})
+    counts = _count(checkpoints)
+    return {
+        "document": document,
+        "checkpoints": checkpoints,
+        "counts": counts,
+        "single": len(checkpoints) == 1,
+    }
+
+
+def _seen(entry: Mapping[str, Any], pictures: Any | None) -> dict[str, Any]:
+    if entry["status"] != "ran":
+        return {"pictures": [], "picture_reason": "", "marks": None, "twin": None}
+    twin, effect = entry.get("twin"), entry["effect"]
+    beside = (twin or {}).get("effect")
+    comparable = beside if beside and effect and beside["unit"] == effect["unit"] else None
+    figures = pictures.figures if pictures else {}
+    return {
+        "pictures": [
+            {
+                "title": title,
+                "data": _figure_json(figure, title),
+                "height": figure.layout.height or 400,
+            }
+            for title, figure in figures.items()
+        ],
+        "picture_reason": pictures.reason if pictures else "",
+        "marks": _marks(effect, comparable),
+        "twin": twin,
+        "alarm": (
+            twin is not None
+            and twin["status"] == "ran"
+            and twin["represented"]["outcome"] == "found"
+        ),
+    }
+
+
+def _count(checkpoints: list[dict[str, Any]]) -> dict[str, int]:
+    """Count entries by status, and those that ran by the outcome of `represented`."""
+    words = [
+        entry["represented"]["outcome"] if entry["status"] == "ran" else entry["status"]
+        for checkpoint in checkpoints
+        for entry in checkpoint["entries"]
+    ]
+    return {word: words.count(word) for word in _GLYPHS if word in words}
+
+
+def _marks(
+    effect: Mapping[str, Any] | None, twin: Mapping[str, Any] | None
+) -> dict[str, float] | None:
+    """Return where to draw estimate, interval, control and twin on a line from 0 to 100, or None
+    without a control."""
+    if not effect or not effect["control"]:
+        return None
+    numbers = {name: effect[name] for name in ("value", "low", "high")}
+    numbers |= {
+        f"control_{end}": effect["control"][f"percentile_{p}"]
+        for end, p in (("low", 2.5), ("high", 97.5))
+    }
+    numbers |= {"twin": twin["value"]} if twin else {}
+    least, most = min(numbers.values()), max(numbers.values())
+    span = (most - least) or 1.0
+    return {name: round(5 + 90 * (number - least) / span, 2) for name, number in numbers.items()}
+
+
+def _figure_json(figure: Any, title: str) -> Any:
+    """Return a figure as JSON for a script block: our template, no foreign tag, no "<" at all."""
+    figure.update_layout(
+        template=template(), paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)"
+    )
+    if without_foreign_tags(figure.layout.title.text or "") in (
+        "",
+        without_foreign_tags(title),
+        _escaped(title),
+    ):
+        figure.update_layout(title_text="", margin_t=30)  # the caption above the picture says it
+    plain = _without_foreign_tags(json.loads(figure.to_json()))
+    text = json.dumps(plain, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return _trusted(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _escaped(title: str) -> str:
+    from mechinterp_toolkit.plots import escape
+
+    return without_foreign_tags(escape(title))
+
+
+def _without_foreign_tags(value: Any) -> Any:
+    if isinstance(value, str):
+        return without_foreign_tags(value)
+    if isinstance(value, list):
+        return [_without_foreign_tags(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _without_foreign_tags(v) for k, v in value.items()}
+    return value
+
+
+def _plotly_js() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())
+
+
+def _own_lines(script: str) -> str:
+    """Return a script with the line ends a browser sees (the hash is taken over those) and no way
+    to end its block."""
+    return script.replace("\r\n", "\n").replace("\r", "\n").replace("</script", "<\\/script")
+
+
+def _policy(scripts: Any) -> str:
+    """Return a content security policy: these scripts by hash, inline styles, images from the page
+    itself, no network.
+
+    plotly.js compiles its WebGL shaders' argument lists with `Function`, hence 'unsafe-eval'; only
+    scripts that are allowed to run at all can reach it.
+    """
+    hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
+    allowed = " ".join(f"'sha256-{h}'" for h in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed} 'unsafe-eval'; style-src 'unsafe-inline';"
+        " img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _trusted(text: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def _anchor(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name)
+
+
+def _heading(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _word(outcome: str) -> str:
+    return outcome.replace("_", " ")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _breakable(name: str) -> Any:
+    """Return escaped text that may break after the dots, underscores and slashes of a hook name."""
+    from markupsafe import Markup, escape
+
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[._/])", name))
+
+
+def _place(name: str) -> str:
+    """Return a location for a narrow column: the stream in front of a block by the block's
+    number."""
+    return re.sub(r"\bblocks\.(\d+)\.hook_resid_pre\b", r"before block \1", name)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _option(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
+
+
+def _with_references(text: str) -> Any:
+    """Return escaped text in which arXiv numbers and https addresses are links."""
+    from markupsafe import Markup, escape
+
+    parts = []
+    for part in _REFERENCE.split(text):
+        address = (
+            part.replace("arXiv:", "https://arxiv.org/abs/", 1)
+            if part.startswith("arXiv:")
+            else part
+        )
+        if _REFERENCE.fullmatch(part):
+            parts.append(
+                Markup('<a href="{}" rel="noopener noreferrer">{}</a>').format(address, part)
+            )
+        else:
+            parts.append(escape(part))
+    return Markup("").join(parts)
+
+
+class _Safe(str):
+    """Markdown that was made here and is not escaped again."""
+
+
+def _escape_markdown(value: Any) -> str:
+    """Return text that Markdown and the HTML it allows show as it is, on one line."""
+    if isinstance(value, _Safe):
+        return value
+    text = " ".join(str(value).split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKDOWN.sub(r"\\\1", text)
+
+
+def _code_block(text: str) -> _Safe:
+    """Return a fenced block whose fence is longer than any run of backticks inside."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return _Safe(f"{fence}text\n{text}\n{fence}")

@@ -1,0 +1,175 @@
+"""Results on disk: `save_result` writes a folder, `load_result` gives the same finding back.
+
+A folder holds `result.json` (schema version, provenance, verdicts, fields), `tensors.safetensors`
+(the tensors by name) and one CSV for each table of `Finding.rows`.
+
+What would fool it: a field that JSON changes in silence (a list, a NaN, a key that is a number).
+Each is refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mechinterp_toolkit.errors import ResultError
+from mechinterp_toolkit.files import safe_names, write_json
+from mechinterp_toolkit.registry import get_analysis
+from mechinterp_toolkit.results import Finding
+
+SCHEMA_VERSION = 1
+"""Of `result.json`."""
+
+
+def save_result(finding: Finding, folder: str | Path) -> Path:
+    """Write a finding into `folder` (made if needed) and return the folder.
+
+    Raises:
+        ResultError: a field holds something that would not come back the same.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    body = {
+        f.name: _encode(getattr(finding, f.name), f.name, tensors)
+        for f in dataclasses.fields(finding)
+    }
+    run = finding.provenance.run if finding.provenance else None
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "analysis": run.analysis if run else None,
+        "finding": type(finding).__name__,
+        "verdicts": {k: dataclasses.asdict(getattr(finding, k)) for k in ("represented", "used")},
+        "fields": body,
+    }
+    save_file(tensors, folder / "tensors.safetensors")
+    _write_tables(finding, folder)
+    write_json(folder / "result.json", document)
+    return folder
+
+
+def load_result(folder: str | Path) -> Finding:
+    """Return the finding that `save_result` wrote into `folder`.
+
+    Raises:
+        ResultError: the folder holds no result, a newer schema, or an analysis that is not
+            registered here.
+    """
+    from safetensors.torch import load_file
+
+    path = Path(folder) / "result.json"
+    if not path.is_file():
+        raise ResultError(
+            f"{folder} holds no result.json; expected a folder written by save_result or"
+            " `mechinterp run`."
+        )
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if document.get("schema_version") != SCHEMA_VERSION:
+        raise ResultError(
+            f"{path} has schema {document.get('schema_version')}, this version reads"
+            f" {SCHEMA_VERSION}; read it with the version of the toolkit that wrote it."
+        )
+    if document["analysis"] is None:
+        raise ResultError(
+            f"{path} names no analysis: it was saved outside a registered run and cannot be rebuilt"
+            " by name."
+        )
+    cls = get_analysis(document["analysis"]).result
+    tensors = load_file(Path(folder) / "tensors.safetensors")
+    known = _known_types(cls)
+    fields = {name: _decode(value, tensors, known) for name, value in document["fields"].items()}
+    return cls(**fields)
+
+
+def tables_of(folder: str | Path) -> list[str]:
+    """Return the names of the CSV files of a saved result."""
+    return sorted(table.name for table in Path(folder).glob("*.csv"))
+
+
+def _write_tables(finding: Finding, folder: Path) -> None:
+    import pandas
+
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for row in finding.rows():
+        tables.setdefault(str(row.get("estimate", "rows")), []).append(row)
+    for name, rows in zip(safe_names(tables), tables.values(), strict=True):
+        pandas.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+
+
+def _encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[key] = value.detach().cpu().contiguous().clone()
+        return {"tensor": key}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {
+            f.name: _encode(getattr(value, f.name), f"{key}.{f.name}", tensors)
+            for f in dataclasses.fields(value)
+        }
+        return {"type": type(value).__name__, "fields": parts}
+    if isinstance(value, Mapping):
+        if not all(isinstance(k, str) for k in value):
+            raise ResultError(
+                f"{key} is a mapping whose keys are not all strings; use strings so that it"
+                " survives JSON."
+            )
+        return {"mapping": {k: _encode(v, f"{key}.{k}", tensors) for k, v in value.items()}}
+    if isinstance(value, tuple):
+        return [_encode(v, f"{key}.{i}", tensors) for i, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ResultError(
+            f"{key} is {value}; what could not be measured is a reason, not a number."
+        )
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise ResultError(
+        f"{key} is a {type(value).__name__}, which would not come back the same; use tensors,"
+        " tuples or text."
+    )
+
+
+def _decode(value: Any, tensors: Mapping[str, Tensor], known: Mapping[str, type]) -> Any:
+    if isinstance(value, list):
+        return tuple(_decode(v, tensors, known) for v in value)
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    if "mapping" in value:
+        return {k: _decode(v, tensors, known) for k, v in value["mapping"].items()}
+    if value["type"] not in known:
+        raise ResultError(
+            f"result.json holds a {value['type']!r}, which neither the core nor the analysis"
+            " defines."
+        )
+    return known[value["type"]](
+        **{k: _decode(v, tensors, known) for k, v in value["fields"].items()}
+    )
+
+
+def _known_types(cls: type) -> dict[str, type]:
+    """Every dataclass that a field of `cls` may hold, at any depth, by its name."""
+    known: dict[str, type] = {}
+    waiting = [cls]
+    while waiting:
+        for hint in typing.get_type_hints(waiting.pop()).values():
+            for part in _dataclasses_in(hint):
+                if part.__name__ not in known:
+                    known[part.__name__] = part
+                    waiting.append(part)
+    return known
+
+
+def _dataclasses_in(hint: Any) -> Iterator[type]:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        yield hint
+    for part in typing.get_args(hint):
+        yield from _dataclasses_in(part)

@@ -1,0 +1,248 @@
+"""Planted models do what they were built to do when they are run; their twins do it in another
+order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.groups import cyclic, group_by_name, symmetric
+from mechinterp_toolkit.intervention import applied
+from mechinterp_toolkit.model import HookedModel, load_model
+from mechinterp_toolkit.prompts import OrdinalClass, PromptSet, ordinal_classes
+from mechinterp_toolkit.toys import (
+    planted_category_booster,
+    planted_copy,
+    planted_group_mlp,
+    planted_self_suppression,
+    planted_successor,
+    relabelled_group_mlp,
+    relabelled_ordinal,
+    successor_queries,
+)
+from mechinterp_toolkit.toys.group_mlp import GroupMLP, all_pairs
+from mechinterp_toolkit.toys.group_task import evaluate
+from mechinterp_toolkit.toys.planted_groups import Relabelling, relabelled_table, relabelling
+
+
+def accuracy(network: GroupMLP, table: torch.Tensor) -> float:
+    return evaluate(network, table, all_pairs(network.order)).accuracy
+
+
+FAITHFUL = [
+    ("S3", ["(2,1)"]),
+    ("S4", ["(3,1)"]),
+    ("S5", ["(4,1)", "(1,1,1,1,1)"]),
+    ("S5", ["(2,2,1)"]),
+    ("A5", ["3a"]),
+    ("Q8", ["4"]),
+    ("C12", ["k=1"]),
+    ("C113", ["k=3", "k=10", "k=22"]),
+]
+
+
+@pytest.mark.parametrize(("name", "labels"), FAITHFUL)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_faithful_irreps_multiply_every_pair_right(name: str, labels: list[str], seed: int) -> None:
+    group = group_by_name(name)
+    assert accuracy(planted_group_mlp(group, labels, seed=seed), group.table) == 1.0
+
+
+def test_an_irrep_with_a_kernel_tells_only_its_cosets_apart() -> None:
+    # k = 4 of Z_12 sees a mod 3: the right product ties with three others, and every answer lies in
+    # its coset.
+    group = cyclic(12)
+    network = planted_group_mlp(group, ["k=4"])
+    answers = network(all_pairs(12)).argmax(-1).reshape(12, 12)
+    assert torch.equal(answers % 3, group.table % 3)
+
+
+@pytest.mark.parametrize(("name", "labels"), FAITHFUL)
+def test_every_neuron_is_a_function_of_the_planted_irreps_alone(
+    name: str, labels: list[str]
+) -> None:
+    group = group_by_name(name)
+    network = planted_group_mlp(group, labels)
+    kept = [group.irrep_labels.index(label) for label in labels]
+    for functions in (network.left, network.right):
+        energy = group.isotypic_energy(functions.detach().T.double())
+        # One irrep each; the rest is float32 rounding of weights near 1, squared.
+        assert (energy[:, kept].max(1).values / energy.sum(1)).min() > 1 - 1e-10
+
+
+def test_left_functions_are_constant_on_cosets_of_the_point_stabiliser() -> None:
+    # The smallest orbit of (4,1) is the five points, fixed by subgroups of order 24: each function
+    # takes five values.
+    left = planted_group_mlp(symmetric(5), ["(4,1)"]).left.detach()
+    assert left.shape[1] == 25
+    for column in left.T:
+        assert len(torch.unique(column.mul(1e4).round())) == 5
+
+
+def test_strength_runs_from_random_to_planted() -> None:
+    group = symmetric(4)
+    reached = [
+        accuracy(planted_group_mlp(group, ["(3,1)"], strength=s, seed=1), group.table)
+        for s in (0.0, 0.8, 1.0)
+    ]
+    assert reached[0] < 0.15  # chance is 1/24
+    assert reached[0] < reached[1] < reached[2] == 1.0
+
+
+def test_planting_leaves_the_callers_random_state_alone() -> None:
+    before = torch.random.get_rng_state()
+    first, second = (
+        planted_group_mlp(symmetric(3), ["(2,1)"], strength=0.5, seed=4) for _ in range(2)
+    )
+    planted_successor(1.0, 0)
+    assert torch.equal(first.w_out, second.w_out)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("labels", "strength", "message"),
+    [
+        (["(4)"], 1.0, "the trivial irrep"),
+        (["(5,1)"], 1.0, "no irrep '\\(5,1\\)'"),
+        ([], 1.0, "at least one irrep"),
+        (["(3,1)"], 1.5, "from 0 to 1, not 1.5"),
+    ],
+)
+def test_what_cannot_be_planted_is_refused(
+    labels: list[str], strength: float, message: str
+) -> None:
+    with pytest.raises(ToolkitError, match=message):
+        planted_group_mlp(symmetric(4), labels, strength=strength)
+
+
+def test_an_irrep_without_a_small_orbit_is_refused_with_its_size() -> None:
+    # Dihedral of order 118: reflections fix a vector, whose orbit is the 59 corners.
+    group = group_by_name("D59")
+    label = next(block.label for block in group.blocks if block.dimension == 2)
+    with pytest.raises(ToolkitError, match="fewer than 59 vectors, which would need 3481 neurons"):
+        planted_group_mlp(group, [label])
+
+
+def test_a_relabelled_table_by_hand() -> None:
+    # Z_2 with left inputs swapped and outputs swapped: 0 * 0 -> out^-1(1 + 0) = out^-1(1) = 0.
+    swap, keep = torch.tensor([1, 0]), torch.tensor([0, 1])
+    by = Relabelling(left=swap, right=keep, out=swap)
+    assert relabelled_table(cyclic(2).table, by).tolist() == [[0, 1], [1, 0]]
+    by = Relabelling(left=swap, right=keep, out=keep)
+    assert relabelled_table(cyclic(2).table, by).tolist() == [[1, 0], [0, 1]]
+
+
+def test_a_relabelled_network_knows_its_own_table_and_not_the_groups() -> None:
+    group = symmetric(4)
+    model = planted_group_mlp(group, ["(3,1)"])
+    twin = relabelled_group_mlp(model, seed=3)
+    assert accuracy(twin, relabelled_table(group.table, relabelling(24, seed=3))) == 1.0
+    assert accuracy(twin, group.table) < 0.15
+    assert torch.equal(twin.left.sort(0).values, model.left.sort(0).values)
+    assert twin.config == model.config
+
+
+def asked(hf_model: Any, tokenizer: Any) -> tuple[HookedModel, dict[str, OrdinalClass], PromptSet]:
+    model = load_model(hf_model, tokenizer=tokenizer)
+    classes = dict(ordinal_classes(tokenizer).classes)
+    return model, classes, successor_queries(tokenizer, classes, seed=2)
+
+
+@torch.no_grad()
+def answers(model: HookedModel, prompts: PromptSet) -> torch.Tensor:
+    return model.logits(prompts.tokens)[torch.arange(len(prompts)), prompts.position].argmax(-1)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_planted_successor_answers_with_the_successor_and_needs_its_head(seed: int) -> None:
+    hf_model, tokenizer, (layer, head) = planted_successor(1.0, seed)
+    model, _, prompts = asked(hf_model, tokenizer)
+    assert (answers(model, prompts) == prompts.answer).double().mean() > 0.95
+
+    def silence(z: torch.Tensor, hook: Any) -> torch.Tensor:
+        edited = z.clone()
+        edited[:, :, head] = 0
+        return edited
+
+    with applied(model, {f"blocks.{layer}.attn.hook_z": silence}):
+        assert (answers(model, prompts) == prompts.answer).double().mean() < 0.05
+
+
+def test_planted_heads_stand_in_different_places() -> None:
+    assert len({planted_successor(1.0, seed).head for seed in range(3)}) == 3
+
+
+def test_without_strength_the_model_answers_nothing_right() -> None:
+    hf_model, tokenizer, _ = planted_successor(0.0, 0)
+    model, _, prompts = asked(hf_model, tokenizer)
+    assert (answers(model, prompts) == prompts.answer).double().mean() < 0.05
+
+
+def test_the_copying_decoy_answers_with_the_item() -> None:
+    model, _, prompts = asked(*planted_copy(1.0, 0)[:2])
+    item = prompts.tokens[torch.arange(len(prompts)), prompts.item_position]
+    # The map has the rank of a head, 64, for 95 items: a few go astray.
+    assert (answers(model, prompts) == item).double().mean() > 0.8
+
+
+def test_the_self_suppressing_decoy_answers_with_either_neighbour() -> None:
+    model, classes, prompts = asked(*planted_self_suppression(1.0, 0)[:2])
+    given, item = (
+        answers(model, prompts),
+        prompts.tokens[torch.arange(len(prompts)), prompts.item_position],
+    )
+    before = {
+        int(c.tokens[i]): int(c.tokens[j])
+        for c in classes.values()
+        for i, j in c.pairs(-1).tolist()
+    }
+    after = given == prompts.answer
+    prior = torch.tensor(
+        [before.get(int(i), -1) == int(g) for i, g in zip(item, given, strict=True)]
+    )
+    assert (after | prior).double().mean() > 0.9
+    assert after.double().mean() > 0.3
+    assert prior.double().mean() > 0.3
+
+
+def test_the_category_booster_answers_with_some_item_of_the_class() -> None:
+    model, classes, prompts = asked(*planted_category_booster(1.0, 0)[:2])
+    given = answers(model, prompts)
+    own = [
+        bool((classes[name].tokens == g).any())
+        for name, g in zip(prompts.classes, given, strict=True)
+    ]
+    assert sum(own) / len(own) > 0.9
+    assert (given == prompts.answer).double().mean() < 0.1
+
+
+def test_a_strength_above_one_is_refused() -> None:
+    with pytest.raises(ToolkitError, match="from 0 to 1, not 2"):
+        planted_successor(2.0, 0)
+
+
+def test_the_relabelled_ordinal_toy_knows_a_scrambled_order_as_well_as_the_real_one() -> None:
+    original, twin = load_model("toy/ordinal"), relabelled_ordinal("toy/ordinal", 5)
+    tokenizer = twin.require_tokenizer()
+    classes = dict(ordinal_classes(tokenizer).classes)
+    prompts = successor_queries(tokenizer, classes, seed=1)
+    assert (answers(original, prompts) == prompts.answer).double().mean() == 1.0
+    assert (answers(twin, prompts) == prompts.answer).double().mean() < 0.15
+
+    # The twin's token t has the weights of the original's token meant[t].
+    same = (twin.model.W_E[:, None] == original.model.W_E[None]).all(-1)
+    meant = same.int().argmax(1)
+    assert same.sum() == len(tokenizer)
+    for ordinal in classes.values():
+        assert sorted(meant[ordinal.tokens].tolist()) == sorted(ordinal.tokens.tolist())
+    item = prompts.tokens[torch.arange(len(prompts)), prompts.item_position].tolist()
+    after = dict(zip(item, prompts.answer.tolist(), strict=True))
+    given = dict(zip(item, meant[answers(twin, prompts)].tolist(), strict=True))
+    asked_of = [token for token in item if int(meant[token]) in after]
+    assert (
+        len(asked_of) >= 89
+    )  # 92 items have a successor; at most three of them mean the last of a line
+    assert all(given[token] == after[int(meant[token])] for token in asked_of)
