@@ -78,6 +78,12 @@ class Rule:
     """A file at `path` with this text breaks the rule."""
 
 
+def of_another_analysis(path: str, i: Import) -> bool:
+    """Whether an analysis imports one that is neither itself nor, by its `_`, shared."""
+    own = ".".join([ANALYSES, Path(path).parts[1].removesuffix(".py")])
+    return i.within(ANALYSES) and not i.within(own) and not i.name.startswith(f"{ANALYSES}._")
+
+
 RULES = (
     Rule(
         "the core imports neither hooks nor analyses",
@@ -93,7 +99,7 @@ RULES = (
     ),
     Rule(
         "analyses never import each other",
-        lambda path, i: path.startswith("analyses/") and i.within(ANALYSES),
+        lambda path, i: path.startswith("analyses/") and of_another_analysis(path, i),
         "analyses/helix.py",
         "from mechinterp_toolkit.analyses.circles import fit_circle",
     ),

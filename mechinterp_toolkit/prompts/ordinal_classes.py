@@ -180,9 +180,9 @@ class OrdinalClass:
             do not.
 
         >>> seasons = OrdinalClass(
-        ...     name="seasons", words=("spring", "summer", "winter"), tokens=torch.tensor([7, 5,
-        9]),
-        ...     index=torch.tensor([0, 1, 3]), order=4, cyclic=True, variant="as is",
+        ...     name="seasons", words=("spring", "summer", "winter"),
+        ...     tokens=torch.tensor([7, 5, 9]), index=torch.tensor([0, 1, 3]), order=4,
+        ...     cyclic=True, variant="as is",
         ...     dropped=(Dropped("autumn", "2 tokens: 'aut','umn'"),),
         ... )
         >>> seasons.pairs(+1).tolist()
