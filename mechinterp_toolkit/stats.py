@@ -10,8 +10,7 @@ not repeat, and units that are not exchangeable (prompts, where the claim is abo
 function here can see any of the three.
 
 Source: Phipson & Smyth 2010 (p-values are never zero); Westfall & Young 1993 (maximum statistic);
-Benjamini & Hochberg 1995; Efron & Tibshirani 1993 (bootstrap); Clopper & Pearson 1934; Fisher & Lee
-1983 and Zar 1999 (angles).
+Benjamini & Hochberg 1995; Efron & Tibshirani 1993 (bootstrap); Clopper & Pearson 1934.
 """
 
 from __future__ import annotations
@@ -236,18 +235,21 @@ def _tail(value: Tensor, null: Tensor, rounding: float, exact: bool) -> Tensor:
     return exceedances.double() / len(null)
 
 
-def why_undecided(draws: int, arrangements: int | None = None) -> str | None:
-    """Return why one test could not pass 5 % whatever was observed, with what it takes; None where
-    it could.
+def why_undecided(
+    draws: int, arrangements: int | None = None, *, alpha: float = 0.05
+) -> str | None:
+    """Return why one test cannot pass whatever it observes, with what it takes; None where it can.
 
     Args:
-        draws: how many were drawn under the null.
+        draws: how many were drawn under the null, or are all there are.
         arrangements: how many arrangements differ for the statistic, the observed one among them:
             draws beyond these only repeat. None where there are far more than draws.
+        alpha: the level; a share of it where several tests are made.
     """
-    if arrangements is not None and smallest_p(arrangements, exact=True) > 0.05:
-        return too_few_draws(arrangements, n_tests=1, procedure="max_statistic", exact=True)
-    return too_few_draws(draws, n_tests=1, procedure="max_statistic")
+    test: dict[str, Any] = {"n_tests": 1, "procedure": "max_statistic", "alpha": alpha}
+    if arrangements is not None and smallest_p(arrangements, exact=True) > alpha:
+        return too_few_draws(arrangements, exact=True, **test)
+    return too_few_draws(draws, **test)
 
 
 def judge_effect(
@@ -465,15 +467,20 @@ def bootstrap(
     )
 
 
+def times_drawn(n_units: int, draws: int, generator: torch.Generator) -> Float[Tensor, "draw unit"]:
+    """Return how often each unit is drawn when as many units as there are, with replacement."""
+    drawn = torch.randint(n_units, (draws, n_units), generator=generator)
+    times = torch.zeros(drawn.shape, dtype=torch.float64)
+    return times.scatter_add_(1, drawn, torch.ones_like(times))
+
+
 def _resample(
     rows: Tensor, which: Tensor, n_units: int, draws: int, seed: int, statistic: WeightedStatistic
 ) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for start in range(0, draws, step := max(1, WEIGHTS_AT_ONCE // len(which))):
-        drawn = torch.randint(n_units, (min(step, draws - start), n_units), generator=generator)
-        times = torch.zeros(drawn.shape, dtype=torch.float64)
-        times.scatter_add_(1, drawn, torch.ones_like(times))
+        times = times_drawn(n_units, min(step, draws - start), generator)
         parts.append(statistic(rows, times[:, which]))
     resampled = torch.cat(parts)
     failed = int((~resampled.isfinite()).reshape(draws, -1).any(1).sum())
@@ -568,76 +575,6 @@ def power_curve(
         axes=("strength",),
         labels={"strength": tuple(f"{strength:g}" for strength in strengths)},
     )
-
-
-def circular_mean(angle: Float[Tensor, "n *items"]) -> Float[Tensor, "*items"]:
-    """Return the mean direction of angles in radians, in (-pi, pi].
-
-    Raises:
-        ToolkitError: the angles cancel (evenly spread ones do), so that no direction is their mean.
-    """
-    mean = _resultant(angle)
-    undefined = int((mean.abs() <= _rounding(angle)).sum())
-    if undefined:
-        raise ToolkitError(
-            f"the angles of {undefined} of {mean.numel()} items cancel: use resultant_length"
-            " instead."
-        )
-    return mean.angle()
-
-
-def resultant_length(angle: Float[Tensor, "n *items"]) -> Float[Tensor, "*items"]:
-    """Return how concentrated angles in radians are: 0 where they cancel, 1 where all are equal."""
-    return _resultant(angle).abs()
-
-
-def circular_correlation(
-    first: Float[Tensor, "n *#items"], second: Float[Tensor, "n *#items"]
-) -> Float[Tensor, "*items"]:
-    """Return Fisher & Lee's correlation of two angles in radians: 1 for `second = first +
-    constant`, -1 for its mirror.
-
-    It needs no mean direction, which evenly spread classes do not have. For its p-value permute
-    whole classes.
-
-    Raises:
-        ToolkitError: one of the angles never varies (but for half turns).
-    """
-    a, b = torch.broadcast_tensors(first.detach().cpu().double(), second.detach().cpu().double())
-    cos_a, sin_a, cos_b, sin_b = a.cos(), a.sin(), b.cos(), b.sin()
-    # Sums over pairs of sin(a_i - a_j) sin(b_i - b_j) factor into sums over items.
-    joint = (cos_a * cos_b).mean(0) * (sin_a * sin_b).mean(0) - (cos_a * sin_b).mean(0) * (
-        sin_a * cos_b
-    ).mean(0)
-    spread_a, spread_b = (1 - _resultant(2 * angle).abs() ** 2 for angle in (a, b))
-    if bool((torch.minimum(spread_a, spread_b) <= _rounding(first, second)).any()):
-        raise ToolkitError(
-            "an angle is the same in all rows, up to half turns; a correlation needs it to vary."
-        )
-    return 4 * joint / (spread_a * spread_b).sqrt()
-
-
-def rayleigh_p(angle: Float[Tensor, "n *items"]) -> Float[Tensor, "*items"]:
-    """Return the p-value of Rayleigh's test that independent angles in radians have no preferred
-    direction.
-
-    Zar's approximation (1999, eq. 27.4); at p <= 0.05 it rejects 4.9 to 5.2 % of uniform draws of 5
-    angles and more. Angles that prefer two opposite directions cancel and go unseen.
-    """
-    n = len(angle)
-    total = n * resultant_length(angle)
-    return torch.exp((1 + 4 * n + 4 * (n**2 - total**2)).clamp(min=0).sqrt() - (1 + 2 * n)).clamp(
-        max=1
-    )
-
-
-def _resultant(angle: Tensor) -> Tensor:
-    if len(angle) == 0 or not angle.isfinite().all():
-        raise ToolkitError(
-            f"got {len(angle)} angles, some NaN or infinite; expected at least one, all finite."
-        )
-    radians = angle.detach().cpu().double()
-    return torch.complex(radians.cos().mean(0), radians.sin().mean(0))
 
 
 def centred_logit(

@@ -29,14 +29,6 @@ def normal(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def uniform_angles(*shape: int, seed: int) -> torch.Tensor:
-    return (
-        torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        * 2
-        * math.pi
-    )
-
-
 def compatible(count: int, n: int, rate: float) -> bool:
     """Whether a count lies in the two-sided 99.99 % range of a binomial: one right test in 10,000
     would miss it."""
@@ -269,10 +261,19 @@ def test_draws_that_only_repeat_are_not_asked_for():
     assert "10 draws is 0.091" in stats.why_undecided(10)
     assert "at least 19 draws are needed" in stats.why_undecided(10, arrangements=20)
     assert stats.why_undecided(999, arrangements=20) is None  # 1 / 20 is 5 %
+    assert "level 0.025" in stats.why_undecided(999, arrangements=20, alpha=0.025)
+    assert stats.why_undecided(39, alpha=0.025) is None
     for draws in (10, 999):
         assert "no more arrangements exist: it takes more units" in stats.why_undecided(
             draws, arrangements=19
         )
+
+
+def test_units_are_drawn_with_replacement_as_many_as_there_are():
+    times = stats.times_drawn(7, 500, torch.Generator().manual_seed(0))
+    assert (times.sum(1) == 7).all()
+    # Each unit is left out with chance (6 / 7)^7 = .34; 3,500 counts have a standard error of .008.
+    assert float((times == 0).double().mean()) == pytest.approx((6 / 7) ** 7, abs=0.03)
 
 
 def effect_of(value: float, low: float, high: float, draws: int, null: float = 0.0) -> Estimate:
@@ -664,91 +665,6 @@ def test_power_curve_counts_findings_on_the_same_seeds_at_every_strength():
 def test_power_curve_refuses_nothing_to_run():
     with pytest.raises(ToolkitError, match="0 strengths and 5 repeats"):
         stats.power_curve(lambda strength, seed: True, [], repeats=5, seed=0)
-
-
-# --- angles
-
-
-def test_circular_mean_and_resultant_length_agree_with_scipy():
-    angle = 0.7 * normal(30, 4, seed=0) + torch.tensor([0.0, 1.0, 3.1, -2.0])
-    mean = torch.from_numpy(scipy.stats.circmean(angle.numpy(), high=math.pi, low=-math.pi, axis=0))
-    length = 1 - torch.from_numpy(scipy.stats.circvar(angle.numpy(), axis=0))
-    # The same sums of sines and cosines: rounding only.
-    torch.testing.assert_close(stats.circular_mean(angle), mean, rtol=0, atol=1e-12)
-    torch.testing.assert_close(stats.resultant_length(angle), length, rtol=0, atol=1e-12)
-
-
-def test_the_mean_of_angles_across_the_cut_is_on_the_cut():
-    angle = torch.tensor([math.pi - 0.1, -math.pi + 0.1])
-    # Float32 angles carry an error of 1e-7.
-    assert abs(stats.circular_mean(angle).item()) == pytest.approx(math.pi, abs=1e-6)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_weekdays_around_the_circle_have_no_mean_direction(dtype: torch.dtype):
-    weekdays = 2 * math.pi * torch.arange(7, dtype=dtype) / 7
-    assert stats.resultant_length(weekdays).item() < 1e-6  # rounding of float32 angles
-    with pytest.raises(ToolkitError, match="angles of 1 of 1 items cancel"):
-        stats.circular_mean(weekdays)
-
-
-def test_circular_correlation_is_the_sum_over_pairs():
-    a, b = uniform_angles(9, seed=0), uniform_angles(9, seed=1)
-    sines = [
-        (math.sin(a[i] - a[j]), math.sin(b[i] - b[j]))
-        for i, j in itertools.combinations(range(9), 2)
-    ]
-    joint, of_a, of_b = (sum(s[i] * s[j] for s in sines) for i, j in ((0, 1), (0, 0), (1, 1)))
-    # Two ways to add 36 products: rounding only.
-    assert stats.circular_correlation(a, b).item() == pytest.approx(
-        joint / math.sqrt(of_a * of_b), abs=1e-12
-    )
-
-
-def test_circular_correlation_is_one_for_a_rotation_and_minus_one_for_a_mirror():
-    weekdays = (
-        2 * math.pi * torch.arange(7, dtype=torch.float64) / 7
-    )  # no mean direction, and none needed
-    assert stats.circular_correlation(weekdays, weekdays + 2.5).item() == pytest.approx(
-        1, abs=1e-12
-    )
-    assert stats.circular_correlation(weekdays, 1.0 - weekdays).item() == pytest.approx(
-        -1, abs=1e-12
-    )
-
-
-def test_circular_correlation_broadcasts_over_draws():
-    a, b = uniform_angles(7, seed=0), uniform_angles(7, seed=1)
-    shuffled = b[stats.permutations(7, draws=20, seed=0).index].T
-    together = stats.circular_correlation(a[:, None], shuffled)
-    one_by_one = torch.stack([stats.circular_correlation(a, column) for column in shuffled.T])
-    torch.testing.assert_close(together, one_by_one, rtol=0, atol=1e-12)  # rounding only
-
-
-def test_circular_correlation_refuses_an_angle_that_does_not_vary():
-    with pytest.raises(ToolkitError, match="a correlation needs it to vary"):
-        stats.circular_correlation(torch.full((5,), 1.3), uniform_angles(5, seed=0))
-
-
-def test_angles_must_be_finite():
-    with pytest.raises(ToolkitError, match="NaN or infinite"):
-        stats.resultant_length(torch.tensor([0.0, math.nan]))
-
-
-@pytest.mark.parametrize("n", [7, 30])
-def test_rayleigh_p_is_uniform_for_uniform_angles(n: int):
-    p = stats.rayleigh_p(uniform_angles(n, 2000, seed=n))
-    for level in (0.01, 0.05, 0.1, 0.5):
-        assert compatible(int((p <= level).sum()), 2000, level), level
-
-
-def test_rayleigh_p_falls_with_concentration():
-    angle = uniform_angles(50, seed=0)
-    p = stats.rayleigh_p(torch.stack([angle * width for width in (1.0, 0.8, 0.5, 0.0)], dim=1))
-    assert (p.diff() < 0).all()
-    assert p[-1].item() == pytest.approx(
-        math.exp(math.sqrt(201) - 101), rel=1e-9
-    )  # all equal: R = n in the formula
 
 
 # --- answers

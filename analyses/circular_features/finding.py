@@ -53,7 +53,6 @@ from mechinterp_toolkit.geometry.circle import (
     fit_circle,
     harmonics,
     power,
-    too_few_orders,
     transfer,
 )
 from mechinterp_toolkit.model import HookedModel, load_model
@@ -68,7 +67,7 @@ from mechinterp_toolkit.prompts import (
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.registry import Planted, analysis
 from mechinterp_toolkit.results import Estimate, Finding, Verdict, along
-from mechinterp_toolkit.stats import p_value
+from mechinterp_toolkit.stats import p_value, why_undecided
 
 ALL_ORDERS: tuple[Order, ...] = ("natural", "harmonics", "discrete_log")
 CYCLIC = ("days", "months")
@@ -379,7 +378,7 @@ class CircularFeatures(Finding):
         for one in self.circles:
             if self.draws is None or one.arrangements is None:
                 continue
-            short = too_few_orders(self.draws, one.arrangements, alpha=level)
+            short = why_undecided(self.draws, one.arrangements, alpha=level)
             if short:
                 shared = (
                     ""

@@ -36,8 +36,8 @@ from mechinterp_toolkit.stats import (
     bootstrap,
     p_value,
     permutations,
-    smallest_p,
-    too_few_draws,
+    times_drawn,
+    why_undecided,
 )
 
 Order = Literal["natural", "harmonics", "discrete_log"]
@@ -129,7 +129,7 @@ class CircleFit:
         assert self.r2.control is not None
         said = f"held-out R2 of the angle {self.r2.text()} ({self.order} order)"
         chance = power(self.period, 0.3, searched=self.searched)
-        short = too_few_orders(len(self.r2.control), self.arrangements)
+        short = why_undecided(len(self.r2.control), self.arrangements)
         if short:
             return Verdict("undecided", f"{said}, but {short}", p=self.p)
         if self.p <= ALPHA and float(self.r2.value) > 0:
@@ -523,21 +523,6 @@ def power(period: int, share: float, *, searched: bool = False) -> float | None:
     return None if measured is None else measured[searched]
 
 
-def too_few_orders(draws: int, arrangements: int, *, alpha: float = ALPHA) -> str | None:
-    """Return why no order could pass at level `alpha`, with what it takes; None where one could.
-
-    Args:
-        draws: permutations behind the control, an enumeration or not.
-        arrangements: `CircleFit.arrangements`; draws beyond these only repeat.
-        alpha: the level; a share of it where several classes are judged.
-    """
-    if smallest_p(arrangements, exact=True) > alpha:
-        return too_few_draws(
-            arrangements, n_tests=1, procedure="max_statistic", alpha=alpha, exact=True
-        )
-    return too_few_draws(draws, n_tests=1, procedure="max_statistic", alpha=alpha)
-
-
 def _check_period(period: int) -> None:
     if period < 5:
         raise ToolkitError(
@@ -698,20 +683,13 @@ def _resampling_weights(
     occurs = torch.zeros(int(which.max()) + 1, period, dtype=torch.bool)
     occurs[which, labels] = True
     if occurs.all():
-        return _drawn(len(occurs), generator)[:, which], len(occurs)
+        return times_drawn(len(occurs), RESAMPLES, generator)[:, which], len(occurs)
     weights = torch.zeros(RESAMPLES, len(labels), dtype=torch.float64)
     for label in range(period):
         own = (labels == label).nonzero().flatten()
         local = which[own].unique(return_inverse=True)[1]
-        weights[:, own] = _drawn(int(local.max()) + 1, generator)[:, local]
+        weights[:, own] = times_drawn(int(local.max()) + 1, RESAMPLES, generator)[:, local]
     return weights, int(occurs.sum(0).min())
-
-
-def _drawn(n: int, generator: torch.Generator) -> Float[Tensor, "draw unit"]:
-    drawn = torch.randint(n, (RESAMPLES, n), generator=generator)
-    return torch.zeros(RESAMPLES, n, dtype=torch.float64).scatter_add_(
-        1, drawn, torch.ones_like(drawn).double()
-    )
 
 
 def _resampled(
