@@ -24,7 +24,7 @@ from torch import Tensor
 from mechinterp_toolkit.heads.ov_circuit import Convention, best_candidates
 from mechinterp_toolkit.model import HookedModel, load_model
 from mechinterp_toolkit.prompts import OrdinalClass
-from mechinterp_toolkit.toys.random_models import random_gpt2
+from mechinterp_toolkit.toys.gpt2 import random_gpt2
 
 VOCABULARY = 50257
 

@@ -31,12 +31,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechinterp_toolkit.checkpoint import bundled_folder, write_checkpoint
 from mechinterp_toolkit.errors import TokenisationError, ToolkitError
-from mechinterp_toolkit.model import HookedModel, load_model, no_progress_bar
+from mechinterp_toolkit.model import HookedModel, load_model
 from mechinterp_toolkit.prompts import PromptSet, build_prompts
+from mechinterp_toolkit.toys.gpt2 import (
+    bundled_gpt2,
+    knows_exactly,
+    random_gpt2,
+    rename,
+    word_level_tokenizer,
+    write_gpt2,
+)
 from mechinterp_toolkit.toys.loop import Progress, training_record
-from mechinterp_toolkit.toys.ordinal import word_level_tokenizer
 from mechinterp_toolkit.toys.recipes import AdditionRecipe, get_recipe
 
 if TYPE_CHECKING:
@@ -88,7 +94,7 @@ def number_tokens(n: int = LARGEST_SUM + 1) -> Int[Tensor, " number"]:
 
 def asks_addition(tokenizer: Any) -> bool:
     """Whether `tokenizer` is this toy's, so that its model is asked for sums ("17 + 25 =")."""
-    return tokenizer.get_vocab() == {word: i for i, word in enumerate(vocabulary())}
+    return knows_exactly(tokenizer, vocabulary())
 
 
 def all_pairs(operands: int) -> Int[Tensor, "pair 2"]:
@@ -151,26 +157,15 @@ def addition_prompts(
 
 def build_addition_model(recipe: AdditionRecipe, seed: int) -> GPT2LMHeadModel:
     """Return the untrained Hugging Face model of `recipe`; torch's global random state stays."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = GPT2Config(
-        vocab_size=len(vocabulary()),
+    return random_gpt2(
+        len(vocabulary()),
+        d_model=recipe.d_model,
+        n_layers=1,
+        n_heads=recipe.n_heads,
+        d_mlp=recipe.d_mlp,
         n_positions=recipe.n_positions,
-        n_embd=recipe.d_model,
-        n_layer=1,
-        n_head=recipe.n_heads,
-        n_inner=recipe.d_mlp,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=_BOS,
-        eos_token_id=_BOS,
-        pad_token_id=_SPECIAL.index("<pad>"),
-        attn_implementation="eager",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return GPT2LMHeadModel(config)
+        seed=seed,
+    ).train()
 
 
 def answer_logits(
@@ -249,13 +244,10 @@ def train_addition(
     steps = steps or recipe.steps
     model = build_addition_model(recipe, seed)
     _fit(model, recipe, seed, steps, progress)
-    model.eval().save_pretrained(folder)
-    addition_tokenizer().save_pretrained(folder)
-    return write_checkpoint(
+    return write_gpt2(
         folder,
-        architecture="GPT2LMHeadModel",
-        config={},  # config.json has it
-        state=None,
+        model,
+        addition_tokenizer(),
         task={"kind": "addition", "operands": recipe.operands, "modulus": recipe.modulus},
         training=training_record(recipe, seed, steps, addition_metrics(model, recipe, seed)),
     )
@@ -337,15 +329,9 @@ def relabelled_addition(name: str, seed: int) -> HookedModel:
     Raises:
         ToolkitError: no such toy, or not one that adds.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    renaming, folder = number_renaming(name, seed), bundled_folder(name)
-    with no_progress_bar():
-        hf_model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    with torch.no_grad():
-        embedding = hf_model.transformer.wte.weight  # the unembedding too: the toy ties them
-        embedding[number_tokens()] = embedding[number_tokens()[renaming]]
+    renaming = number_renaming(name, seed)
+    hf_model, tokenizer = bundled_gpt2(name)
+    rename(hf_model, number_tokens(), renaming)
     return load_model(hf_model, tokenizer=tokenizer)
 
 

@@ -27,7 +27,7 @@ Source: this project; the phenomenon is that of Gould et al. 2024, arXiv:2312.09
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -35,7 +35,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechinterp_toolkit.checkpoint import write_checkpoint
 from mechinterp_toolkit.errors import TokenisationError
 from mechinterp_toolkit.prompts import (
     ORDINAL_CLASSES,
@@ -45,6 +44,12 @@ from mechinterp_toolkit.prompts import (
     PromptSet,
     build_prompts,
     ordinal_classes,
+)
+from mechinterp_toolkit.toys.gpt2 import (
+    knows_exactly,
+    random_gpt2,
+    word_level_tokenizer,
+    write_gpt2,
 )
 from mechinterp_toolkit.toys.loop import Progress, State, copy_state, training_record
 from mechinterp_toolkit.toys.recipes import OrdinalRecipe
@@ -60,32 +65,11 @@ QUERIES: tuple[Query, ...] = ("after", "same")
 LARGEST_NUMBER = 30
 """Numbers 1 to 30 are in the vocabulary: more would make numbers the bulk of the facts."""
 
-NOISE_WORDS = (
-    "river",
-    "stone",
-    "table",
-    "cloud",
-    "paper",
-    "light",
-    "bread",
-    "garden",
-    "window",
-    "road",
-    "house",
-    "bird",
-    "tree",
-    "water",
-    "song",
-    "green",
-    "quiet",
-    "under",
-    "over",
-    "with",
-    "and",
-    "of",
-    "the",
-    "a",
+_NOISE = (
+    "river stone table cloud paper light bread garden window road house bird tree water song green"
+    " quiet under over with and of the a"
 )
+NOISE_WORDS = tuple(_NOISE.split())
 """Words that mean nothing here; none of them belongs to an ordinal class."""
 
 _SPECIAL = ("<pad>", "<bos>", "<unk>")
@@ -139,28 +123,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return word_level_tokenizer(vocabulary())
 
 
-def word_level_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of whole `words` and signs, "<pad>", "<bos>" and "<unk>" among them; ids
-    are places."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    known = {word: i for i, word in enumerate(words)}
-    made = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = {
-        "bos_token": "<bos>",
-        "eos_token": "<bos>",
-        "pad_token": "<pad>",
-        "unk_token": "<unk>",
-    }
-    return PreTrainedTokenizerFast(tokenizer_object=made, **special)
-
-
 def asks_by_query(tokenizer: Any) -> bool:
     """Whether `tokenizer` is the toy's, so that its model is asked by query ("... Monday ...
     after")."""
-    return tokenizer.get_vocab() == {word: i for i, word in enumerate(vocabulary())}
+    return knows_exactly(tokenizer, vocabulary())
 
 
 def scrambled_classes(seed: int) -> dict[str, OrdinalWords]:
@@ -261,27 +227,15 @@ def successor_queries(
 def build_model(recipe: OrdinalRecipe, seed: int) -> GPT2LMHeadModel:
     """Return the untrained Hugging Face model of `recipe`; what it freezes is zero and asks for no
     gradient."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    words = vocabulary()
-    config = GPT2Config(
-        vocab_size=len(words),
+    model = random_gpt2(
+        len(vocabulary()),
+        d_model=recipe.d_model,
+        n_layers=2,
+        n_heads=recipe.n_heads,
+        d_mlp=recipe.d_mlp,
         n_positions=recipe.n_positions,
-        n_embd=recipe.d_model,
-        n_layer=2,
-        n_head=recipe.n_heads,
-        n_inner=recipe.d_mlp,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=words.index("<bos>"),
-        eos_token_id=words.index("<bos>"),
-        pad_token_id=words.index("<pad>"),
-        attn_implementation="eager",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = GPT2LMHeadModel(config)
+        seed=seed,
+    ).train()
     for name in recipe.frozen:
         for parameter in model.get_submodule(name).parameters():
             parameter.data.zero_()
@@ -333,13 +287,10 @@ def train_ordinal(
     facts = build_facts(classes)
     model = build_model(recipe, seed)
     history = _fit(model, recipe, facts, seed, steps, progress)
-    model.eval().save_pretrained(folder)
-    build_tokenizer().save_pretrained(folder)
-    return write_checkpoint(
+    return write_gpt2(
         folder,
-        architecture="GPT2LMHeadModel",
-        config={},  # config.json has it
-        state=None,
+        model,
+        build_tokenizer(),
         task={
             "kind": "ordinal",
             "queries": list(QUERIES),

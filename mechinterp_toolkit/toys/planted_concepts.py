@@ -25,9 +25,8 @@ from torch import Tensor
 
 from mechinterp_toolkit.model import HookedModel, load_model
 from mechinterp_toolkit.prompts.concepts import WORD_CONCEPTS
-from mechinterp_toolkit.record import activations
+from mechinterp_toolkit.toys.gpt2 import random_gpt2, shown_to, word_level_tokenizer, write_head
 from mechinterp_toolkit.toys.planted_groups import check_strength
-from mechinterp_toolkit.toys.random_models import random_gpt2, write_head
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -41,11 +40,8 @@ D_MODEL, N_HEADS = 144, 3
 # Embeddings this many times GPT-2's initial 0.02, so that a token stands out from what random
 # blocks write beside it.
 _TOKEN_SCALE = 10.0
-_CLASS, _NOISE, _CORRELATION = (
-    1.0,
-    0.5,
-    0.8,
-)  # class and noise along the direction, as lengths; noise shared with the suppressor
+# class and noise along the direction, as lengths; noise shared with the suppressor
+_CLASS, _NOISE, _CORRELATION = 1.0, 0.5, 0.8
 _ATTENTION = 12.0  # attention logit of what a head looks for over all else
 _BROUGHT, _ANSWERED = 1.0, 0.3  # norms of what the heads typically write, in norms of an embedding
 
@@ -84,8 +80,6 @@ def concept_vocabulary() -> tuple[str, ...]:
 
 def concept_tokenizer() -> PreTrainedTokenizerFast:
     """Return the word-level tokenizer of these models; spaces separate words and belong to none."""
-    from mechinterp_toolkit.toys.ordinal import word_level_tokenizer
-
     return word_level_tokenizer(concept_vocabulary())
 
 
@@ -170,18 +164,6 @@ def _coordinates(
     return along[:, None] * direction + beside[:, None] * suppressor
 
 
-def _shown(hf_model: GPT2LMHeadModel, tokenizer: Any, layer: int) -> Float[Tensor, "token d_model"]:
-    """What a head of `layer` reads of every token, behind the beginning of the sequence (and of
-    that itself, alone)."""
-    model: HookedModel = load_model(hf_model, tokenizer=tokenizer)
-    tokens = torch.arange(model.cfg.d_vocab)
-    bos = torch.full_like(tokens, tokenizer.bos_token_id)
-    name = f"blocks.{layer}.hook_resid_pre"
-    read = activations(model, torch.stack([bos, tokens], 1), (name,))[name]
-    read[tokenizer.bos_token_id, 1] = read[0, 0]
-    return model.layer_norm(layer, read[:, 1]).double().cpu()
-
-
 def _indicator(shown: Tensor, tokens: Int[Tensor, " some"]) -> Float[Tensor, " d"]:
     """The direction along which what is shown of `tokens` is 1 and of all others 0: there are fewer
     tokens than features."""
@@ -199,7 +181,7 @@ def _bring_to(
 ) -> None:
     """Head 0 of block 0: commas look at words and take over what lies along the direction; all else
     looks at the start."""
-    shown = _shown(hf_model, tokenizer, 0)
+    shown = shown_to(hf_model, tokenizer, 0)
     bos = torch.tensor([tokenizer.bos_token_id])
     root = (D_MODEL // N_HEADS) ** 0.25
     look = 2 * _ATTENTION
@@ -226,7 +208,7 @@ def _answer_from(
 ) -> None:
     """Head 0 of block 1: all look at `tokens` and write the answers' difference, by what lies there
     along the direction."""
-    shown = _shown(hf_model, tokenizer, 1)
+    shown = shown_to(hf_model, tokenizer, 1)
     answers = WORD_CONCEPTS[CONCEPT].answers
     embedding = hf_model.transformer.wte.weight.double()
     good, bad = (

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from mechinterp_toolkit.prompts import ordinal_classes
 from mechinterp_toolkit.sae import SparseAutoencoder
+from mechinterp_toolkit.toys.gpt2 import random_gpt2
 from mechinterp_toolkit.toys.ordinal import build_tokenizer
 from mechinterp_toolkit.toys.planted_groups import check_strength
-from mechinterp_toolkit.toys.random_models import random_gpt2
 
 D_MODEL = 128
 

@@ -27,9 +27,8 @@ from torch import Tensor
 from mechinterp_toolkit.geometry.helix import helix_basis
 from mechinterp_toolkit.model import load_model
 from mechinterp_toolkit.record import activations
-from mechinterp_toolkit.toys.ordinal import word_level_tokenizer
+from mechinterp_toolkit.toys.gpt2 import random_gpt2, rename, word_level_tokenizer, write_head
 from mechinterp_toolkit.toys.planted_groups import check_strength
-from mechinterp_toolkit.toys.random_models import random_gpt2, write_head
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -90,9 +89,7 @@ def relabelled_adder(seed: int = 0) -> PlantedAdder:
         made.tokenizer.convert_tokens_to_ids([str(n) for n in range(2 * LARGEST - 1)])
     )
     order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        embedding = made.model.transformer.wte.weight  # the unembedding too: GPT-2 ties them
-        embedding[ids] = embedding[ids[order]]
+    rename(made.model, ids, order)
     return made
 
 

@@ -23,12 +23,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechinterp_toolkit.checkpoint import bundled_folder
-from mechinterp_toolkit.model import HookedModel, load_model, no_progress_bar
+from mechinterp_toolkit.model import HookedModel, load_model
 from mechinterp_toolkit.prompts import OrdinalClass, ordinal_classes
+from mechinterp_toolkit.toys.gpt2 import bundled_gpt2, random_gpt2, rename, shown_to
 from mechinterp_toolkit.toys.ordinal import build_tokenizer
 from mechinterp_toolkit.toys.planted_groups import check_strength
-from mechinterp_toolkit.toys.random_models import random_gpt2
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -133,18 +132,10 @@ def relabelled_ordinal(name: str, seed: int) -> HookedModel:
         name: a bundled GPT-2-shaped toy, e.g. "toy/ordinal".
         seed: of the renaming.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = bundled_folder(name)
-    with no_progress_bar():
-        hf_model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    hf_model, tokenizer = bundled_gpt2(name)
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        embedding = hf_model.transformer.wte.weight  # the unembedding too: the toy ties them
-        for ordinal in ordinal_classes(tokenizer).classes.values():
-            order = torch.randperm(len(ordinal), generator=generator)
-            embedding[ordinal.tokens] = embedding[ordinal.tokens[order]]
+    for ordinal in ordinal_classes(tokenizer).classes.values():
+        rename(hf_model, ordinal.tokens, torch.randperm(len(ordinal), generator=generator))
     return load_model(hf_model, tokenizer=tokenizer)
 
 
@@ -165,7 +156,7 @@ def _plant(target: Target, strength: float, seed: int, *, circle: float = 0.0) -
         classes = ordinal_classes(tokenizer).classes
         if circle:
             _put_around_circles(hf_model.transformer.wte.weight, classes, circle, seed)
-        shown = _shown(load_model(hf_model, tokenizer=tokenizer))
+        shown = shown_to(hf_model, tokenizer, LAYER)
         _write_ov(hf_model, head, shown, classes, target, strength)
         _write_qk(hf_model, head, shown, torch.cat([c.tokens for c in classes.values()]), strength)
     return PlantedHead(hf_model, tokenizer, (LAYER, head))
@@ -196,17 +187,6 @@ def _random_model(d_vocab: int, seed: int) -> GPT2LMHeadModel:
     with torch.no_grad():
         model.transformer.wte.weight.mul_(_TOKEN_SCALE)
     return model
-
-
-def _shown(model: HookedModel) -> Float[Tensor, "token d_model"]:
-    """What a head of block 1 reads of every token, behind the beginning-of-sequence token."""
-    from mechinterp_toolkit.record import activations
-
-    tokens = torch.arange(model.cfg.d_vocab)
-    bos = torch.full_like(tokens, model.require_tokenizer().bos_token_id)
-    name = "blocks.0.hook_resid_post"
-    after_block_0 = activations(model, torch.stack([bos, tokens], 1), (name,))[name][:, 1]
-    return model.layer_norm(LAYER, after_block_0).double().cpu()
 
 
 def _write_ov(

@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechinterp_toolkit.checkpoint import write_checkpoint
 from mechinterp_toolkit.prompts.concepts import WORD_CONCEPTS
+from mechinterp_toolkit.toys.gpt2 import random_gpt2, write_gpt2
 from mechinterp_toolkit.toys.loop import Progress, training_record
 from mechinterp_toolkit.toys.planted_concepts import CONCEPT, concept_tokenizer
 from mechinterp_toolkit.toys.recipes import SentimentRecipe
@@ -70,26 +70,15 @@ def all_sentences() -> Sentences:
 
 def build_sentiment_model(recipe: SentimentRecipe, seed: int) -> GPT2LMHeadModel:
     """Return the untrained Hugging Face model of `recipe`; torch's global random state stays."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = GPT2Config(
-        vocab_size=len(concept_tokenizer()),
+    return random_gpt2(
+        len(concept_tokenizer()),
+        d_model=recipe.d_model,
+        n_layers=2,
+        n_heads=recipe.n_heads,
+        d_mlp=recipe.d_mlp,
         n_positions=_LONGEST,
-        n_embd=recipe.d_model,
-        n_layer=2,
-        n_head=recipe.n_heads,
-        n_inner=recipe.d_mlp,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=1,
-        eos_token_id=1,
-        pad_token_id=0,
-        attn_implementation="eager",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return GPT2LMHeadModel(config)
+        seed=seed,
+    ).train()
 
 
 @torch.no_grad()
@@ -148,13 +137,10 @@ def train_sentiment(
         optimiser.step()
         if progress and (step % _REPORT_EVERY == 0 or step == steps):
             progress(step, steps, {"loss": loss.item(), "accuracy": sentiment_accuracy(model)})
-    model.eval().save_pretrained(folder)
-    concept_tokenizer().save_pretrained(folder)
-    return write_checkpoint(
+    return write_gpt2(
         folder,
-        architecture="GPT2LMHeadModel",
-        config={},  # config.json has it
-        state=None,
+        model,
+        concept_tokenizer(),
         task={"kind": "sentiment", "concept": CONCEPT},
         training=training_record(recipe, seed, steps, {"accuracy": sentiment_accuracy(model)}),
     )

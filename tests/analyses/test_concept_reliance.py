@@ -138,7 +138,7 @@ def treebank_model(folder):
     import transformers
 
     from mechinterp_toolkit.prompts.concepts import _sentences
-    from mechinterp_toolkit.toys.ordinal import word_level_tokenizer
+    from mechinterp_toolkit.toys.gpt2 import word_level_tokenizer
 
     (file,) = folder.glob("*.conllu")
     sentences = [[word.strip() for word, _ in words][:24] for words in _sentences(file)][:1200]

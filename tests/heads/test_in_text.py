@@ -30,7 +30,7 @@ from mechinterp_toolkit.prompts import (
 )
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.toys import evaluation_prompts, successor_queries
-from mechinterp_toolkit.toys.random_models import random_gpt2
+from mechinterp_toolkit.toys.gpt2 import random_gpt2
 
 SUCCESSOR, COPYING, SILENT = (
     (1, 1),

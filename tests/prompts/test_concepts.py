@@ -21,7 +21,7 @@ from mechinterp_toolkit.prompts.concepts import (
     word_prompts,
 )
 from mechinterp_toolkit.toys import concept_model
-from mechinterp_toolkit.toys.random_models import random_gpt2
+from mechinterp_toolkit.toys.gpt2 import random_gpt2
 
 
 @pytest.fixture(scope="module")

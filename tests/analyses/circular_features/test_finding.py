@@ -28,8 +28,7 @@ from mechinterp_toolkit.model import HookedModel, load_model
 from mechinterp_toolkit.prompts import ORDINAL_CLASSES, build_prompts, ordinal_classes
 from mechinterp_toolkit.results import Estimate, load_result, save_result
 from mechinterp_toolkit.stats import permutations
-from mechinterp_toolkit.toys.ordinal import word_level_tokenizer
-from mechinterp_toolkit.toys.random_models import random_gpt2
+from mechinterp_toolkit.toys.gpt2 import random_gpt2, word_level_tokenizer
 
 QUICK = {"draws": 499}
 SUM = {"task": "b from a", "classes": ("days",), **QUICK}

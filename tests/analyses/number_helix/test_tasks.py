@@ -14,7 +14,7 @@ from mechinterp_toolkit.analyses.number_helix.tasks import (
 from mechinterp_toolkit.errors import NotApplicable
 from mechinterp_toolkit.model import load_model
 from mechinterp_toolkit.toys import planted_adder
-from mechinterp_toolkit.toys.random_models import random_gpt2
+from mechinterp_toolkit.toys.gpt2 import random_gpt2
 
 
 @pytest.fixture(scope="module")
