@@ -12,6 +12,7 @@ refused.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.errors import CacheError, ToolkitError
 from mechinterp_toolkit.intervention import Edits, applied
 from mechinterp_toolkit.model import HookedModel, load_model
 
@@ -46,7 +47,10 @@ class Decoding:
     """Token ids after which a row is done; it is filled up with the first of them."""
 
     use_cache: bool = True
-    """Whether the past is kept in a KV cache instead of being run again."""
+    """Whether the past is kept in a KV cache instead of being run again.
+
+    Where the installed versions lose what should be in the cache, it is run again all the same,
+    with a warning."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.temperature < 0:
@@ -139,7 +143,7 @@ def decode(
 
 @dataclass
 class _Runner:
-    """Runs what the cache does not hold yet."""
+    """Runs what the cache does not hold yet; everything, once a column was missing from it."""
 
     model: HookedModel
     use_cache: bool
@@ -149,7 +153,14 @@ class _Runner:
     def last_logits(self, tokens: Tensor, mask: Tensor) -> Tensor:
         if not self.use_cache:
             return self.model.logits(tokens, mask)[:, -1]
-        logits, self.cache = self.model.logits_and_cache(tokens[:, self.ran :], mask, self.cache)
+        try:
+            logits, self.cache = self.model.logits_and_cache(
+                tokens[:, self.ran :], mask, self.cache
+            )
+        except CacheError as error:
+            warnings.warn(f"generating without a cache, which is slower: {error}", stacklevel=5)
+            self.use_cache, self.cache = False, None
+            return self.last_logits(tokens, mask)
         self.ran = tokens.shape[1]
         return logits[:, -1]
 

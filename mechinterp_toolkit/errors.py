@@ -21,6 +21,10 @@ class HookError(ToolkitError):
     """An edit or a recording could not be placed, never fired, or broke an activation's shape."""
 
 
+class CacheError(ToolkitError):
+    """A key-value cache does not hold the columns that ran: the next tokens would not see them."""
+
+
 class TokenisationError(ToolkitError):
     """A text does not become the tokens an analysis needs (no tokenizer, several tokens, ...)."""
 

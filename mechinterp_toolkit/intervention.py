@@ -25,6 +25,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import HookError, nearest
+from mechinterp_toolkit.kv_cache import cached_columns, check_cache, given_cache
 from mechinterp_toolkit.model import HookedModel, takes_model
 
 
@@ -125,14 +126,23 @@ class _Running:
     memory: dict[Any, Any] = field(default_factory=dict)
 
     def note(self, given: Any, options: Mapping[str, Any]) -> None:
-        cache = options.get("past_kv_cache", options.get("past_key_values"))
-        self.start = _cached_columns(cache)
+        self.start = cached_columns(given_cache(options))
         self.length = given.shape[1] if isinstance(given, Tensor) and given.dim() >= 2 else None
         if self.start == 0:
             self.memory.clear()
         self.known = (
             {} if self.length is None else self._known(given, options.get("attention_mask"))
         )
+
+    def check(self, cache: Any) -> None:
+        """Raise `CacheError` unless the columns that ran are in the cache.
+
+        Edits would take the next columns for the first ones.
+        """
+        if cache is not None and self.length is not None:
+            expected = self.start + self.length
+            if cached_columns(cache) != expected:
+                check_cache(cache, expected)
 
     def here(self, site: Site, device: torch.device) -> Site:
         known: dict[str, Any] = {
@@ -253,6 +263,7 @@ def applied(
     Raises:
         HookError: an unknown or gated name, a broken edit, or (on a clean way out) an edit that
             never ran.
+        CacheError: a forward pass left its columns out of the KV cache that it was given.
 
     Example:
         >>> def zero(activation, hook):
@@ -382,7 +393,9 @@ def _noting(model: Any, running: _Running) -> Iterator[None]:
 
     def noted(*args: Any, **options: Any) -> Any:
         running.note(args[0] if args else options.get("input"), options)
-        return forward(*args, **options)
+        answer = forward(*args, **options)
+        running.check(given_cache(options))
+        return answer
 
     model.forward = noted
     try:
@@ -392,14 +405,6 @@ def _noting(model: Any, running: _Running) -> Iterator[None]:
             del model.forward
         else:
             model.forward = outer
-
-
-def _cached_columns(cache: Any) -> int:
-    if cache is None:
-        return 0
-    if hasattr(cache, "get_seq_length"):  # Hugging Face's, used by a Bridge
-        return int(cache.get_seq_length())
-    return int(cache[0].past_keys.shape[1])
 
 
 def _reading(reader: Reader) -> Edit:

@@ -37,6 +37,7 @@ from mechinterp_toolkit.checkpoint import (
     read_state,
 )
 from mechinterp_toolkit.errors import CheckpointError, NotApplicable, TokenisationError
+from mechinterp_toolkit.kv_cache import cache_argument, cached_columns, check_cache, hand_on_cache
 from mechinterp_toolkit.results import Provenance
 
 P = ParamSpec("P")
@@ -137,24 +138,27 @@ class HookedModel:
 
         Raises:
             NotApplicable: the model is no transformer.
+            CacheError: the cache does not hold all columns afterwards: the next ones would not see
+                them.
         """
         if not self.is_transformer:
             raise NotApplicable(
                 f"{self.provenance.checkpoint} is a {self.provenance.wrapper}, which keeps no KV"
                 " cache."
             )
-        tokens = tokens.to(self.device)
+        tokens, columns = tokens.to(self.device), cached_columns(cache) + tokens.shape[1]
         mask = None if mask is None else mask.to(self.device).long()
-        if self.is_bridge:
-            told = {} if mask is None else {"attention_mask": mask}
-            answer = self.model(
-                tokens,
-                return_type="logits_and_cache",
-                use_cache=True,
-                past_key_values=cache,
-                **told,
-            )
-            return LogitsAndCache(*answer)
+        run = self._through_bridge if self.is_bridge else self._through_own_cache
+        answer = run(tokens, mask, cache)
+        check_cache(answer.cache, columns)
+        return answer
+
+    def _through_bridge(self, tokens: Tensor, mask: Tensor | None, cache: Any) -> LogitsAndCache:
+        told = {} if mask is None else {"attention_mask": mask}
+        told |= {"use_cache": True, cache_argument(self.model.original_model): cache}
+        return LogitsAndCache(*self.model(tokens, return_type="logits_and_cache", **told))
+
+    def _through_own_cache(self, tokens: Tensor, mask: Tensor | None, cache: Any) -> LogitsAndCache:
         cache = cache or _empty_cache(self.cfg, self.device, len(tokens))
         new = torch.ones_like(tokens) if mask is None else mask[:, -tokens.shape[1] :]
         logits = self.model(tokens, return_type="logits", attention_mask=new, past_kv_cache=cache)
@@ -605,6 +609,7 @@ def _bridge(hf_model: Any, tokenizer: Any | None, processing: Processing) -> Any
             model_name="local",
         )
     model.enable_compatibility_mode(disable_warnings=True, no_processing=processing == "none")
+    hand_on_cache(model)
     return model
 
 
@@ -692,6 +697,7 @@ def _wrap_hooked(module: nn.Module, tokenizer: Any | None, prepend_bos: bool | N
     state = dict(
         module.named_parameters()
     )  # not the buffers: HookedTransformer keeps a -inf among them
+    hand_on_cache(module)
     cfg = getattr(module, "cfg", None)
     checkpoint = str(getattr(cfg, "model_name", None) or type(module).__name__)
     check_finite(state, checkpoint)

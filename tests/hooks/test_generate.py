@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -80,6 +83,61 @@ def test_cache_batch_and_padding_change_no_token(wrapped, batch, name):
         assert torch.equal(alone[0], batched[row])
     plain = generate(wrapped, ids, mask=mask, max_new_tokens=6)
     assert torch.equal(plain, batched) == (name == "none")  # each edit does something
+
+
+@contextmanager
+def cache_taken_away(model, where):
+    """The model under versions that lose the cache on the way to "attention" or to the "model"."""
+    names = ("cache", "past_key_values", "layer_past", "past_kv_cache")
+
+    def without(options):
+        return {name: value for name, value in options.items() if name not in names}
+
+    if where == "model":
+        forward = model.forward
+        model.forward = lambda *args, **options: forward(*args, **without(options))
+        try:
+            yield
+        finally:
+            del model.forward
+        return
+    attention = [module for module in model.modules() if hasattr(module, "_update_kv_cache")]
+    assert attention
+    taking = [
+        m.register_forward_pre_hook(lambda m, a, o: (a, without(o)), with_kwargs=True)
+        for m in attention
+    ]
+    try:
+        yield
+    finally:
+        for handle in taking:
+            handle.remove()
+
+
+@pytest.mark.parametrize("name", ["none", "generated", "conditional"])
+@pytest.mark.parametrize("where", ["model", "attention"])
+def test_a_cache_that_is_not_handed_on_is_noticed_and_done_without(wrapped, batch, name, where):
+    if where == "attention" and not wrapped.is_bridge:
+        pytest.skip("HookedTransformer hands its cache to attention itself")
+    ids, mask = batch
+    right = generate(wrapped, ids, EDITS[name](), mask=mask, max_new_tokens=6, use_cache=False)
+    with cache_taken_away(wrapped.model, where), pytest.warns(UserWarning, match="cache") as heard:
+        tokens = generate(wrapped, ids, EDITS[name](), mask=mask, max_new_tokens=6)
+    assert torch.equal(tokens, right)
+    ours = [str(w.message) for w in heard if "without a cache" in str(w.message)]
+    assert len(ours) == 1
+    assert re.search(r"transformer-lens \d\S+ and transformers \d", ours[0])
+
+
+def test_without_its_cache_a_model_goes_on_with_other_tokens(wrapped, batch, monkeypatch):
+    """What the check of the cache keeps from happening."""
+    if not wrapped.is_bridge:
+        pytest.skip("HookedTransformer hands its cache to attention itself")
+    ids, mask = batch
+    right = generate(wrapped, ids, mask=mask, max_new_tokens=6, use_cache=False)
+    monkeypatch.setattr("mechinterp_toolkit.model.check_cache", lambda cache, columns: None)
+    with cache_taken_away(wrapped.model, "attention"):
+        assert not torch.equal(generate(wrapped, ids, mask=mask, max_new_tokens=6), right)
 
 
 def test_a_gate_lets_the_rows_through_whose_prompt_scores_above_the_threshold(wrapped, batch):
