@@ -1,11 +1,11 @@
-"""The locks, constraints.txt and constraints-tl4.txt: every package of both environments with its version.
+"""The locks: constraints.txt and constraints-tl4.txt hold every package with its version.
 
-    python .ci/lock.py                           writes both, with the newest versions that fit
-    python .ci/lock.py check constraints.txt     compares the environment it runs in with one of them
+    python .ci/lock.py                         writes both, with the newest versions that fit
+    python .ci/lock.py check constraints.txt   compares the environment it runs in with one of them
 
-One file holds for Python 3.11 to 3.13 and every system, so a line may say where it applies. torch has no
-local version, so that its CPU and its CUDA builds both fit; and what comes with a CUDA build is left out,
-since torch itself asks for the versions that its build needs.
+One file holds for Python 3.11 to 3.13 and every system, so a line may say where it applies. torch
+has no local version, so that its CPU and its CUDA builds both fit. What comes with a CUDA build is
+left out, since torch itself asks for the versions that its build needs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 TORCH = "2.13.0"
-"""One release, so that an index that offers a CPU build of it is not passed over for a newer CUDA build."""
+"""One release: an index with a CPU build of it is then not passed over for a newer CUDA build."""
 
 LOCKS = {
     "constraints.txt": (("sae", "dev"), "transformer-lens<4", "TransformerLens 3.9 and sae-lens"),
@@ -41,8 +41,23 @@ def write() -> None:
         for name, (extras, line, what) in LOCKS.items():
             bounds, out = Path(folder) / "bounds.txt", Path(folder) / name
             bounds.write_text(f"torch=={TORCH}\n{line}\n")
-            command = [tools / "uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11"]
-            command += ["--no-annotate", "--no-header", "--constraint", bounds, "--output-file", out]
+            command = [
+                tools / "uv",
+                "pip",
+                "compile",
+                "--quiet",
+                "--universal",
+                "--python-version",
+                "3.11",
+            ]
+            command += [
+                "--no-annotate",
+                "--no-header",
+                "--constraint",
+                bounds,
+                "--output-file",
+                out,
+            ]
             command += [part for extra in extras for part in ("--extra", extra)]
             subprocess.run([*command, ROOT / "pyproject.toml"], check=True)
             pins = [pin for pin in out.read_text().splitlines() if not OF_A_CUDA_BUILD.match(pin)]
@@ -57,7 +72,9 @@ def differences(name: str) -> list[str]:
 
     lines = [line for line in (ROOT / name).read_text().splitlines() if not line.startswith("#")]
     pins = [Requirement(line) for line in lines]
-    locked = {pin.name: pin.specifier for pin in pins if pin.marker is None or pin.marker.evaluate()}
+    locked = {
+        pin.name: pin.specifier for pin in pins if pin.marker is None or pin.marker.evaluate()
+    }
     wrong = []
     for package in importlib.metadata.distributions():
         found, version = canonicalize_name(package.name), package.version.partition("+")[0]
