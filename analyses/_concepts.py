@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
+from mechinterp_toolkit.finding import Finding
 from mechinterp_toolkit.geometry.classes import Reader, read_classes, unit_means
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.registry import Planted
-from mechinterp_toolkit.results import Estimate, Finding, Verdict, along
+from mechinterp_toolkit.results import Estimate, Verdict, along
 from mechinterp_toolkit.stats import p_value, why_undecided
 
 

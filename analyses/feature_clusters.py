@@ -32,6 +32,7 @@ from torch import Tensor
 
 from mechinterp_toolkit import intervention
 from mechinterp_toolkit.errors import NotApplicable
+from mechinterp_toolkit.finding import Finding
 from mechinterp_toolkit.geometry.clusters import (
     MOST_PLANES,
     ClusterMethod,
@@ -48,7 +49,7 @@ from mechinterp_toolkit.prompts import hash_tokens
 from mechinterp_toolkit.prompts.corpora import Windows, text_windows
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.registry import Planted, analysis
-from mechinterp_toolkit.results import Estimate, Finding, Verdict
+from mechinterp_toolkit.results import Estimate, Verdict
 from mechinterp_toolkit.sae import SparseAutoencoder, load_sae
 from mechinterp_toolkit.stats import (
     bootstrap,

@@ -13,7 +13,7 @@ from typing import Any
 # None of them is the name of a module: importing that would put the module in the name's place.
 _HOME = {
     "Estimate": "results",
-    "Finding": "results",
+    "Finding": "finding",
     "HookedModel": "model",
     "Verdict": "results",
     "all_analyses": "registry",

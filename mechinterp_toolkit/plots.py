@@ -70,6 +70,20 @@ def without_foreign_tags(text: str) -> str:
     return _FOREIGN_TAG.sub("&lt;", text)
 
 
+def picture(estimate: Estimate, *, title: str) -> Figure | None:
+    """Draw an estimate in the way its number of axes asks for: `strip`, `spectrum`, `heat_map`.
+
+    Returns:
+        None where there is no such way: three axes or more, no value, or a scalar without control.
+    """
+    axes = estimate.value.dim() if estimate.value.numel() else None
+    if axes == 2:
+        return heat_map(estimate, title=title)
+    if axes == 1:
+        return spectrum(estimate, title=title)
+    return strip(estimate, title=title) if axes == 0 and estimate.control is not None else None
+
+
 def heat_map(
     estimate: Estimate,
     *,

@@ -33,8 +33,9 @@ from datetime import UTC, datetime
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from mechinterp_toolkit.errors import NotApplicable, RegistryError, nearest
+from mechinterp_toolkit.finding import Finding
 from mechinterp_toolkit.model import HookedModel, ModelLike, takes_model
-from mechinterp_toolkit.results import Finding, Run
+from mechinterp_toolkit.results import Run
 
 BUILT_IN = "mechinterp_toolkit.analyses"
 ENTRY_POINTS = "mechinterp_toolkit.analyses"

@@ -1,16 +1,12 @@
-"""What an analysis answers with: `Estimate`, `Verdict`, `Provenance`, and the `Finding` that holds
-them.
+"""What an analysis answers with: `Estimate`, `Verdict`, and the `Provenance` behind them.
 
-A finding is a frozen dataclass in the file of its analysis. It stores numbers; its verdicts are
-properties of those numbers, so a threshold stays visible and can be read again later. `save_result`
-writes named tensors and JSON, `load_result` gives the same object back.
+An `Estimate` is a number, or a tensor of them, with its interval and its control; no control, no
+claim. A `Verdict` is what follows from one. The `Finding` that holds both is in `finding`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import textwrap
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -21,14 +17,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ResultError, nearest
+from mechinterp_toolkit.nulls import max_statistic_p
 
 Outcome = Literal["found", "not_found", "undecided", "not_applicable"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured number (or a tensor of them) that knows how sure it is and what it was compared
-    with."""
+    """A measured number, or a tensor of them, with its interval and what it was compared with.
+
+    >>> number, control = torch.tensor([0.5, 0.25, 0.75]), torch.linspace(0, 0.2, 19)
+    >>> score = Estimate(*number, 32, "fraction", "by hand", control, "labels shuffled")
+    >>> score.text()
+    '0.5 [0.25, 0.75]'
+    >>> score.p().item()  # larger than all of 19 draws
+    0.05
+    """
 
     value: Float[Tensor, "*axes"]
     """The estimate itself, in `unit`."""
@@ -63,10 +67,11 @@ class Estimate:
     def __post_init__(self) -> None:
         shape = tuple(self.value.shape)
         for name in ("low", "high"):
-            if tuple(getattr(self, name).shape) != shape:
+            other = tuple(getattr(self, name).shape)
+            if other != shape:
                 raise ResultError(
-                    f"Estimate.{name} has shape {tuple(getattr(self, name).shape)} but value has"
-                    f" {shape}; give one interval per value."
+                    f"Estimate.{name} has shape {other} but value has {shape}; give one interval"
+                    " per value."
                 )
         for name in ("value", "low", "high", "control"):
             tensor = getattr(self, name)
@@ -75,22 +80,21 @@ class Estimate:
                     f"Estimate.{name} holds a NaN or infinity. What could not be measured is a"
                     " reason (a Verdict), never a number: leave it out."
                 )
-        if self.control is not None and (
-            self.control.dim() == 0 or tuple(self.control.shape[1:]) != shape
-        ):
+        control = self.control
+        if control is not None and (control.dim() == 0 or tuple(control.shape[1:]) != shape):
             raise ResultError(
-                f"Estimate.control has shape {tuple(self.control.shape)}; expected one row of shape"
+                f"Estimate.control has shape {tuple(control.shape)}; expected one row of shape"
                 f" {shape} per draw."
             )
-        if (self.control is None) != (not self.control_name):
+        if (control is None) != (not self.control_name):
             raise ResultError(
                 "Estimate.control and Estimate.control_name go together: say what the control"
                 " destroyed."
             )
-        if len(self.axes) != self.value.dim():
+        if len(self.axes) != len(shape):
             raise ResultError(
                 f"Estimate.axes names {len(self.axes)} axes {self.axes}, but value has"
-                f" {self.value.dim()}."
+                f" {len(shape)}."
             )
         for axis, names in self.labels.items():
             if axis not in self.axes or len(names) != shape[self.axes.index(axis)]:
@@ -100,10 +104,19 @@ class Estimate:
                 )
 
     def label(self, axis: str, index: int) -> str:
-        """Return the name of position `index` along `axis` (the number itself where no names were
-        given)."""
+        """Return the name of a position along `axis`; its number where it has no name."""
         names = self.labels.get(axis)
         return names[index] if names else str(index)
+
+    def place(self, *index: int) -> str:
+        """Return the name of a position: "1.2" for layer 1, head 2; "period 5", or its label."""
+        names = [self.label(axis, i) for axis, i in zip(self.axes, index, strict=True)]
+        if self.axes == ("layer", "head"):
+            return ".".join(names)
+        return ", ".join(
+            name if axis in self.labels else f"{axis} {name}"
+            for axis, name in zip(self.axes, names, strict=True)
+        )
 
     def at(self, *index: int, largest: bool = False, **named: int | str) -> Estimate:
         """Return the scalar estimate at one position.
@@ -119,70 +132,81 @@ class Estimate:
             ResultError: an axis is missing or unknown, or has no such label.
         """
         if named:
-            index = self._place(named)
-        control, place = self.control, cast(Any, index)
-        if control is not None:
-            control = control.flatten(1).amax(1) if largest else control[(slice(None), *place)]
+            index = self._index(named)
+        place = cast(Any, index)
+        control, control_name = self.control, self.control_name
+        if control is not None and largest:
+            control, control_name = control.flatten(1).amax(1), f"{control_name}, largest of all"
+        elif control is not None:
+            control = control[(slice(None), *place)]
         return dataclasses.replace(
             self,
-            **{k: getattr(self, k)[place] for k in ("value", "low", "high")},
+            **{name: getattr(self, name)[place] for name in ("value", "low", "high")},
             control=control,
-            control_name=(
-                f"{self.control_name}, largest of all"
-                if largest and self.control_name
-                else self.control_name
-            ),
+            control_name=control_name,
             axes=(),
             labels={},
         )
 
-    def _place(self, named: Mapping[str, int | str]) -> tuple[int, ...]:
+    def _index(self, named: Mapping[str, int | str]) -> tuple[int, ...]:
         if set(named) != set(self.axes):
             raise ResultError(
                 f"got positions along {', '.join(named)}; expected one along each of {self.axes}."
             )
-        place = []
+        index = []
         for axis in self.axes:
-            at, known = named[axis], self.labels.get(axis, ())
-            if isinstance(at, str) and at not in known:
+            position, known = named[axis], self.labels.get(axis, ())
+            if isinstance(position, str) and position not in known:
                 raise ResultError(
-                    f"{axis} has no label {at!r}.{nearest(at, known)} Known:"
+                    f"{axis} has no label {position!r}.{nearest(position, known)} Known:"
                     f" {', '.join(known) or 'none'}."
                 )
-            place.append(known.index(at) if isinstance(at, str) else at)
-        return tuple(place)
+            index.append(known.index(position) if isinstance(position, str) else position)
+        return tuple(index)
+
+    def p(self, *, exact: bool = False) -> Float[Tensor, "*axes"]:
+        """Return the p-value of each value against the control, corrected for looking at all.
+
+        It is that of the maximum statistic: the share of draws whose largest value reaches this
+        one. A scalar has no other values and is not corrected. Large is extreme.
+
+        Args:
+            exact: the draws enumerate every arrangement, see `nulls.p_value`.
+
+        Raises:
+            ResultError: there is no control.
+        """
+        if self.control is None:
+            raise ResultError("an Estimate without a control has no p-value; give it one.")
+        return max_statistic_p(self.value, self.control, exact=exact)
 
     def text(self) -> str:
-        """Return a scalar estimate as "0.81 [0.70, 0.90]"; raises `ResultError` for a tensor of
-        estimates."""
+        """Return a scalar estimate as "0.81 [0.70, 0.90]".
+
+        Raises:
+            ResultError: it is a tensor of estimates.
+        """
         if self.value.dim():
             raise ResultError(f"only a scalar Estimate has a text; this one has axes {self.axes}.")
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
     def control_text(self) -> str:
-        """Return the control of a scalar estimate as "0.14, 95 % below 0.31 (item order shuffled)",
-        or ""."""
+        """Return a scalar's control as "0.14, 95 % below 0.31 (item order shuffled)", or ""."""
         if self.control is None:
             return ""
         draws = self.control.double().flatten()
         return f"{draws.mean():.3g}, 95 % below {draws.quantile(0.95):.3g} ({self.control_name})"
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """Return one row per value: `estimate`, one column per axis, value, interval, control, n
-        and unit."""
+        """Return one row per value: `estimate`, one column per axis, the numbers, n and unit."""
         columns = {
-            k: getattr(self, k).detach().double().flatten().tolist()
-            for k in ("value", "low", "high")
+            column: getattr(self, column).detach().double().flatten().tolist()
+            for column in ("value", "low", "high")
         }
         if self.control is not None:
             # all positions at once, and by numpy: torch's quantile stops at 16 M values
-            draws = (
-                self.control.detach()
-                .double()
-                .cpu()
-                .reshape(len(self.control), self.value.numel())
-                .numpy()
-            )
+            draws = self.control.detach().double().cpu().numpy()
+            draws = draws.reshape(len(draws), self.value.numel())
             columns |= {
                 "control_mean": draws.mean(0).tolist(),
                 "control_95": np.quantile(draws, 0.95, axis=0).tolist(),
@@ -197,30 +221,34 @@ class Estimate:
 
 
 def along(estimates: Sequence[Estimate], axis: str, names: Sequence[str] = ()) -> Estimate:
-    """Return estimates of one kind as a single one with a new first axis; of their controls as many
-    draws as all have.
+    """Return estimates of one kind as a single one with a new first axis.
+
+    Of their controls it keeps as many draws as all of them have.
 
     Args:
-        estimates: of one shape, unit, method and kind of control, with the same number of draws or
-            more.
+        estimates: of one shape, unit, method and kind of control.
         axis: name of the new axis.
         names: of the positions along it.
 
     Raises:
         ResultError: they do not fit together.
+
+    >>> number = torch.tensor([0.5, 0.25, 0.75])
+    >>> layers = along([Estimate(*number * i, 32, "nats", "by hand") for i in (1, 2)], "layer")
+    >>> layers.value, layers.axes
+    (tensor([0.5000, 1.0000]), ('layer',))
     """
     first = estimates[0]
-    if any(
-        (e.axes, e.unit, e.control_name) != (first.axes, first.unit, first.control_name)
-        for e in estimates
-    ):
+    kinds = {(e.axes, e.unit, e.control_name) for e in estimates}
+    if len(kinds) > 1:
         raise ResultError(
             f"estimates along {axis!r} differ in axes, unit or control; stack those of one kind."
         )
     controls = [e.control for e in estimates if e.control is not None]
     draws = min(map(len, controls), default=0)
     stacked: dict[str, Any] = {
-        k: torch.stack([getattr(e, k) for e in estimates]) for k in ("value", "low", "high")
+        name: torch.stack([getattr(e, name) for e in estimates])
+        for name in ("value", "low", "high")
     }
     return dataclasses.replace(
         first,
@@ -341,87 +369,3 @@ class Provenance:
 
     run: Run | None = None
     """The run that made a finding; None on a model that was only loaded."""
-
-
-@dataclass(frozen=True)
-class Finding(ABC):
-    """Base of every result: the two verdicts, what they rest on, and how a reader sees them.
-
-    A subclass is a frozen dataclass of tensors, `Estimate`s, plain data and small dataclasses of
-    the same module; it derives everything below from its fields.
-    """
-
-    provenance: Provenance | None = field(default=None, kw_only=True, repr=False)
-    """Model and run behind this finding; filled in by the registry."""
-
-    prompts_hash: str | None = field(default=None, kw_only=True)
-    """Hash of the token ids that were run, or None for an analysis of weights alone."""
-
-    @property
-    @abstractmethod
-    def represented(self) -> Verdict:
-        """Whether the structure is there."""
-
-    @property
-    @abstractmethod
-    def used(self) -> Verdict:
-        """Whether the model's answers depend on it."""
-
-    @property
-    @abstractmethod
-    def effect(self) -> Estimate | None:
-        """The scalar headline estimate of the verdict table, or None where nothing could be
-        measured."""
-
-    @property
-    @abstractmethod
-    def locations(self) -> tuple[str, ...]:
-        """Where it is (heads, irreps, hook points), strongest first; empty where nothing was
-        found."""
-
-    @abstractmethod
-    def answer(self) -> str:
-        """One or two sentences a reader can quote, with number, interval, n and control."""
-
-    @abstractmethod
-    def causal_check(self) -> str:
-        """What was edited where, what the answer did, what the scrambled edit did."""
-
-    @property
-    def caveats(self) -> tuple[str, ...]:
-        """What this run cannot say: power, tokens dropped, hooks missing."""
-        return ()
-
-    def __str__(self) -> str:
-        """Everything in words, in lines of at most 100 characters: `print(finding)`."""
-        rest = (self.answer(), self.causal_check(), *self.caveats)
-        verdicts = (
-            (f"represented {self.represented}", self.represented),
-            (f"used {self.used}", self.used),
-        )
-        said = "\n".join(rest)
-        parts = (
-            *(
-                text.removesuffix(f": {v.reason}") if v.reason in said else text
-                for text, v in verdicts
-            ),
-            *rest,
-        )
-        return "\n\n".join(
-            textwrap.fill(part, 100, break_long_words=False, break_on_hyphens=False)
-            for part in parts
-        )
-
-    @property
-    def estimates(self) -> dict[str, Estimate]:
-        """Every estimate stored in a field, by field name."""
-        stored = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {name: value for name, value in stored.items() if isinstance(value, Estimate)}
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Return every estimate as tidy rows (one value per row), ready for a data frame."""
-        return [row for name, estimate in self.estimates.items() for row in estimate.rows(name)]
-
-    def figures(self) -> dict[str, Any]:
-        """Return title -> plotly figure; import `mechinterp_toolkit.plots` inside the method."""
-        return {}

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from mechinterp_toolkit.errors import ResultError
 from mechinterp_toolkit.files import safe_names, write_json
+from mechinterp_toolkit.finding import Finding
 from mechinterp_toolkit.registry import get_analysis
-from mechinterp_toolkit.results import Finding
 
 SCHEMA_VERSION = 1
 """Of `result.json`."""

@@ -10,9 +10,10 @@ import torch
 
 from mechinterp_toolkit import registry
 from mechinterp_toolkit.errors import NotApplicable, RegistryError
+from mechinterp_toolkit.finding import Finding
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.registry import analysis, docstring_section, get_analysis, parse_option
-from mechinterp_toolkit.results import Estimate, Finding, Verdict
+from mechinterp_toolkit.results import Estimate, Verdict
 
 
 @dataclass(frozen=True)

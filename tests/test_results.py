@@ -1,14 +1,14 @@
-"""Estimates, verdicts, and results that come back from disk as they were."""
+"""Estimates and verdicts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
 from mechinterp_toolkit.errors import ResultError
-from mechinterp_toolkit.results import Estimate, Finding, Verdict
+from mechinterp_toolkit.results import Estimate, Verdict
 
 
 def estimate(**changes) -> Estimate:
@@ -26,34 +26,6 @@ def estimate(**changes) -> Estimate:
         "labels": {"layer": ("first", "second")},
     }
     return Estimate(**(given | changes))
-
-
-@dataclass(frozen=True)
-class Example(Finding):
-    score: Estimate
-    extra: tuple[int, ...]
-
-    @property
-    def represented(self) -> Verdict:
-        return Verdict("found", "It is there.", p=0.01)
-
-    @property
-    def used(self) -> Verdict:
-        return Verdict("not_applicable", "Nothing was edited.")
-
-    @property
-    def effect(self) -> Estimate | None:
-        return None
-
-    @property
-    def locations(self) -> tuple[str, ...]:
-        return ("1.2",)
-
-    def answer(self) -> str:
-        return "Yes."
-
-    def causal_check(self) -> str:
-        return "None."
 
 
 def test_a_scalar_estimate_reads_as_value_and_interval():
@@ -83,6 +55,30 @@ def test_a_position_can_be_named():
         estimate().at(layer="secnd", head=0)
     with pytest.raises(ResultError, match=r"head has no label 'one'.*none"):
         estimate().at(layer=0, head="one")
+
+
+def test_a_place_is_named_by_layer_and_head_by_labels_or_by_axis_and_number():
+    numbered = estimate(labels={})
+    assert numbered.place(1, 2) == "1.2"
+    assert estimate().place(1, 2) == "second.2"
+    assert replace(numbered, axes=("period", "head")).place(1, 2) == "period 1, head 2"
+    labelled = replace(numbered, axes=("hook point", "head"), labels={"hook point": ("in", "out")})
+    assert labelled.place(1, 2) == "out, head 2"
+
+
+def test_p_values_are_corrected_for_looking_at_all_values():
+    control = torch.zeros(39, 2, 3)
+    control[0, 0, 0] = 4.5  # one draw reaches all values but the last, in another place
+    expected = torch.full((2, 3), 2 / 40, dtype=torch.float64)
+    expected[1, 2] = 1 / 40
+    expected[0, 0] = 1  # every draw has a zero
+    assert torch.equal(estimate(control=control).p(), expected)
+    assert estimate(control=control).at(0, 2).p() == 1 / 40  # alone it is not corrected
+    assert estimate(control=control).at(0, 2, largest=True).p() == 2 / 40
+    every = torch.stack([estimate().value, estimate().value - 1])  # the observed one among them
+    assert estimate(control=every).p(exact=True)[1, 2] == 1 / 2
+    with pytest.raises(ResultError, match="without a control has no p-value"):
+        estimate(control=None, control_name="").p()
 
 
 def test_rows_name_axes_labels_and_control():
@@ -145,42 +141,3 @@ def test_a_verdict_needs_a_reason_a_possible_p_and_is_no_boolean():
         bool(Verdict("undecided", "Too few draws."))
     assert Verdict("found", "Yes.").found
     assert not Verdict("undecided", "No.").found
-
-
-def test_a_finding_prints_verdicts_answer_check_and_caveats_in_short_lines():
-    said = str(Example(estimate(), ()))
-    assert said.split("\n\n") == [
-        "represented found (p = 0.01): It is there.",
-        "used not applicable: Nothing was edited.",
-        "Yes.",
-        "None.",
-    ]
-
-    class Repeating(Example):
-        def answer(self) -> str:
-            return "It is there. It is there twice."
-
-    assert str(Repeating(estimate(), ())).startswith(
-        "represented found (p = 0.01)\n\nused not applicable: Nothing"
-    )
-    long = replace(Example(estimate(), ()).represented, reason="word " * 60, p=None)
-    assert str(long).startswith("found: word")
-
-    class Talkative(Example):
-        def answer(self) -> str:
-            return "a number (0.5 [0.4, 0.6]) and words " * 20
-
-    assert max(map(len, str(Talkative(estimate(), ())).splitlines())) <= 100
-
-
-def test_estimates_and_rows_of_a_finding_are_those_of_its_fields():
-    finding = Example(estimate(), ())
-    assert list(finding.estimates) == ["score"]
-    assert len(finding.rows()) == 6
-
-
-def test_findings_are_frozen():
-    finding = Example(estimate(), ())
-    with pytest.raises(AttributeError):
-        finding.score = None
-    assert replace(finding, extra=(3,)).extra == (3,)

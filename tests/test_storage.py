@@ -11,7 +11,8 @@ import torch
 from mechinterp_toolkit import storage
 from mechinterp_toolkit.errors import ResultError
 from mechinterp_toolkit.files import write_json
-from mechinterp_toolkit.results import Estimate, Finding, Provenance, Run, Verdict
+from mechinterp_toolkit.finding import Finding
+from mechinterp_toolkit.results import Estimate, Provenance, Run, Verdict
 from mechinterp_toolkit.storage import load_result, save_result
 
 ESTIMATE = Estimate(

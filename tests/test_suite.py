@@ -13,9 +13,10 @@ import torch
 
 from mechinterp_toolkit.calibration import calibrate
 from mechinterp_toolkit.errors import NotApplicable
+from mechinterp_toolkit.finding import Finding
 from mechinterp_toolkit.model import HookedModel, load_model
 from mechinterp_toolkit.registry import Analysis, Planted, all_analyses, model_and_options
-from mechinterp_toolkit.results import Finding, load_result, save_result
+from mechinterp_toolkit.storage import load_result, save_result
 
 NAMES = sorted(all_analyses()[0])
 

@@ -46,6 +46,7 @@ from mechinterp_toolkit.analyses.circular_features.edits import (
     sum_features,
 )
 from mechinterp_toolkit.errors import NotApplicable, TokenisationError
+from mechinterp_toolkit.finding import Finding
 from mechinterp_toolkit.geometry.circle import (
     CircleFit,
     Order,
@@ -66,7 +67,7 @@ from mechinterp_toolkit.prompts import (
 )
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.registry import Planted, analysis
-from mechinterp_toolkit.results import Estimate, Finding, Verdict, along
+from mechinterp_toolkit.results import Estimate, Verdict, along
 from mechinterp_toolkit.stats import p_value, why_undecided
 
 ALL_ORDERS: tuple[Order, ...] = ("natural", "harmonics", "discrete_log")

@@ -70,11 +70,12 @@ from mechinterp_toolkit.analyses.group_fourier.progress import (
     training_spectrum,
 )
 from mechinterp_toolkit.errors import NotApplicable, ToolkitError
+from mechinterp_toolkit.finding import Finding
 from mechinterp_toolkit.groups import Group, group_by_name
 from mechinterp_toolkit.hooks.fourier import ProjectRows
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.registry import Planted, analysis
-from mechinterp_toolkit.results import Estimate, Finding, Verdict
+from mechinterp_toolkit.results import Estimate, Verdict
 from mechinterp_toolkit.stats import bootstrap, p_value, too_few_draws
 
 EDITS = ("none", "keep", "remove", "remove scrambled")

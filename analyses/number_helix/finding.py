@@ -36,6 +36,7 @@ from mechinterp_toolkit.analyses.number_helix.tasks import (
     number_tokens,
     succession_task,
 )
+from mechinterp_toolkit.finding import Finding
 from mechinterp_toolkit.geometry.helix import (
     MODELS,
     Period,
@@ -52,7 +53,7 @@ from mechinterp_toolkit.prompts import OrdinalClass, hash_tokens
 from mechinterp_toolkit.prompts.concepts import reads_text
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.registry import Planted, analysis
-from mechinterp_toolkit.results import Estimate, Finding, Verdict, along
+from mechinterp_toolkit.results import Estimate, Verdict, along
 from mechinterp_toolkit.stats import bootstrap, judge_effect, permutations, smallest_p
 
 EDITS = ("helix", "largest circle", "polynomial", "principal components", "whole stream")

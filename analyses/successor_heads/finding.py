@@ -48,6 +48,7 @@ from mechinterp_toolkit.analyses.successor_heads.scores import orders, score_hea
 from mechinterp_toolkit.analyses.successor_heads.states import ItemStates, study_states
 from mechinterp_toolkit.analyses.successor_heads.writes import HeadWrites, study_writes
 from mechinterp_toolkit.errors import NotApplicable, TokenisationError
+from mechinterp_toolkit.finding import Finding
 from mechinterp_toolkit.heads.attribution import attribute_heads
 from mechinterp_toolkit.heads.in_text import text_study
 from mechinterp_toolkit.heads.ov_circuit import (
@@ -75,7 +76,7 @@ from mechinterp_toolkit.prompts import (
 )
 from mechinterp_toolkit.prompts.corpora import Windows, text_windows
 from mechinterp_toolkit.registry import Planted, analysis
-from mechinterp_toolkit.results import Estimate, Finding, Verdict
+from mechinterp_toolkit.results import Estimate, Verdict
 from mechinterp_toolkit.stats import p_value, too_few_draws
 
 # A successor head succeeds on more than half of the items: the threshold of Gould et al. 2024.

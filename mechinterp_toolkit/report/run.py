@@ -27,9 +27,10 @@ from typing import Any
 
 from mechinterp_toolkit.errors import NotApplicable, RegistryError, ResultError, nearest
 from mechinterp_toolkit.files import safe_names, write_json, write_text
+from mechinterp_toolkit.finding import Finding
 from mechinterp_toolkit.model import HookedModel, ModelLike, load_model
 from mechinterp_toolkit.registry import Analysis, all_analyses, get_analysis
-from mechinterp_toolkit.results import Estimate, Finding
+from mechinterp_toolkit.results import Estimate
 from mechinterp_toolkit.storage import load_result, save_result, tables_of
 
 SCHEMA_VERSION = 1

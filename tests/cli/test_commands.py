@@ -22,10 +22,11 @@ from mechinterp_toolkit import checkpoint, registry, toys
 from mechinterp_toolkit.cli import commands as cli
 from mechinterp_toolkit.cli import doctor, terminal
 from mechinterp_toolkit.errors import CheckpointError, ToolkitError
+from mechinterp_toolkit.finding import Finding
 from mechinterp_toolkit.geometry import fit_circle
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.registry import analysis
-from mechinterp_toolkit.results import Estimate, Finding, Provenance, Verdict
+from mechinterp_toolkit.results import Estimate, Provenance, Verdict
 
 HEAVY = (
     "datasets",

@@ -24,12 +24,13 @@ from hypothesis import given
 
 from mechinterp_toolkit import plots, registry
 from mechinterp_toolkit.errors import CheckpointError, NotApplicable, RegistryError, ResultError
+from mechinterp_toolkit.finding import Finding
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.registry import analysis
 from mechinterp_toolkit.report import page
 from mechinterp_toolkit.report import run as report_module
 from mechinterp_toolkit.report.run import ReportSummary, render, run_report
-from mechinterp_toolkit.results import Estimate, Finding, Provenance, Verdict
+from mechinterp_toolkit.results import Estimate, Provenance, Verdict
 
 HOSTILE = (
     "</script><script>alert('x')</script><img src=x"
