@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib
 import importlib.metadata
 import importlib.util
 import warnings
@@ -36,7 +35,7 @@ from mechinterp_toolkit.checkpoint import (
     read_record,
     read_state,
 )
-from mechinterp_toolkit.errors import CheckpointError, NotApplicable, TokenisationError
+from mechinterp_toolkit.errors import CheckpointError, NotApplicable, TokenisationError, nearest
 from mechinterp_toolkit.kv_cache import cache_argument, cached_columns, check_cache, hand_on_cache
 from mechinterp_toolkit.results import Provenance
 
@@ -47,10 +46,10 @@ Wrapper = Literal["auto", "HookedTransformer", "TransformerBridge"]
 Processing = Literal["none", "compatible"]
 
 _PACKAGES = ("mechinterp-toolkit", "transformer-lens", "torch", "transformers")
-_GROUP_NETWORKS = {
-    "GroupMLP": "mechinterp_toolkit.toys.group_mlp",
-    "GroupTransformer": "mechinterp_toolkit.toys.group_transformer",
-}
+NETWORKS = "mechinterp_toolkit.networks"
+"""Entry-point group of networks with hook points of their own, by the architecture that a toolkit
+checkpoint records: a `HookedRootModule` with `from_config(config)` and `random_like(seed)`."""
+
 _PROCESS_NOTHING = dict.fromkeys(
     ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases"), False
 )
@@ -258,11 +257,8 @@ def load_model(
             prepend_bos=prepend_bos,
         )
     understood = parse_spec(str(spec), revision)
-    if (
-        understood.kind == "toolkit"
-        and read_record(understood.path)["architecture"] in _GROUP_NETWORKS
-    ):
-        return _load_group_network(understood, device)
+    if understood.kind == "toolkit" and (network := _network_of(understood)):
+        return _load_network(understood, network, device)
     hf_model, own_tokenizer, training = _load_hf(understood, dtype)
     hf_model.to(device)
     return _wrap_hf(
@@ -666,10 +662,24 @@ def _hf_twin(
         )
 
 
-def _load_group_network(spec: CheckpointSpec, device: str) -> HookedModel:
+def _network_of(spec: CheckpointSpec) -> Any | None:
+    """The class of a toolkit checkpoint, or None of a Hugging Face folder with a toy's record."""
+    architecture = read_record(spec.path)["architecture"]
+    points = importlib.metadata.entry_points(group=NETWORKS, name=architecture)
+    if points:
+        return next(iter(points)).load()
+    if (spec.path / "config.json").is_file():
+        return None
+    known = sorted(importlib.metadata.entry_points(group=NETWORKS).names)
+    raise CheckpointError(
+        f"{spec.text} is a {architecture}, which no installed package provides."
+        f"{nearest(architecture, known)} Installed are {', '.join(known) or 'none'}."
+    )
+
+
+def _load_network(spec: CheckpointSpec, architecture: Any, device: str) -> HookedModel:
     stored = read_checkpoint(spec.path, spec.revision)
-    home = importlib.import_module(_GROUP_NETWORKS[stored.architecture])
-    network = getattr(home, stored.architecture).from_config(stored.config)
+    network = architecture.from_config(stored.config)
     try:
         network.load_state_dict(dict(stored.state))
     except RuntimeError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mechinterp_toolkit.checkpoint import fingerprint
+from mechinterp_toolkit.checkpoint import fingerprint, write_checkpoint
 from mechinterp_toolkit.errors import CheckpointError, NotApplicable, TokenisationError
 from mechinterp_toolkit.model import HookedModel, has_hooked_transformer, load_model
 
@@ -335,3 +335,10 @@ def test_logits_with_a_cache_take_all_tokens_as_real_without_a_mask(wrapped, tok
 def test_a_group_network_keeps_no_cache():
     with pytest.raises(NotApplicable, match="keeps no KV cache"):
         load_model("toy/s5").logits_and_cache(torch.zeros(1, 2, dtype=torch.long))
+
+
+def test_a_network_that_no_package_provides_is_refused_with_the_nearest(tmp_path):
+    record = {"architecture": "GroupMPL", "config": {}, "task": {}, "training": {}}
+    write_checkpoint(tmp_path, state={"w": torch.zeros(1)}, **record)
+    with pytest.raises(CheckpointError, match=r"is a GroupMPL, which no.*Did you mean 'GroupMLP'"):
+        load_model(tmp_path)
