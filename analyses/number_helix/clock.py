@@ -33,6 +33,7 @@ from torch import Tensor
 from mechinterp_toolkit.analyses.number_helix.tasks import NumberTask
 from mechinterp_toolkit.geometry.helix import Period, helix_basis, period_scan, period_text
 from mechinterp_toolkit.geometry.neurons import fit_neurons
+from mechinterp_toolkit.heads.weights import output_weights
 from mechinterp_toolkit.intervention import Edit, Site, applied
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.record import activations
@@ -238,7 +239,7 @@ class _Run:
         """Effects of one head."""
         name = f"blocks.{layer}.attn.hook_z"
         z = self.read[name][:, head].double()
-        output = self.model.model.W_O[layer, head].detach().cpu().double()
+        output = output_weights(self.model)[layer, head].cpu().double()
 
         def put(activation: Tensor, at: Tensor, value: Tensor) -> None:
             activation[at[0], at[1], head] = value

@@ -58,6 +58,7 @@ from mechinterp_toolkit.heads.ov_circuit import (
     Representation,
     best_candidates,
 )
+from mechinterp_toolkit.heads.weights import has_heads
 from mechinterp_toolkit.hooks.ablate import (
     Redundancy,
     ablate_heads,
@@ -407,7 +408,7 @@ class SuccessorHeads(Finding):
 
 def needs_ordinal_tokens(model: HookedModel) -> str | None:
     """Return why ordinals cannot be put to the heads of this model, or None."""
-    if not model.is_transformer or not hasattr(model.model, "W_V"):
+    if not has_heads(model):
         return "it has no attention heads"
     return has_ordinal_tokens(model.tokenizer, d_vocab=model.cfg.d_vocab)
 

@@ -1,5 +1,4 @@
-"""How much does each head by itself raise the right answer, and does it do so only when the prompt
-is in order?
+"""How much does each head by itself raise the right answer, and only when the prompt is in order?
 
 *Direct attribution*: what a head writes at the position that answers, through the final LayerNorm
 with its scale as it was, on the answer's unembedding, centred over the vocabulary. *Lift*: the same
@@ -21,9 +20,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechinterp_toolkit.heads.weights import output_weights
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.prompts import PromptSet
 from mechinterp_toolkit.record import activations
@@ -46,43 +46,11 @@ class Attribution:
     mean of the others."""
 
 
-def head_attribution(model: HookedModel, prompts: PromptSet) -> Float[Tensor, "batch layer head"]:
-    """Return each head's direct contribution to the logit of the right answer minus the mean logit,
-    in logits."""
-    layers = range(model.cfg.n_layers)
-    names = tuple(f"blocks.{layer}.attn.hook_z" for layer in layers)
-    scaled = _SCALE in model.hook_points
-    read = activations(
-        model,
-        prompts.tokens,
-        (*names, *((_SCALE,) if scaled else ())),
-        mask=prompts.mask,
-        position=prompts.position,
-    )
-    net = model.model
-    towards = (
-        (net.W_U - net.W_U.mean(1, keepdim=True)).detach().cpu().double()[:, prompts.answer].T
-    )  # batch d_model
-    gain = getattr(getattr(net, "ln_final", None), "w", None)
-    towards = towards if gain is None else towards * gain.detach().cpu().double()
-    if scaled:  # a LayerNorm subtracts the mean; what a head writes along it never arrives
-        towards = (towards - towards.mean(1, keepdim=True)) / read[_SCALE].double().reshape(
-            len(prompts), 1
-        )
-    parts = [
-        torch.einsum(
-            "bhk,hkd,bd->bh", read[name].double(), net.W_O[layer].detach().cpu().double(), towards
-        )
-        for layer, name in zip(layers, names, strict=True)
-    ]
-    return torch.stack(parts, 1)
-
-
 def attribute_heads(
     model: HookedModel,
     prompts: PromptSet,
     shuffled: Sequence[PromptSet],
-    unit: Tensor,
+    unit: Int[Tensor, " batch"],
     *,
     seed: int = 0,
 ) -> Attribution:
@@ -97,7 +65,7 @@ def attribute_heads(
         seed: of the intervals.
     """
     real = head_attribution(model, prompts)
-    null = torch.stack([head_attribution(model, one) for one in shuffled])
+    null = torch.stack([head_attribution(model, order) for order in shuffled])
     means = null.mean(1)
     others = (means.sum(0) - means) / (len(shuffled) - 1)
     common: dict[str, Any] = {
@@ -107,12 +75,42 @@ def attribute_heads(
         "seed": seed,
         "axes": ("layer", "head"),
     }
-    return Attribution(
-        raw=bootstrap(real, control=means, control_name="shuffled prompts", **common),
-        lift=bootstrap(
-            real - null.mean(0),
-            control=means - others,
-            control_name="shuffled against shuffled",
-            **common,
-        ),
+    raw = bootstrap(real, control=means, control_name="shuffled prompts", **common)
+    control, named = means - others, "shuffled against shuffled"
+    lift = bootstrap(real - null.mean(0), control=control, control_name=named, **common)
+    return Attribution(raw, lift)
+
+
+def head_attribution(model: HookedModel, prompts: PromptSet) -> Float[Tensor, "batch layer head"]:
+    """Return each head's direct contribution to the right answer's logit minus the mean logit.
+
+    >>> from mechinterp_toolkit.model import load_model
+    >>> from mechinterp_toolkit.prompts import ordinal_classes
+    >>> from mechinterp_toolkit.toys import successor_queries
+    >>> model = load_model("toy/ordinal")
+    >>> prompts = successor_queries(model.tokenizer, ordinal_classes(model.tokenizer).classes)
+    >>> by_head = head_attribution(model, prompts).mean(0)
+    >>> divmod(int(by_head.argmax()), 4)  # the head that counts, (layer, head)
+    (1, 1)
+    """
+    names = tuple(f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers))
+    scaled = _SCALE in model.hook_points
+    read = activations(
+        model,
+        prompts.tokens,
+        (*names, _SCALE) if scaled else names,
+        mask=prompts.mask,
+        position=prompts.position,
     )
+    unembed = model.model.W_U.detach().cpu().double()
+    towards = (unembed[:, prompts.answer] - unembed.mean(1, keepdim=True)).T  # batch d_model
+    gain = getattr(getattr(model.model, "ln_final", None), "w", None)
+    if gain is not None:
+        towards = towards * gain.detach().cpu().double()
+    if scaled:
+        # A LayerNorm subtracts the mean: what a head writes along it never arrives.
+        scale = read[_SCALE].double().reshape(-1, 1)
+        towards = (towards - towards.mean(1, keepdim=True)) / scale
+    z = torch.stack([read[name].double() for name in names], 1)  # batch layer head d_head
+    reads = torch.einsum("bd,lhkd->blhk", towards, output_weights(model).cpu().double())
+    return (z * reads).sum(-1)

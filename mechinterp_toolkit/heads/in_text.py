@@ -29,6 +29,7 @@ from torch import Tensor
 
 from mechinterp_toolkit.accumulate import Mean
 from mechinterp_toolkit.errors import NotApplicable, TokenisationError, ToolkitError
+from mechinterp_toolkit.heads.weights import output_weights
 from mechinterp_toolkit.intervention import Site, observed
 from mechinterp_toolkit.model import HookedModel, takes_model
 from mechinterp_toolkit.prompts import OrdinalClass, ordinal_classes
@@ -363,7 +364,7 @@ def _effects(
     _check_readout(model, _readout(model, end), logits[:, :-1], mask[:, :-1])
     answer = tokens[:, 1:].to(end.device)
     before = _scores(logits[:, :-1], answer)
-    out = model.model.W_O.to(end.device)  # layer head d_head d_model
+    out = output_weights(model).to(end.device)  # layer head d_head d_model
     falls = []
     for layer, name in enumerate(names):
         change = mean[layer].to(end) - caught[name][:, :-1]  # batch pos head d_head

@@ -21,6 +21,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechinterp_toolkit.heads.weights import (
+    output_biases,
+    output_weights,
+    value_biases,
+    value_weights,
+)
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.prompts import OrdinalClass
 from mechinterp_toolkit.record import activations
@@ -31,7 +37,11 @@ Candidates = Literal["class", "targets", "ordinal", "vocab"]
 
 @dataclass(frozen=True)
 class Convention:
-    """How an OV circuit is read."""
+    """How an OV circuit is read.
+
+    >>> str(Convention("embed", layer_norm=False))
+    'representation embed, LayerNorms left out, biases left out, highest logit among: class'
+    """
 
     representation: Representation = "resid_post_0"
     """What stands for a token: the residual stream after block 0 or what the first MLP writes, both
@@ -81,44 +91,51 @@ def best_candidates(
         classes: whose items are shown.
         convention: how they are read; a winner outside the item's class, or a tie, is -1, and so is
             a lone candidate.
+
+    >>> from mechinterp_toolkit.model import load_model
+    >>> from mechinterp_toolkit.prompts import ordinal_classes
+    >>> model = load_model("toy/ordinal")
+    >>> days = ordinal_classes(model.tokenizer, "days").classes
+    >>> read = best_candidates(model, days, Convention())
+    >>> [days["days"].words[i] for i in read.best["days"][1, 1, :2]]  # head 1.1, shown Monday first
+    ['Tuesday', 'Wednesday']
     """
-    tokens = torch.cat([c.tokens for c in classes.values()]).to(model.device)
-    shown = _representations(model, tokens, convention.representation)
-    weights = _Weights(model.model.W_V, model.model.W_O)
-    contests = _contests(model, classes, tokens, convention)
+    reader = OVReader(model, torch.cat([c.tokens for c in classes.values()]), convention)
+    contests = _contests(reader, classes)
     won, writes = [], []
     for layer in range(model.cfg.n_layers):
-        seen = shown.in_block_0 if layer == 0 else shown.later
-        factors = _factors(model, layer, seen, weights, convention)
+        factors = reader._factors(reader.states(layer), layer)
         won.append(torch.cat([_winning_tokens(factors, contest) for contest in contests], dim=1))
         writes.append(_are_nonzero(factors))
-    sizes = [len(c) for c in classes.values()]
-    parts = torch.stack(won).cpu().split(sizes, dim=-1)
+    parts = torch.stack(won).cpu().split([len(c) for c in classes.values()], dim=-1)
     best = {}
-    for (name, ordinal), part in zip(classes.items(), parts, strict=True):
-        place = torch.full(
-            (model.model.W_U.shape[1] + 1,), -1
-        )  # the last one is where the token -1 looks
+    for (name, ordinal), tokens in zip(classes.items(), parts, strict=True):
+        # One place more than there are tokens: the last one is where the token -1 looks.
+        place = torch.full((model.model.W_U.shape[1] + 1,), -1)
         place[ordinal.tokens.cpu()] = torch.arange(len(ordinal))
-        best[name] = place[part]
+        best[name] = place[tokens]
     return BestCandidates(best, torch.stack(writes).cpu())
 
 
 class OVReader:
-    """What heads make of states in front of them, in logits: the final LayerNorm is applied to a
-    head's write alone."""
+    """What heads make of states in front of them, in logits.
+
+    The final LayerNorm is applied to a head's write alone.
+
+    >>> from mechinterp_toolkit.model import load_model
+    >>> reader = OVReader(load_model("toy/ordinal"), torch.tensor([5, 6]), Convention())
+    >>> reader.logits(reader.states(1), layer=1, candidates=torch.tensor([5, 6, 7])).shape
+    torch.Size([4, 2, 3])
+    """
 
     def __init__(
         self, model: HookedModel, tokens: Int[Tensor, " item"], convention: Convention
     ) -> None:
-        """Read `tokens` as `convention` says; its candidates play no part, since logits of any
-        tokens can be asked for."""
-        self.model, self.convention = model, convention
-        self._weights = _Weights(model.model.W_V.detach(), model.model.W_O.detach())
+        """Read `tokens` as `convention` says; its candidates play no part here."""
+        self.model, self.tokens, self.convention = model, tokens.to(model.device), convention
+        self._value, self._output = value_weights(model), output_weights(model)
         with torch.no_grad():
-            self._shown = _representations(
-                model, tokens.to(model.device), convention.representation
-            )
+            self._shown = _representations(model, self.tokens, convention.representation)
 
     def states(self, layer: int) -> Float[Tensor, "item d_model"]:
         """Return what stands for each token in front of the heads of `layer`."""
@@ -133,20 +150,48 @@ class OVReader:
         *,
         head: int | None = None,
     ) -> Float[Tensor, "head state candidate"]:
-        """Return the logits that each head of `layer` gives the tokens `candidates`, float32; of
-        `head` alone if named."""
+        """Return the logits that the heads of `layer` give the tokens `candidates`, in float32.
+
+        Args:
+            states: what the heads read, before the LayerNorm of their layer.
+            layer: of the heads.
+            candidates: token ids.
+            head: one of them alone; None takes all.
+        """
         heads = slice(None) if head is None else slice(head, head + 1)
-        factors = _factors(self.model, layer, states, self._weights, self.convention, heads)
-        if len(factors) == 2:
-            factors = (_final(self.model, factors[0] @ factors[1], self.convention).float(),)
-        return factors[0] @ self.model.model.W_U[:, candidates.to(states.device)].float()
+        *left, last = self._factors(states, layer, heads)
+        written = self._final_norm(left[0] @ last).float() if left else last
+        return written @ self.model.model.W_U[:, candidates.to(states.device)].float()
 
+    def _factors(
+        self, states: Float[Tensor, "state d_model"], layer: int, heads: slice = slice(None)
+    ) -> tuple[Float[Tensor, "head _ _"], ...]:
+        """Matrices whose product is what each head writes for each state, in float32.
 
-class _Weights(NamedTuple):
-    """Of all layers: TransformerLens stacks them anew each time it is asked."""
+        Without biases they are two and the final LayerNorm is still to come; with biases it is in
+        the one matrix there is.
+        """
+        read = self.model.layer_norm(layer, states) if self.convention.layer_norm else states
+        weight, output = self._value[layer][heads], self._output[layer][heads]
+        # One product for all heads: d_model by (head d_head).
+        together = read @ weight.transpose(0, 1).flatten(1)
+        value = together.unflatten(1, weight.shape[::2]).transpose(0, 1)  # head state d_head
+        if not self.convention.biases:
+            return value.float(), output.float()
+        value = value + value_biases(self.model)[layer][heads][:, None]
+        written = value @ output + output_biases(self.model)[layer]
+        return (self._final_norm(written).float(),)
 
-    value: Float[Tensor, "layer head d_model d_head"]
-    output: Float[Tensor, "layer head d_head d_model"]
+    def _final_norm(
+        self, written: Float[Tensor, "head state d_model"]
+    ) -> Float[Tensor, "head state d_model"]:
+        """A write through the final LayerNorm; without biases, less what that makes of zero."""
+        if not self.convention.layer_norm:
+            return written
+        normal = self.model.layer_norm("final", written)
+        if self.convention.biases:
+            return normal
+        return normal - self.model.layer_norm("final", torch.zeros_like(written[:1, :1]))
 
 
 class _Contest(NamedTuple):
@@ -164,65 +209,33 @@ class _Contest(NamedTuple):
     the product."""
 
 
-def _contests(
-    model: HookedModel,
-    classes: Mapping[str, OrdinalClass],
-    tokens: Int[Tensor, " item"],
-    convention: Convention,
-) -> list[_Contest]:
+def _contests(reader: OVReader, classes: Mapping[str, OrdinalClass]) -> list[_Contest]:
     """One contest per class, or one of all items where the candidates are the same for all."""
-    unembed = model.model.W_U
-    start, pools = 0, []
-    if convention.candidates in ("ordinal", "vocab"):
-        every = torch.arange(unembed.shape[1], device=tokens.device)
-        pools.append(
-            (slice(None), tokens.unique() if convention.candidates == "ordinal" else every)
-        )
+    unembed, tokens, convention = reader.model.model.W_U, reader.tokens, reader.convention
+    pools: list[tuple[slice, Tensor]] = []
+    if convention.candidates == "vocab":
+        pools.append((slice(None), torch.arange(unembed.shape[1], device=tokens.device)))
+    elif convention.candidates == "ordinal":
+        pools.append((slice(None), tokens.unique()))
     else:
+        start = 0
         for ordinal in classes.values():
-            own = tokens[start : start + len(ordinal)]
-            targets = ordinal.pairs(1)[:, 1].unique().to(own.device)
-            pools.append(
-                (
-                    slice(start, start + len(own)),
-                    own if convention.candidates == "class" else own[targets],
-                )
-            )
-            start += len(own)
+            items = slice(start, start + len(ordinal))
+            targets = ordinal.pairs(1)[:, 1].unique().to(tokens.device)
+            own = tokens[items]
+            pools.append((items, own if convention.candidates == "class" else own[targets]))
+            start = items.stop
     columns = [unembed[:, pool].float() for _, pool in pools]
     if convention.layer_norm and not convention.biases:
         # All unit vectors have one mean and one scale: what the LayerNorm makes of them is its
         # linear part.
         units = torch.eye(len(unembed), dtype=unembed.dtype, device=unembed.device)
-        norm = _final(model, units[None], convention)[0].float()
-        columns = [norm @ c for c in columns]
+        norm = reader._final_norm(units[None])[0].float()
+        columns = [norm @ column for column in columns]
     return [
-        _Contest(items, pool, c, c.new_empty(len(tokens[items]), len(pool)))
-        for (items, pool), c in zip(pools, columns, strict=True)
+        _Contest(items, pool, column, column.new_empty(len(tokens[items]), len(pool)))
+        for (items, pool), column in zip(pools, columns, strict=True)
     ]
-
-
-def _factors(
-    model: HookedModel,
-    layer: int,
-    shown: Float[Tensor, "item d_model"],
-    weights: _Weights,
-    convention: Convention,
-    heads: slice = slice(None),
-) -> tuple[Float[Tensor, "head _ _"], ...]:
-    """Matrices whose product is what each head writes for each item, up to what is folded into the
-    columns."""
-    read = model.layer_norm(layer, shown) if convention.layer_norm else shown
-    weight, output = weights.value[layer][heads], weights.output[layer][heads]
-    value = (
-        (read @ weight.transpose(0, 1).flatten(1)).unflatten(1, weight.shape[::2]).transpose(0, 1)
-    )  # head item d_head
-    if not convention.biases:
-        return value.float(), output.float()
-    net = model.model
-    value = value + net.b_V[layer][heads][:, None]
-    written = torch.einsum("hik,hkd->hid", value, output) + net.b_O[layer]
-    return (_final(model, written, convention).float(),)
 
 
 def _winning_tokens(factors: tuple[Tensor, ...], contest: _Contest) -> Int[Tensor, "head item"]:
@@ -246,24 +259,22 @@ def _two_factors(
     if len(factors) == 1:
         return list(rows), [columns] * len(rows)
     (heads, items, k), (d, pool) = rows.shape, columns.shape
-    if k * pool * (d + items) <= items * d * (k + pool):  # of all heads in one product
-        return list(rows), list(
-            (factors[1].reshape(heads * k, d) @ columns).reshape(heads, k, pool)
-        )
-    return list(rows @ factors[1]), [columns] * heads
+    if k * pool * (d + items) > items * d * (k + pool):
+        return list(rows @ factors[1]), [columns] * heads
+    folded = factors[1].reshape(heads * k, d) @ columns  # of all heads in one product
+    return list(rows), list(folded.reshape(heads, k, pool))
 
 
 def _argmax(logits: Float[Tensor, "item candidate"]) -> Int[Tensor, " item"]:
-    """Where the largest logit of each row is; numpy's search takes a fifth of torch's time on a
-    CPU."""
+    """Where the largest logit of each row is."""
     if logits.device.type != "cpu":
         return logits.argmax(-1)
+    # numpy's search takes a fifth of torch's time on a CPU.
     return torch.from_numpy(logits.numpy().argmax(-1))
 
 
 def _are_nonzero(factors: tuple[Float[Tensor, "head _ _"], ...]) -> Bool[Tensor, " head"]:
-    """Whether each head's product is other than zero, without making it; terms that happen to
-    cancel aside."""
+    """Whether each head's product is other than zero; terms that happen to cancel aside."""
     reached = factors[0].abs().amax(1)
     for factor in factors[1:]:
         reached = (factor * (reached != 0)[..., None]).abs().amax(1)
@@ -291,23 +302,7 @@ def _representations(
     if model.provenance.prepend_bos:
         bos = torch.full_like(prompt, model.require_tokenizer().bos_token_id)
         prompt = torch.cat([bos, prompt], dim=1)
-    later = {"resid_post_0": "blocks.0.hook_resid_post", "mlp_out_0": "blocks.0.hook_mlp_out"}[
-        representation
-    ]
-    names = ("blocks.0.hook_resid_pre", later)
+    later = {"resid_post_0": "hook_resid_post", "mlp_out_0": "hook_mlp_out"}[representation]
+    names = ("blocks.0.hook_resid_pre", f"blocks.0.{later}")
     read = activations(model, prompt, names)
     return _Shown(*(read[name][:, -1].to(tokens.device) for name in names))
-
-
-def _final(
-    model: HookedModel, written: Float[Tensor, "head item d_model"], convention: Convention
-) -> Float[Tensor, "head item d_model"]:
-    """The final LayerNorm; without biases, less what it makes of nothing."""
-    if not convention.layer_norm:
-        return written
-    normal = model.layer_norm("final", written)
-    return (
-        normal
-        if convention.biases
-        else normal - model.layer_norm("final", torch.zeros_like(written[:1, :1]))
-    )

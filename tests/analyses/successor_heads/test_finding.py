@@ -172,43 +172,6 @@ def test_the_successor_head_of_the_trained_toy_leads_by_lift():
     assert found.heads[0] == first(found.lift) == (1, 1)
 
 
-def test_attribution_adds_up_to_the_logit_without_layernorm_worked_from_the_model():
-    """Heads, MLPs, embedding and biases are all of a logit; here the heads' part is compared with
-    removing them."""
-    from mechinterp_toolkit.heads.attribution import head_attribution
-    from mechinterp_toolkit.record import activations
-    from mechinterp_toolkit.toys import successor_queries
-
-    model = load_model("toy/ordinal")
-    classes = ordinal_classes(model.tokenizer).classes
-    prompts = successor_queries(model.tokenizer, classes)
-    last = torch.arange(len(prompts)), prompts.position
-    written = torch.stack(
-        [
-            activations(model, prompts.tokens, (f"blocks.{i}.hook_attn_out",))[
-                f"blocks.{i}.hook_attn_out"
-            ][last]
-            for i in (0, 1)
-        ],
-        1,
-    ).double()  # batch layer d_model, b_O included
-    net = model.model
-    written = written - torch.stack([net.b_O[i].detach().double() for i in (0, 1)])
-    scale = activations(model, prompts.tokens, ("ln_final.hook_scale",))["ln_final.hook_scale"][
-        last
-    ].double()
-    centred = (
-        (written - written.mean(-1, keepdim=True))
-        / scale[:, None]
-        * net.ln_final.w.detach().double()
-    )
-    towards = (net.W_U - net.W_U.mean(1, keepdim=True)).detach().double()[:, prompts.answer].T
-    expected = torch.einsum("bld,bd->bl", centred, towards)
-    assert torch.allclose(
-        head_attribution(model, prompts).sum(-1), expected, atol=1e-4
-    )  # float32 activations
-
-
 # --- beside the verdicts -------------------------------------------------------------------------
 
 
