@@ -660,9 +660,7 @@ def _in_text(
     if windows is None:
         return _InText()
     try:
-        study = text_study(
-            model, windows.tokens, head=best, text=windows.text, draws=TEXT_DRAWS, seed=seed
-        )
+        study = text_study(model, windows, head=best, draws=TEXT_DRAWS, seed=seed)
     except (NotApplicable, TokenisationError) as error:
         notes.append(f"The head was not watched in running text: {error}")
         return _InText()

@@ -2,7 +2,7 @@
 
 *Direct effect*: replace what a head writes by its mean over the corpus on the way to the logits
 alone. The stream behind the last block loses the write and gains the mean, the final LayerNorm is
-computed anew, and nothing in between is told. At each position that asks how far the correct next
+computed anew, and nothing in between notices. At each position that asks how far the correct next
 token's logit falls and how much the loss rises. A head *wins* where its fall is the largest of all
 heads. `text_study` sorts those positions by four rules about what the head attends to and what
 comes next.
@@ -33,6 +33,7 @@ from mechinterp_toolkit.heads.weights import output_weights
 from mechinterp_toolkit.intervention import Site, observed
 from mechinterp_toolkit.model import HookedModel, takes_model
 from mechinterp_toolkit.prompts import OrdinalClass, ordinal_classes
+from mechinterp_toolkit.prompts.corpora import Windows
 from mechinterp_toolkit.record import activations, record
 from mechinterp_toolkit.results import Estimate
 from mechinterp_toolkit.stats import bootstrap
@@ -50,8 +51,7 @@ _BEFORE_WORD = re.compile(r".*[^\w.]", re.DOTALL)
 
 @dataclass(frozen=True, eq=False)
 class DirectEffects:
-    """Result of `direct_effects`; position p is the one that predicts token p + 1, so the last
-    token has none."""
+    """Result of `direct_effects`; position p predicts token p + 1, so the last token has none."""
 
     logit_fall: Float[Tensor, "layer head batch pos"]
     """How far the correct next token's logit falls without the head's own write, in logits."""
@@ -107,14 +107,11 @@ class TextStudy:
 @takes_model
 def text_study(
     model: HookedModel,
-    tokens: Int[Tensor, "batch pos"],
-    mask: Bool[Tensor, "..."] | None = None,
+    windows: Windows,
     *,
     head: tuple[int, int],
     classes: Mapping[str, OrdinalClass] | None = None,
-    text: Int[Tensor, "..."] | None = None,
     at: Bool[Tensor, "..."] | None = None,
-    most: int | None = None,
     draws: int = 199,
     batch_size: int = 8,
     seed: int = 0,
@@ -123,37 +120,29 @@ def text_study(
 
     Args:
         model: a transformer with its tokenizer.
-        tokens: windows of text, as of `corpora.text_windows`.
-        mask: True at the real tokens [batch pos]; None where all are.
+        windows: what it reads, as of `corpora.text_windows`; intervals resample its texts.
         head: `(layer, head)`.
         classes: ordinal classes; None takes the standard ones, with and without a space in front.
-        text: which text each row is from (`Windows.text`), one per row: what intervals resample;
-            None where each is its own.
-        at: True at the positions [batch pos] to find cases among, where only some predictions are
-            of interest; None takes all. The control is of any position of the same rows.
-        most: how many of the loss-reducing cases to keep, the strongest; None keeps all.
-        draws: of the control, which takes from every row as many random positions as it has cases.
-        batch_size: rows per forward pass.
+        at: True at the positions [window pos] to find cases among, where only some predictions are
+            of interest; None takes all. The control is of any position of the same windows.
+        draws: of the control, which takes from every window as many random positions as it has
+            cases.
+        batch_size: windows per forward pass.
         seed: of intervals and control.
 
     Raises:
-        NotApplicable, ToolkitError: as `direct_effects`; there is no such head, or `text` or `at`
-            does not fit.
+        NotApplicable, ToolkitError: as `direct_effects`; there is no such head, or `at` does not
+            fit.
         TokenisationError: no tokenizer, or no ordinal class it can express.
     """
-    tokenizer = model.require_tokenizer()
-    mask = _checked_mask(model, tokens, mask)
+    tokenizer, tokens = model.require_tokenizer(), windows.tokens
+    mask = _checked_mask(model, tokens, windows.mask)
     layer, which = _checked_head(head, (model.cfg.n_layers, model.cfg.n_heads))
-    if text is not None and len(text) != len(tokens):
-        raise ToolkitError(
-            f"text names {len(text)} texts for {len(tokens)} rows of tokens; give one for each row."
-        )
     if at is not None and at.shape != tokens.shape:
         raise ToolkitError(
             f"at has shape {tuple(at.shape)} and tokens {tuple(tokens.shape)}; give one of the same"
             " shape."
         )
-    text = torch.arange(len(tokens)) if text is None else text.cpu()
     classes = _both_variants(tokenizer) if classes is None else classes
     effects = direct_effects(model, tokens, mask, batch_size=batch_size)
     table = torch.zeros(*effects.valid.shape, len(BEHAVIOURS), dtype=torch.bool)
@@ -164,9 +153,10 @@ def text_study(
         every = Cases(row, position, torch.zeros(len(row)))
         table[rows[row], position] = behaviours(tokenizer, tokens[rows], pattern, every, classes)
     among = effects if at is None else replace(effects, valid=effects.valid & at[:, :-1].cpu())
-    winning, reducing = winning_cases(among, head), loss_reducing_cases(among, head, most=most)
+    winning, reducing = winning_cases(among, head), loss_reducing_cases(among, head)
+    text = torch.arange(len(tokens)) if windows.text is None else windows.text.cpu()
     return TextStudy(
-        head=(layer, which),
+        head=head,
         winning=_shares(table, effects.valid, winning, text, draws, seed),
         loss_reducing=_shares(table, effects.valid, reducing, text, draws, seed),
         winning_cases=winning,
@@ -183,8 +173,7 @@ def direct_effects(
     *,
     batch_size: int = 8,
 ) -> DirectEffects:
-    """Return what each position loses when one head's write is its mean, on the path to the logits
-    alone, head by head.
+    """Return what each position loses when one head's write to the logits is its mean.
 
     Two passes over the corpus: means, then effects. Each head costs one unembedding of every token.
 
@@ -199,6 +188,9 @@ def direct_effects(
         NotApplicable: no transformer, or heads do not write into the stream or the stream into the
             logits as assumed.
         ToolkitError: `mask` does not fit, or nothing is predicted anywhere.
+
+    >>> direct_effects("toy/ordinal", torch.tensor([[2, 5, 6], [2, 7, 8]])).logit_fall.shape
+    torch.Size([2, 4, 2, 2])
     """
     mask = _checked_mask(model, tokens, mask)
     names = [f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)]
@@ -215,8 +207,13 @@ def direct_effects(
 
 
 def winning_cases(effects: DirectEffects, head: tuple[int, int]) -> Cases:
-    """Return where ablating `head` lowers the correct token's logit, and more than ablating any
-    other head does."""
+    """Return where ablating `head` lowers the correct token's logit most of all heads.
+
+    >>> fall = torch.tensor([[3.0, -1.0, 1.0], [2.0, -2.0, 4.0]])[None, :, None]  # two heads
+    >>> effects = DirectEffects(fall, fall, torch.ones(1, 3, dtype=torch.bool))
+    >>> winning_cases(effects, (0, 0)).position.tolist()  # at position 1 nothing falls
+    [0]
+    """
     layer, which = _checked_head(head, tuple(effects.logit_fall.shape[:2]))
     own = effects.logit_fall[layer, which]
     others = effects.logit_fall.clone()
@@ -266,6 +263,22 @@ def behaviours(
     Raises:
         ToolkitError: `pattern` does not fit `tokens`, or a case has no correct next token.
     """
+    _check_cases(tokens, pattern, cases)
+    weight = pattern.detach().cpu()[cases.row, cases.position]  # case key
+    weight = weight.masked_fill(torch.arange(tokens.shape[1]) > cases.position[:, None], 0)
+    keys = weight.argsort(dim=1, descending=True, stable=True)[:, :ATTENDED]
+    attended = tokens.cpu()[cases.row].gather(1, keys)
+    rules, shown = _Rules(tokenizer, classes), weight.gather(1, keys) > 0
+    table = [
+        rules.apply(tokens[row, : position + 2].tolist(), ids[seen].tolist())
+        for row, position, ids, seen in zip(
+            cases.row.tolist(), cases.position.tolist(), attended, shown, strict=True
+        )
+    ]
+    return torch.tensor(table, dtype=torch.bool).reshape(-1, len(BEHAVIOURS))
+
+
+def _check_cases(tokens: Tensor, pattern: Tensor, cases: Cases) -> None:
     batch, width = tokens.shape
     if pattern.shape != (batch, width, width):
         raise ToolkitError(
@@ -278,25 +291,6 @@ def behaviours(
             f" of {width} tokens; expected 0 to {width - 2}, each with its next token: leave the"
             " others out."
         )
-    rules = _Rules(tokenizer, classes)
-    weight = pattern.detach().cpu()[cases.row, cases.position]  # case key
-    weight = weight.masked_fill(torch.arange(width) > cases.position[:, None], 0)
-    keys = weight.argsort(dim=1, descending=True, stable=True)[:, :ATTENDED]
-    rows = tokens.tolist()
-    found = [
-        rules.apply(
-            rows[row][: position + 2],
-            [rows[row][key] for key, there in zip(best, seen, strict=True) if there],
-        )
-        for row, position, best, seen in zip(
-            cases.row.tolist(),
-            cases.position.tolist(),
-            keys.tolist(),
-            (weight.gather(1, keys) > 0).tolist(),
-            strict=True,
-        )
-    ]
-    return torch.tensor(found, dtype=torch.bool).reshape(-1, len(BEHAVIOURS))
 
 
 class _Rules:
@@ -305,12 +299,9 @@ class _Rules:
     def __init__(self, tokenizer: Any, classes: Mapping[str, OrdinalClass]) -> None:
         self.tokenizer = tokenizer
         self.special = set(tokenizer.all_special_ids)
-        self.place: dict[int, set[tuple[str, int]]] = defaultdict(
-            set
-        )  # token -> (class, place) of the items it is
-        self.next: dict[int, set[tuple[str, int]]] = defaultdict(
-            set
-        )  # token -> (class, place) of their successors
+        # Token -> (class, place) of the items it is, and of their successors.
+        self.place: dict[int, set[tuple[str, int]]] = defaultdict(set)
+        self.next: dict[int, set[tuple[str, int]]] = defaultdict(set)
         self.texts: dict[int, str] = {}
         for c in classes.values():
             for token, index in zip(c.tokens.tolist(), c.index.tolist(), strict=True):
@@ -323,13 +314,13 @@ class _Rules:
         own = self.place.get(answer, set())
         follows = any(self.next.get(token, set()) & own for token in attended)
         later = any(
-            a == b and i < j
+            name == shown and place > before
             for token in attended
-            for a, i in self.place.get(token, ())
-            for b, j in own
+            for shown, before in self.place.get(token, ())
+            for name, place in own
         )
-        found = (follows, self._acronym(ids, attended), answer in attended, later and not follows)
-        return (*found, not any(found))
+        shows = (follows, self._acronym(ids, attended), answer in attended, later and not follows)
+        return (*shows, not any(shows))
 
     def _acronym(self, ids: list[int], attended: list[int]) -> bool:
         if not self._text(ids[-1])[-1:].isupper() or not attended or attended[0] in self.special:
@@ -364,12 +355,12 @@ def _effects(
     _check_readout(model, _readout(model, end), logits[:, :-1], mask[:, :-1])
     answer = tokens[:, 1:].to(end.device)
     before = _scores(logits[:, :-1], answer)
-    out = output_weights(model).to(end.device)  # layer head d_head d_model
+    out = output_weights(model).to(end)  # layer head d_head d_model
     falls = []
     for layer, name in enumerate(names):
         change = mean[layer].to(end) - caught[name][:, :-1]  # batch pos head d_head
         for head in range(change.shape[2]):
-            ablated = _readout(model, end + change[:, :, head] @ out[layer, head].to(end.dtype))
+            ablated = _readout(model, end + change[:, :, head] @ out[layer, head])
             falls.append((before - _scores(ablated, answer)).cpu())
     return torch.stack(falls, 1).unflatten(1, (len(names), -1))
 
@@ -387,8 +378,7 @@ def _scores(logits: Tensor, answer: Tensor) -> Float[Tensor, "two batch pos"]:
 
 
 def _check_readout(model: HookedModel, ours: Tensor, logits: Tensor, mask: Tensor) -> None:
-    """Refuse a model that does more to the stream than LayerNorm and unembedding (a cap on logits,
-    a scale)."""
+    """Refuse a model that does more to the stream than LayerNorm and unembedding do."""
     if not mask.any():
         return
     real = mask.to(ours.device)
@@ -447,7 +437,8 @@ def _ranked(effect: Tensor, where: Tensor, most: int | None = None) -> Cases:
 
 
 def _both_variants(tokenizer: Any) -> dict[str, OrdinalClass]:
-    found: dict[str, OrdinalClass] = {}
+    """The standard classes after a space, at the start of a text, or both, as far as there are."""
+    both: dict[str, OrdinalClass] = {}
     refused: TokenisationError | None = None
     for leading_space in (True, False):
         try:
@@ -455,26 +446,24 @@ def _both_variants(tokenizer: Any) -> dict[str, OrdinalClass]:
         except TokenisationError as error:
             refused = error
         else:
-            found |= {f"{name}, {c.variant}": c for name, c in classes.items()}
-    if refused is not None and not found:
+            both |= {f"{name}, {c.variant}": c for name, c in classes.items()}
+    if refused is not None and not both:
         raise refused
-    return found
+    return both
 
 
 def _shares(
     table: Tensor, valid: Tensor, cases: Cases, text: Tensor, draws: int, seed: int
 ) -> Estimate | None:
-    """Shares of behaviours among cases, [behaviour], beside those at as many random positions of
-    the same rows."""
+    """Shares of behaviours among cases, beside those at as many random positions of their rows."""
     if len(text[cases.row].unique()) < 2:
         return None
     count = torch.bincount(cases.row, minlength=len(table))[:, None]
     generator = torch.Generator().manual_seed(seed)
     control = []
     for _ in range(draws):
-        noise = torch.rand(valid.shape, generator=generator).masked_fill(
-            ~valid, 2
-        )  # what is not valid comes last
+        noise = torch.rand(valid.shape, generator=generator)
+        noise = noise.masked_fill(~valid, 2)  # what is not valid comes last
         control.append(table[noise.argsort(1).argsort(1) < count].double().mean(0))
     return bootstrap(
         table[cases.row, cases.position].double(),

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError, nearest
@@ -44,8 +44,19 @@ class Windows:
     tokens: Int[Tensor, "window pos"]
     """Token ids, behind the beginning-of-sequence token where one was asked for."""
 
-    text: Int[Tensor, " window"]
-    """Which text each window was cut from: what resampling has to keep together."""
+    text: Int[Tensor, "..."] | None = None
+    """Which text each window [window] was cut from: what resampling has to keep together. None
+    where each has its own."""
+
+    mask: Bool[Tensor, "..."] | None = None
+    """True at real tokens [window pos]; None where all are."""
+
+    def __post_init__(self) -> None:
+        if self.text is not None and len(self.text) != len(self.tokens):
+            raise ToolkitError(
+                f"text names {len(self.text)} texts for {len(self.tokens)} windows of tokens; give"
+                " one for each."
+            )
 
 
 def texts(source: str | Path, *, column: str = "text", split: str = "train") -> Iterator[str]:

@@ -28,6 +28,7 @@ from mechinterp_toolkit.prompts import (
     ordinal_class,
     ordinal_classes,
 )
+from mechinterp_toolkit.prompts.corpora import Windows
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.toys import evaluation_prompts, successor_queries
 from mechinterp_toolkit.toys.gpt2 import random_gpt2
@@ -323,7 +324,9 @@ def test_the_successor_head_wins_by_succession_and_a_copying_head_does_not(toy, 
     after = successor_queries(toy.require_tokenizer(), toy_classes)
     n_after = len(after)
     assert torch.equal(tokens[:n_after, :-1], after.tokens)  # the rest asks for the same item
-    found = text_study(toy, tokens, head=SUCCESSOR, classes=toy_classes, at=at, batch_size=64)
+    found = text_study(
+        toy, Windows(tokens), head=SUCCESSOR, classes=toy_classes, at=at, batch_size=64
+    )
     assert found.n_positions == len(prompts)
     assert found.winning_cases.row.sort().values.tolist() == list(range(n_after))
     succession = share(found.winning, "successorship")
@@ -333,7 +336,9 @@ def test_the_successor_head_wins_by_succession_and_a_copying_head_does_not(toy, 
         succession.control.max() < 0.3
     )  # one position in seven would be the one that predicts the answer
 
-    copying = text_study(toy, tokens, head=COPYING, classes=toy_classes, at=at, batch_size=64)
+    copying = text_study(
+        toy, Windows(tokens), head=COPYING, classes=toy_classes, at=at, batch_size=64
+    )
     assert len(copying.winning_cases) > 40
     assert copying.winning_cases.row.min() >= n_after
     assert share(copying.winning, "copying").value > 0.95
@@ -345,13 +350,13 @@ def test_over_all_positions_of_the_successor_queries_succession_is_above_its_con
     toy, toy_classes
 ):
     tokens, _ = with_answers(successor_queries(toy.require_tokenizer(), toy_classes))
-    found = text_study(toy, tokens, head=SUCCESSOR, batch_size=64)
+    found = text_study(toy, Windows(tokens), head=SUCCESSOR, batch_size=64)
     for estimate in (found.winning, found.loss_reducing):
         one = share(estimate, "successorship")
         assert one.low > one.control.max()
-    other = text_study(toy, tokens, head=COPYING, batch_size=64)
+    other = text_study(toy, Windows(tokens), head=COPYING, batch_size=64)
     assert share(other.winning, "successorship").value == 0
-    again = text_study(toy, tokens, head=SUCCESSOR, classes=toy_classes, batch_size=64)
+    again = text_study(toy, Windows(tokens), head=SUCCESSOR, classes=toy_classes, batch_size=64)
     assert torch.equal(
         again.winning.control, found.winning.control
     )  # the toy's items are the same with no space
@@ -368,7 +373,7 @@ def test_the_shares_are_those_of_the_heads_own_attention(hf_folders):
     attention = activations(model, tokens, ("blocks.1.attn.hook_pattern",))[
         "blocks.1.attn.hook_pattern"
     ]
-    found = text_study(model, tokens, head=(1, 3), classes=classes, batch_size=3)
+    found = text_study(model, Windows(tokens), head=(1, 3), classes=classes, batch_size=3)
     for estimate, cases in (
         (found.winning, found.winning_cases),
         (found.loss_reducing, found.loss_reducing_cases),
@@ -391,7 +396,7 @@ def test_items_count_with_and_without_a_space_where_no_class_is_named(shared_dat
         [tokenizer.encode(f"{one} {two}") for one, two in itertools.pairwise(days)]
     )
     assert tokens.shape == (6, 2)
-    found = text_study(load_model(network, tokenizer=tokenizer), tokens, head=(0, 0))
+    found = text_study(load_model(network, tokenizer=tokenizer), Windows(tokens), head=(0, 0))
     assert share(found.loss_reducing, "successorship").value == 1.0
 
 
@@ -402,7 +407,7 @@ def test_where_a_text_has_one_position_the_control_is_that_position(wrapped):
     classes = {
         "made": ordinal_class(wrapped.require_tokenizer(), "made", ("w3", "w4", "w5"), cyclic=False)
     }
-    found = text_study(wrapped, tokens, mask, head=(0, 0), classes=classes, draws=5)
+    found = text_study(wrapped, Windows(tokens, mask=mask), head=(0, 0), classes=classes, draws=5)
     for estimate in (found.winning, found.loss_reducing):
         assert estimate is None or torch.equal(estimate.control, estimate.value.expand(5, -1))
     assert found.loss_reducing is not None
@@ -411,17 +416,16 @@ def test_where_a_text_has_one_position_the_control_is_that_position(wrapped):
 def test_intervals_resample_whole_texts(toy, toy_classes):
     tokens, at = with_answers(successor_queries(toy.require_tokenizer(), toy_classes))
     text = torch.arange(len(tokens)) // 10
-    found = text_study(
-        toy, tokens, head=SUCCESSOR, classes=toy_classes, text=text, at=at, batch_size=64, most=60
-    )
+    windows = Windows(tokens, text)
+    found = text_study(toy, windows, head=SUCCESSOR, classes=toy_classes, at=at, batch_size=64)
     assert found.winning.n == 10
-    assert len(found.loss_reducing_cases) == 60
+    assert len(found.loss_reducing_cases) > 60
     assert found.loss_reducing_cases.effect.diff().max() <= 0
 
 
 def test_a_head_without_cases_has_no_shares(toy, toy_classes):
     tokens, _ = with_answers(successor_queries(toy.require_tokenizer(), toy_classes))
-    found = text_study(toy, tokens, head=SILENT, classes=toy_classes, batch_size=64)
+    found = text_study(toy, Windows(tokens), head=SILENT, classes=toy_classes, batch_size=64)
     assert found.winning is None
     assert found.loss_reducing is None
     assert len(found.winning_cases) == len(found.loss_reducing_cases) == 0
@@ -436,7 +440,7 @@ def test_what_does_not_fit_is_refused(toy, toy_classes, tokens):
         ToolkitError,
         match=r"no head \(2, 0\); expected \(layer, head\) with layer 0 to 1 and head 0 to 3",
     ):
-        text_study(toy, five, head=(2, 0))
+        text_study(toy, Windows(five), head=(2, 0))
     with pytest.raises(ToolkitError, match="no head"):
         winning_cases(effects_by_hand(), (0, 2))
     with pytest.raises(
@@ -449,11 +453,11 @@ def test_what_does_not_fit_is_refused(toy, toy_classes, tokens):
     ):
         direct_effects(toy, tokens[:, :1])
     with pytest.raises(
-        ToolkitError, match="text names 3 texts for 4 rows of tokens; give one for each row"
+        ToolkitError, match="text names 3 texts for 4 windows of tokens; give one for each"
     ):
-        text_study(toy, five, head=(1, 1), text=torch.arange(3))
+        Windows(five, torch.arange(3))
     with pytest.raises(ToolkitError, match=r"at has shape \(4, 4\) and tokens \(4, 5\)"):
-        text_study(toy, five, head=(1, 1), at=torch.ones(4, 4, dtype=torch.bool))
+        text_study(toy, Windows(five), head=(1, 1), at=torch.ones(4, 4, dtype=torch.bool))
     with pytest.raises(ToolkitError, match=r"pattern has shape \(4, 5, 4\).*select the head first"):
         behaviours(tokenizer, five, torch.zeros(4, 5, 4), one_case(0, 0), toy_classes)
     with pytest.raises(
@@ -467,7 +471,7 @@ def test_models_it_cannot_judge_are_refused(hf_folders, tokens, monkeypatch):
         direct_effects(load_model("toy/s5"), tokens[:, :2])
     model = load_model(hf_folders["gpt2"])
     with pytest.raises(TokenisationError, match="none of the ordinal classes"):
-        text_study(model, tokens, head=(0, 0))
+        text_study(model, Windows(tokens), head=(0, 0))
     handle = model.model.register_forward_hook(
         lambda module, given, logits: logits.tanh()
     )  # a cap on the logits
