@@ -1,5 +1,4 @@
-"""The command `mechinterp`: list, run, report, show, train, doctor, calibrate, power, and what
-other packages add.
+"""The command `mechinterp`: list, run, report, sweep, show, train, doctor, calibrate and power.
 
 `mechinterp --help` needs typer and rich and nothing else; each command imports what it uses inside
 itself. Results go to files and standard output, everything else to standard error. Exit codes: 0
@@ -12,84 +11,49 @@ broken one then says why.
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
-from mechinterp_toolkit.cli.doctor import COMMANDS
+from mechinterp_toolkit.cli.contributed import Commands
+from mechinterp_toolkit.cli.options import (
+    AllCosts,
+    Analyses,
+    AnalysisName,
+    Device,
+    Dtype,
+    Json,
+    Processing,
+    Seed,
+    Set,
+    SetByAnalysis,
+    Wrapper,
+    core_options,
+    folder_option,
+    loading,
+    options_by_analysis,
+    options_of,
+)
+from mechinterp_toolkit.cli.printing import exit_with, print_finding, print_report, print_verdicts
 from mechinterp_toolkit.cli.terminal import (
     count,
     duration,
     print_json,
     print_table,
-    printable,
     progress_bar,
     say,
     stdout_to_stderr,
 )
-from mechinterp_toolkit.errors import NotApplicable, ToolkitError, nearest
+from mechinterp_toolkit.errors import NotApplicable, ToolkitError
 
 if TYPE_CHECKING:
-    from mechinterp_toolkit.model import HookedModel
-    from mechinterp_toolkit.report.run import ReportSummary
+    from mechinterp_toolkit.registry import Analysis
 
 DEFAULT_REPORT = Path("mechinterp-report")
 DEFAULT_RESULTS = Path("mechinterp-results")
-
-
-class Contributed(TyperCommand):
-    """A sub-command of another package: named now, imported when called."""
-
-    def __init__(self, point: importlib.metadata.EntryPoint) -> None:
-        owner = point.dist.name if point.dist else point.value
-        super().__init__(name=point.name, help=f"From the package {owner}.")
-        self.point = point
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
-    ) -> Any:
-        try:
-            command = _as_command(self.point.load())
-        except Exception as error:  # whatever another package raises on import is its reason
-            say(
-                f"mechinterp: {self.point.name} ({self.point.value}) could not be imported:"
-                f" {_reason(error)}"
-            )
-            raise typer.Exit(1) from error
-        return command.make_context(info_name, args, parent=parent, **extra)
-
-
-class Commands(TyperGroup):
-    """The built-in commands and those of other packages; a mistake of the user is one sentence and
-    exit code 2."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        self._contribute()
-        return list(super().list_commands(ctx))
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        self._contribute()
-        return super().get_command(ctx, cmd_name)
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ToolkitError as error:
-            say(f"mechinterp: {error}")
-            raise typer.Exit(2) from error
-
-    def _contribute(self) -> None:
-        for point in importlib.metadata.entry_points(group=COMMANDS):
-            self.commands.setdefault(
-                point.name, Contributed(point)
-            )  # a built-in name stays the built-in's
-
 
 app = typer.Typer(
     cls=Commands,
@@ -107,24 +71,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Set an option; may be repeated."),
-]
-Seed = Annotated[int | None, typer.Option(help="Seed of every analysis and of the random weights.")]
-Device = Annotated[
-    str | None,
-    typer.Option(help="Where to load: cpu, cuda, cuda:1, mps. By default CUDA if there is any."),
-]
-Dtype = Annotated[
-    str, typer.Option(help="Data type of the weights: float32, float16, bfloat16 or float64.")
-]
-Processing = Annotated[
-    str, typer.Option(help="none (raw weights) or compatible (LayerNorm folded, weights centred).")
-]
-Wrapper = Annotated[str, typer.Option(help="auto, HookedTransformer or TransformerBridge.")]
 
 
 def main() -> None:
@@ -157,11 +103,11 @@ def list_analyses(as_json: Json = False) -> None:
     from mechinterp_toolkit.checkpoint import bundled_names
     from mechinterp_toolkit.registry import all_analyses
 
-    found, broken = all_analyses()
+    registered, broken = all_analyses()
     keys = ("name", "question", "paper", "cost", "source")
-    rows = [{key: getattr(entry, key) for key in keys} for entry in found.values()]
+    rows = [{key: getattr(analysis, key) for key in keys} for analysis in registered.values()]
     if as_json:
-        broken_rows = [{"name": b.name, "reason": b.reason} for b in broken]
+        broken_rows = [vars(b) for b in broken]
         print_json({"analyses": rows, "broken": broken_rows, "bundled": list(bundled_names())})
         return
     print_table(keys[:4] if len({row["source"] for row in rows}) < 2 else keys, rows)
@@ -172,19 +118,10 @@ def list_analyses(as_json: Json = False) -> None:
 
 @app.command()
 def run(
-    analysis: Annotated[
-        str, typer.Argument(help="Name of an analysis; `mechinterp list` shows all.")
-    ],
+    analysis: AnalysisName,
     checkpoint: Annotated[str | None, typer.Argument(help="What to analyse.")] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            "--output_path",
-            help="Folder of the result.",
-            show_default="mechinterp-results/...",
-        ),
+        Path | None, folder_option("Folder of the result.", show_default="mechinterp-results/...")
     ] = None,
     activations: Annotated[
         Path | None,
@@ -207,59 +144,50 @@ def run(
 ) -> None:
     """Run one analysis on one checkpoint and save its result, or its core on saved activations."""
     from mechinterp_toolkit.files import safe_names
-    from mechinterp_toolkit.registry import get_analysis, parse_option
-    from mechinterp_toolkit.report.run import describe_finding
+    from mechinterp_toolkit.registry import get_analysis
+    from mechinterp_toolkit.report.document import as_json as plain
+    from mechinterp_toolkit.report.document import finding_account
     from mechinterp_toolkit.storage import save_result, tables_of
 
     entry = get_analysis(analysis)
     if activations or labels:
-        _run_core(entry, checkpoint, activations, labels, set_ or (), as_json)
+        if checkpoint is not None or activations is None or labels is None:
+            raise ToolkitError(
+                "give --activations and --labels together, and no checkpoint beside them."
+            )
+        _judge(entry, activations, labels, set_, as_json)
         return
     if checkpoint is None:
         raise ToolkitError("name a checkpoint, or give --activations and --labels.")
-    options = {name: parse_option(entry, name, text) for name, text in map(_split, set_ or ())}
-    loading = _loading(device, dtype, processing, wrapper)
+    options, load = options_of(entry, set_), loading(device, dtype, processing, wrapper).load
     with progress_bar() as progress:
         progress(0, 2, f"loading {checkpoint}")
-        model = loading.load(checkpoint)
+        model = load(checkpoint)
         progress(1, 2, f"{checkpoint} · {analysis}")
         try:
             finding = entry.function(model, **options)
-        except NotApplicable as error:
-            say(f"mechinterp: {error}")
-            raise typer.Exit(1) from error
         except ToolkitError as error:  # the usage was right, the analysis stopped
-            say(f"mechinterp: {analysis} failed on {checkpoint}: {error}")
+            what = f"{analysis} failed on {checkpoint}: "
+            say(f"mechinterp: {'' if isinstance(error, NotApplicable) else what}{error}")
             raise typer.Exit(1) from error
     folder = out or DEFAULT_RESULTS.joinpath(*safe_names([checkpoint]), analysis)
-    described = describe_finding(finding, str(folder), tables_of(save_result(finding, folder)))
+    account = finding_account(finding, str(folder), tables_of(save_result(finding, folder)))
     if as_json:
-        print_json({"analysis": analysis, "checkpoint": checkpoint} | described)
+        print_json({"analysis": analysis, "checkpoint": checkpoint} | plain(account))
     else:
-        _print_finding(analysis, checkpoint, described)
+        print_finding(account)
 
 
-def _run_core(
-    entry: Any,
-    checkpoint: str | None,
-    activations: Path | None,
-    labels: Path | None,
-    options: Sequence[str],
-    as_json: bool,
+def _judge(
+    analysis: Analysis, activations: Path, labels: Path, words: list[str] | None, as_json: bool
 ) -> None:
     """Judge saved activations by an analysis' core on plain tensors, and print its verdicts."""
-    from dataclasses import asdict
-
     from mechinterp_toolkit.results import Verdict
     from mechinterp_toolkit.tables import read_activations, read_labels
 
-    if entry.core is None:
+    if analysis.core is None:
         raise ToolkitError(
-            f"{entry.name} needs a model: it has no core that judges activations alone."
-        )
-    if checkpoint is not None or activations is None or labels is None:
-        raise ToolkitError(
-            "give --activations and --labels together, and no checkpoint beside them."
+            f"{analysis.name} needs a model: it has no core that judges activations alone."
         )
     rows, classes = read_activations(activations), read_labels(labels)
     if len(rows) != len(classes):
@@ -267,42 +195,15 @@ def _run_core(
             f"{activations} has {len(rows)} rows and {labels} {len(classes)}; give one label per"
             " row."
         )
-    fit = entry.core(rows, classes, **_core_options(entry, options, classes))
-    verdicts = {name: getattr(fit, name) for name in dir(type(fit)) if not name.startswith("_")}
-    verdicts = {
-        name: asdict(value) for name, value in verdicts.items() if isinstance(value, Verdict)
-    }
+    fit = analysis.core(rows, classes, **core_options(analysis, words, int(classes.max()) + 1))
+    properties = {name: getattr(fit, name) for name in dir(type(fit)) if not name.startswith("_")}
+    verdicts = {name: v for name, v in properties.items() if isinstance(v, Verdict)}
     if as_json:
-        print_json(
-            {"analysis": entry.name, "activations": str(activations), "n": len(rows), **verdicts}
-        )
-        return
-    table = [
-        {"": name, "verdict": v["outcome"], "reason": v["reason"]} for name, v in verdicts.items()
-    ]
-    print_table(("", "verdict", "reason"), table)
-
-
-def _core_options(entry: Any, options: Sequence[str], classes: Any) -> dict[str, Any]:
-    """Options of a core as JSON values; the period of a circle is by default the number of
-    classes."""
-    import inspect
-
-    known = list(inspect.signature(entry.core).parameters)[2:]
-    settings: dict[str, Any] = {}
-    for name, text in map(_split, options):
-        if name not in known:
-            raise ToolkitError(
-                f"the core of {entry.name} has no option {name!r}.{nearest(name, known)} It has"
-                f" {', '.join(known)}."
-            )
-        try:
-            settings[name] = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ToolkitError(
-                f"--set {name}={text} is no JSON value; text stands in quotes."
-            ) from error
-    return ({"period": int(classes.max()) + 1} if "period" in known else {}) | settings
+        plain = {name: vars(verdict) for name, verdict in verdicts.items()}
+        about = {"analysis": analysis.name, "activations": str(activations), "n": len(rows)}
+        print_json(about | plain)
+    else:
+        print_verdicts(verdicts)
 
 
 @app.command()
@@ -311,24 +212,13 @@ def report(
         list[str] | None,
         typer.Argument(metavar="CHECKPOINT", help="What to analyse; by default every bundled toy."),
     ] = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", "--output_path", help="Folder of the page and its data.")
-    ] = DEFAULT_REPORT,
-    all_: Annotated[bool, typer.Option("--all", help="Run the slow analyses too.")] = False,
-    analysis: Annotated[
-        list[str] | None, typer.Option(help="Run only this one; may be repeated.")
-    ] = None,
+    out: Annotated[Path, folder_option("Folder of the page and its data.")] = DEFAULT_REPORT,
+    all_: AllCosts = False,
+    analysis: Analyses = None,
     no_twin: Annotated[
         bool, typer.Option("--no-twin", help="Do without the twin with random weights.")
     ] = False,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="ANALYSIS.NAME=VALUE",
-            help="Set an option of an analysis; may be repeated.",
-        ),
-    ] = None,
+    set_: SetByAnalysis = None,
     seed: Seed = None,
     as_json: Json = False,
     device: Device = None,
@@ -338,36 +228,33 @@ def report(
 ) -> None:
     """Run every analysis that applies and write one page, beside a twin with random weights."""
     from mechinterp_toolkit.checkpoint import bundled_names
-    from mechinterp_toolkit.report.run import choose_analyses, estimate_seconds, run_report
+    from mechinterp_toolkit.report.cost import estimate_seconds
+    from mechinterp_toolkit.report.run import run_report
+    from mechinterp_toolkit.report.settings import Settings
 
     specs = checkpoints or list(bundled_names())
     if not specs:
         raise ToolkitError(
             "no checkpoint was given and none is bundled; name one, e.g. `mechinterp report gpt2`."
         )
-    chosen = choose_analyses(analysis, all_costs=all_)
-    options = _options_by_analysis(set_ or ())
-    loading = _loading(device, dtype, processing, wrapper)
-    seconds = estimate_seconds(len(specs), chosen, twin=not no_twin)
+    settings = Settings(
+        analysis or (),
+        all_,
+        options_by_analysis(set_),
+        twin=not no_twin,
+        seed=seed,
+        loading=loading(device, dtype, processing, wrapper),
+    )
+    analyses = count(len(settings.chosen()), "analysis", "analyses")
     beside = "" if no_twin else ", each also on random weights"
+    seconds = duration(estimate_seconds(len(specs), settings))
     say(
-        f"{count(len(specs), 'checkpoint')}, {count(len(chosen), 'analysis', 'analyses')}{beside}:"
-        f" on toys roughly {duration(seconds)}; larger models take longer in proportion."
+        f"{count(len(specs), 'checkpoint')}, {analyses}{beside}: on toys roughly {seconds}; larger"
+        " models take longer in proportion."
     )
     with progress_bar() as progress:
-        summary = run_report(
-            specs,
-            out,
-            analyses=analysis,
-            all_costs=all_,
-            options=options,
-            twin=not no_twin,
-            seed=seed,
-            load=loading.load,
-            load_words=loading.words,
-            progress=progress,
-        )
-    _conclude(summary, as_json)
+        summary = run_report(specs, out, settings, progress=progress)
+    print_report(summary, as_json)
 
 
 @app.command()
@@ -375,22 +262,10 @@ def sweep(
     checkpoints: Annotated[
         list[str], typer.Argument(metavar="CHECKPOINT...", help="What to analyse, in order.")
     ],
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", "--output_path", help="Folder; what is done there is kept."),
-    ],
-    analysis: Annotated[
-        list[str] | None, typer.Option(help="Run only this one; may be repeated.")
-    ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Run the slow analyses too.")] = False,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="ANALYSIS.NAME=VALUE",
-            help="Set an option of an analysis; may be repeated.",
-        ),
-    ] = None,
+    out: Annotated[Path, folder_option("Folder; what is done there is kept.")],
+    analysis: Analyses = None,
+    all_: AllCosts = False,
+    set_: SetByAnalysis = None,
     seed: Seed = None,
     jobs: Annotated[int, typer.Option(help="Checkpoints at a time; -1 takes every processor.")] = 1,
     backend: Annotated[
@@ -403,35 +278,27 @@ def sweep(
     wrapper: Wrapper = "auto",
 ) -> None:
     """Run analyses on many checkpoints, resumable, and write one table over all."""
+    from mechinterp_toolkit.report.settings import Settings
     from mechinterp_toolkit.report.sweep import sweep as run_sweep
 
-    loading = _loading(device, dtype, processing, wrapper)
+    settings = Settings(
+        analysis or (),
+        all_,
+        options_by_analysis(set_),
+        seed=seed,
+        loading=loading(device, dtype, processing, wrapper),
+    )
     with progress_bar() as progress:
         summary = run_sweep(
-            checkpoints,
-            out,
-            analyses=analysis,
-            all_costs=all_,
-            options=_options_by_analysis(set_ or ()),
-            seed=seed,
-            load=loading.load,
-            load_words=loading.words,
-            n_jobs=jobs,
-            backend=backend,
-            progress=progress,
+            checkpoints, out, settings, n_jobs=jobs, backend=backend, progress=progress
         )
     if as_json:
-        print_json(
-            {"rows": [dict(row) for row in summary.rows], "failures": list(summary.failures)}
-        )
+        print_json({"rows": summary.rows, "failures": summary.failures})
     else:
         ran = [row for row in summary.rows if row["status"] == "ran"]
         print_table(("checkpoint", "analysis", "represented", "used"), ran)
         print(f"\n{summary.out / 'sweep.csv'}")
-    for failure in summary.failures:
-        say(f"failed: {failure}")
-    if summary.failures:
-        raise typer.Exit(1)
+    exit_with(summary.failures)
 
 
 @app.command()
@@ -442,15 +309,13 @@ def show(
     """Write the page of saved results again, without loading a model."""
     from mechinterp_toolkit.report.run import render
 
-    _conclude(render(folder), as_json)
+    print_report(render(folder), as_json)
 
 
 @app.command()
 def train(
     name: Annotated[str, typer.Argument(help="A toy; a wrong name lists them all.")],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", "--output_path", help="A new folder for the checkpoint.")
-    ],
+    out: Annotated[Path, folder_option("A new folder for the checkpoint.")],
     seed: Annotated[int, typer.Option(help="Decides initial weights, split and batches.")] = 0,
     steps: Annotated[
         int | None, typer.Option(help="Optimiser steps; by default the recipe's own number.")
@@ -490,16 +355,14 @@ def doctor(as_json: Json = False) -> None:
 
 @app.command()
 def calibrate(
-    analysis: Annotated[str, typer.Argument(help="Name of an analysis.")],
+    analysis: AnalysisName,
     models: Annotated[int, typer.Option(help="How many null models to run it on.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed of the first model; the others count up.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Count how often an analysis finds something in models without the structure."""
     from mechinterp_toolkit import calibration
-    from mechinterp_toolkit.registry import get_analysis
 
-    get_analysis(analysis)
     with progress_bar() as progress:
         result = calibration.calibrate(analysis, models=models, seed=seed, progress=progress)
     if as_json:
@@ -512,7 +375,7 @@ def calibrate(
 
 @app.command()
 def power(
-    analysis: Annotated[str, typer.Argument(help="Name of an analysis.")],
+    analysis: AnalysisName,
     strength: Annotated[
         list[float] | None,
         typer.Option(help="Strength of the planted structure; repeat it. Four by default."),
@@ -525,151 +388,13 @@ def power(
 ) -> None:
     """Count how often an analysis finds a structure that was planted, by its strength."""
     from mechinterp_toolkit import calibration
-    from mechinterp_toolkit.registry import get_analysis
 
-    get_analysis(analysis)
+    strengths = strength or calibration.STRENGTHS
     with progress_bar() as progress:
         result = calibration.power(
-            analysis,
-            strengths=strength or calibration.STRENGTHS,
-            models=models,
-            seed=seed,
-            progress=progress,
+            analysis, strengths=strengths, models=models, seed=seed, progress=progress
         )
     if as_json:
         print_json({"analysis": analysis, "rows": result.rows()})
     else:
         print(result.text())
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _as_command(contributed: Any) -> Any:
-    """Return a command from what another package registered: a typer app, a command, or a plain
-    function."""
-    if isinstance(contributed, typer.Typer):
-        return typer.main.get_command(contributed)
-    if hasattr(contributed, "make_context"):
-        return contributed
-    if callable(contributed):
-        single = typer.Typer(add_completion=False)
-        single.command()(contributed)
-        return typer.main.get_command(single)
-    raise TypeError(
-        f"expected a typer.Typer, a command or a function, not a {type(contributed).__name__}"
-    )
-
-
-def _split(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise ToolkitError(f"--set takes NAME=VALUE, not {text!r}; e.g. --set draws=500.")
-    return name, value
-
-
-def _options_by_analysis(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
-    from mechinterp_toolkit.registry import get_analysis, parse_option
-
-    options: dict[str, dict[str, Any]] = {}
-    for full, text in map(_split, settings):
-        analysis, dot, name = full.partition(".")
-        if not (dot and name):
-            raise ToolkitError(
-                f"--set takes ANALYSIS.NAME=VALUE here, not {full!r}; e.g. --set"
-                " successor_heads.draws=500."
-            )
-        options.setdefault(analysis, {})[name] = parse_option(get_analysis(analysis), name, text)
-    return options
-
-
-class Loading(NamedTuple):
-    """How checkpoints are to be loaded."""
-
-    load: Callable[[Any], HookedModel]
-    """`load_model` with the options given."""
-
-    words: list[str]
-    """The same options as words of a command line, where they differ from the defaults."""
-
-
-def _loading(device: str | None, dtype: str, processing: str, wrapper: str) -> Loading:
-    for given, allowed, option in (
-        (dtype, ("float32", "float16", "bfloat16", "float64"), "--dtype"),
-        (processing, ("none", "compatible"), "--processing"),
-        (wrapper, ("auto", "HookedTransformer", "TransformerBridge"), "--wrapper"),
-    ):
-        if given not in allowed:
-            raise ToolkitError(
-                f"{option} is one of {', '.join(allowed)}, not {given!r}.{nearest(given, allowed)}"
-            )
-    import torch
-
-    from mechinterp_toolkit.model import load_model
-
-    options: dict[str, Any] = {"device": device, "processing": processing, "wrapper": wrapper}
-    usual = {"device": None, "dtype": "float32", "processing": "none", "wrapper": "auto"}
-    changed = {
-        key: value for key, value in (options | {"dtype": dtype}).items() if value != usual[key]
-    }
-    words = [word for key, value in changed.items() for word in (f"--{key}", str(value))]
-    return Loading(functools.partial(load_model, dtype=getattr(torch, dtype), **options), words)
-
-
-def _conclude(summary: ReportSummary, as_json: bool) -> None:
-    """Print what a report came to; exit with 1 if anything failed."""
-    if as_json:
-        print_json(
-            {
-                "html": str(summary.html),
-                "failures": list(summary.failures),
-                "findings": summary.rows(),
-            }
-        )
-    else:
-        _print_verdicts(summary)
-    for failure in summary.failures:
-        say(f"failed: {failure}")
-    if summary.failures:
-        raise typer.Exit(1)
-
-
-def _print_verdicts(summary: ReportSummary) -> None:
-    rows, apart = [], 0
-    for row in summary.rows():
-        if row["status"] == "not_applicable":
-            apart += 1
-            continue
-        shown = {"checkpoint": row["checkpoint"], "finding": row["analysis"]}
-        if row["status"] == "failed":
-            rows.append(shown | {"represented": "failed"})
-            continue
-        effect = (
-            ""
-            if row["effect"] is None
-            else f"{row['effect']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
-        )
-        twin = row.get("twin_represented") or ("none" if row["twin_reason"] else "not run")
-        shown |= {
-            "represented": row["represented"],
-            "used": row["used"],
-            "where": ", ".join(row["locations"][:3]),
-        }
-        rows.append(shown | {"effect": effect, "twin": twin})
-    print_table(("checkpoint", "finding", "represented", "used", "where", "effect", "twin"), rows)
-    if apart:
-        print(f"\nnot applicable: {apart} (the page says why)")
-    print(f"\n{summary.html}")
-
-
-def _print_finding(analysis: str, checkpoint: str, described: Mapping[str, Any]) -> None:
-    rows = [
-        {"": kind, "verdict": described[kind]["outcome"], "reason": described[kind]["reason"]}
-        for kind in ("represented", "used")
-    ]
-    print_table(("", "verdict", "reason"), rows)
-    print()
-    for line in (described["answer"], described["causal_check"], *described["caveats"]):
-        print(printable(line))
-    print(f"\n{described['folder']}   (`mechinterp show {described['folder']}` writes its page)")

@@ -152,7 +152,8 @@ def _pages() -> str:
     import pandas
     import plotly
 
+    from mechinterp_toolkit.report.document import Document
     from mechinterp_toolkit.report.page import render_html
 
-    render_html({"checkpoints": [], "command": "", "times": {}}, {})
+    render_html(Document("", (), {}), {})
     return f"drawn by plotly {plotly.__version__}, tables by pandas {pandas.__version__}"

@@ -1,5 +1,4 @@
-"""What the command line says to people: tables and JSON on standard output, everything else on
-standard error."""
+"""What the command line says: tables and JSON on standard output, the rest on standard error."""
 
 from __future__ import annotations
 
@@ -19,18 +18,15 @@ _STYLES = {
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print a table; off a terminal it is as wide as it needs to be, so that it can be searched
-    line by line."""
+    """Print a table; off a terminal each row is one line, so that rows can be searched."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(*columns, box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for row in rows:
-        cells = (printable(str(row.get(column, ""))) for column in columns)
-        table.add_row(
-            *(Text(cell.replace("_found", " found"), style=_STYLES.get(cell, "")) for cell in cells)
-        )
+        cells = [printable(str(row.get(column, ""))) for column in columns]
+        table.add_row(*(Text(c.replace("_found", " found"), _STYLES.get(c, "")) for c in cells))
     console = Console()
     if not console.is_terminal:
         console = Console(width=400)
@@ -48,16 +44,15 @@ def say(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Return text without control characters: a checkpoint's name must not steer the reader's
-    terminal."""
+    """Return text without control characters: no checkpoint's name may steer a terminal."""
     return "".join(
         c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
     )
 
 
-def count(number: int, one: str, many: str = "") -> str:
-    """Return "1 model", "2 models"; `many` is the plural where it is not `one` with an s."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
+def count(number: int, singular: str, plural: str = "") -> str:
+    """Return "1 model", "2 models"; give a `plural` that is not the singular with an s."""
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -1,5 +1,4 @@
-"""How is a report laid out? The account in `report.json` and the figures become one HTML page and
-one Markdown file.
+"""How is a report laid out? Its account and the figures become an HTML page and a Markdown file.
 
 The page is one file that opens offline: styles, script and plotly.js lie inside it, plotly.js once.
 A checkpoint's names, tokens and config are hostile until shown otherwise: jinja2 escapes every
@@ -14,11 +13,20 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mechinterp_toolkit.plots import template, without_foreign_tags
+from mechinterp_toolkit.plots import escape, template, without_foreign_tags
+from mechinterp_toolkit.report.document import (
+    Document,
+    EffectAccount,
+    EntryAccount,
+    FindingAccount,
+    Judgement,
+    NotRun,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -30,32 +38,35 @@ _REFERENCE = re.compile(r"(arXiv:\d{4}\.\d{4,5}(?:v\d+)?|https://[^\s<>\"']+[^\s
 _MARKDOWN = re.compile(r"([\\`*_\[|~$]|^[#+-])")
 
 
-def render_html(document: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
+@dataclass(frozen=True)
+class Pictures:
+    """The figures of one finding, or why there are none."""
+
+    figures: Mapping[str, Any]
+    """Title -> plotly figure."""
+
+    reason: str = ""
+    """Why they could not be drawn; empty where they could."""
+
+
+def render_html(document: Document, pictures: Mapping[str, Pictures]) -> str:
     """Return the page.
 
     Args:
         document: the content of `report.json`.
-        pictures: folder of a result -> its `report.Pictures`.
+        pictures: folder of a result -> its figures.
     """
     view = _view(document, pictures)
-    drawn = any(
-        entry["pictures"] for checkpoint in view["checkpoints"] for entry in checkpoint["entries"]
-    )
+    drawn = any(pictures_of.figures for pictures_of in pictures.values())
     scripts = {"script": _own_lines((TEMPLATES / "report.js").read_text(encoding="utf-8"))}
     scripts |= {"plotly": _own_lines(_plotly_js())} if drawn else {}
-    return (
-        _environment("html")
-        .get_template("report.html.jinja")
-        .render(
-            view,
-            style=_trusted((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-            policy=_policy(scripts.values()),
-            **{name: _trusted(text) for name, text in scripts.items()},
-        )
-    )
+    style = _trusted((TEMPLATES / "report.css").read_text(encoding="utf-8"))
+    trusted = {name: _trusted(text) for name, text in scripts.items()}
+    page = _environment("html").get_template("report.html.jinja")
+    return page.render(view, style=style, policy=_policy(scripts.values()), **trusted)
 
 
-def render_markdown(document: Mapping[str, Any]) -> str:
+def render_markdown(document: Document) -> str:
     """Return the same account as Markdown, without pictures."""
     return _environment("markdown").get_template("report.md.jinja").render(_view(document, {}))
 
@@ -67,9 +78,8 @@ def _environment(language: Literal["html", "markdown"]) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=language == "html",
-        finalize=(
-            _escape_markdown if language == "markdown" else None
-        ),  # HTML's escapes would stand there as text
+        # in Markdown the escapes of HTML would stand there as text
+        finalize=_escape_markdown if language == "markdown" else None,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -90,77 +100,63 @@ def _environment(language: Literal["html", "markdown"]) -> Environment:
     return environment
 
 
-def _view(document: Mapping[str, Any], pictures: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the templates need: the account with anchors, figures and the small interval
-    marks added."""
-    checkpoints = []
-    for number, checkpoint in enumerate(document["checkpoints"], 1):
-        entries = [
-            entry
-            | {"id": f"{_anchor(entry['analysis'])}-{number}"}
-            | _seen(entry, pictures.get(entry.get("folder")))
-            for entry in checkpoint["entries"]
-        ]
-        checkpoints.append(dict(checkpoint) | {"id": f"checkpoint-{number}", "entries": entries})
-    counts = _count(checkpoints)
-    return {
-        "document": document,
-        "checkpoints": checkpoints,
-        "counts": counts,
-        "single": len(checkpoints) == 1,
-    }
+def _view(document: Document, pictures: Mapping[str, Pictures]) -> dict[str, Any]:
+    """Return the names the templates use.
 
-
-def _seen(entry: Mapping[str, Any], pictures: Any | None) -> dict[str, Any]:
-    if entry["status"] != "ran":
-        return {"pictures": [], "picture_reason": "", "marks": None, "twin": None}
-    twin, effect = entry.get("twin"), entry["effect"]
-    beside = (twin or {}).get("effect")
-    comparable = beside if beside and effect and beside["unit"] == effect["unit"] else None
-    figures = pictures.figures if pictures else {}
-    return {
-        "pictures": [
-            {
-                "title": title,
-                "data": _figure_json(figure, title),
-                "height": figure.layout.height or 400,
-            }
-            for title, figure in figures.items()
-        ],
-        "picture_reason": pictures.reason if pictures else "",
-        "marks": _marks(effect, comparable),
-        "twin": twin,
-        "alarm": (
-            twin is not None
-            and twin["status"] == "ran"
-            and twin["represented"]["outcome"] == "found"
-        ),
-    }
-
-
-def _count(checkpoints: list[dict[str, Any]]) -> dict[str, int]:
-    """Count entries by status, and those that ran by the outcome of `represented`."""
-    words = [
-        entry["represented"]["outcome"] if entry["status"] == "ran" else entry["status"]
-        for checkpoint in checkpoints
-        for entry in checkpoint["entries"]
+    An entry is flat there, and has its anchor, figures and small interval marks added.
+    """
+    checkpoints = [
+        {
+            **vars(checkpoint),
+            "id": f"checkpoint-{number}",
+            "entries": [
+                {"id": f"{_anchor(entry.analysis)}-{number}", **_flat(entry, pictures)}
+                for entry in checkpoint.entries
+            ],
+        }
+        for number, checkpoint in enumerate(document.checkpoints, 1)
     ]
+    counts = _count([entry.result for _, entry in document.entries()])
+    single = len(checkpoints) == 1
+    return {"document": document, "checkpoints": checkpoints, "counts": counts, "single": single}
+
+
+def _flat(entry: EntryAccount, pictures: Mapping[str, Pictures]) -> dict[str, Any]:
+    result, twin = entry.result, entry.twin
+    flat = {**vars(entry), **vars(result)}
+    if isinstance(result, NotRun):
+        return flat
+    drawn = pictures.get(result.folder, Pictures({}))
+    figures = [
+        {"title": title, "data": _figure_json(figure, title), "height": figure.layout.height or 400}
+        for title, figure in drawn.figures.items()
+    ]
+    beside = twin.effect if isinstance(twin, Judgement) else None
+    return flat | {
+        "pictures": figures,
+        "picture_reason": drawn.reason,
+        "marks": _marks(result.effect, beside),
+        "alarm": isinstance(twin, Judgement) and twin.represented.found,
+    }
+
+
+def _count(results: Sequence[FindingAccount | NotRun]) -> dict[str, int]:
+    """Count entries by status, and those that ran by the outcome of `represented`."""
+    words = [r.status if isinstance(r, NotRun) else r.represented.outcome for r in results]
     return {word: words.count(word) for word in _GLYPHS if word in words}
 
 
-def _marks(
-    effect: Mapping[str, Any] | None, twin: Mapping[str, Any] | None
-) -> dict[str, float] | None:
-    """Return where to draw estimate, interval, control and twin on a line from 0 to 100, or None
-    without a control."""
-    if not effect or not effect["control"]:
+def _marks(effect: EffectAccount | None, twin: EffectAccount | None) -> dict[str, float] | None:
+    """Return where to draw estimate, interval, control and twin on a line from 0 to 100.
+
+    None without a control; a twin in another unit has no place on the line.
+    """
+    if effect is None or effect.control is None:
         return None
-    numbers = {name: effect[name] for name in ("value", "low", "high")}
-    numbers |= {
-        f"control_{end}": effect["control"][f"percentile_{p}"]
-        for end, p in (("low", 2.5), ("high", 97.5))
-    }
-    numbers |= {"twin": twin["value"]} if twin else {}
+    percentiles = effect.control.percentiles
+    numbers = {"value": effect.value, "low": effect.low, "high": effect.high}
+    numbers |= {"control_low": percentiles["2.5"], "control_high": percentiles["97.5"]}
+    numbers |= {"twin": twin.value} if twin and twin.unit == effect.unit else {}
     least, most = min(numbers.values()), max(numbers.values())
     span = (most - least) or 1.0
     return {name: round(5 + 90 * (number - least) / span, 2) for name, number in numbers.items()}
@@ -171,21 +167,12 @@ def _figure_json(figure: Any, title: str) -> Any:
     figure.update_layout(
         template=template(), paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)"
     )
-    if without_foreign_tags(figure.layout.title.text or "") in (
-        "",
-        without_foreign_tags(title),
-        _escaped(title),
-    ):
+    shown = without_foreign_tags(figure.layout.title.text or "")
+    if shown in ("", *map(without_foreign_tags, (title, escape(title)))):
         figure.update_layout(title_text="", margin_t=30)  # the caption above the picture says it
     plain = _without_foreign_tags(json.loads(figure.to_json()))
     text = json.dumps(plain, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return _trusted(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
-
-
-def _escaped(title: str) -> str:
-    from mechinterp_toolkit.plots import escape
-
-    return without_foreign_tags(escape(title))
 
 
 def _without_foreign_tags(value: Any) -> Any:
@@ -205,14 +192,12 @@ def _plotly_js() -> str:
 
 
 def _own_lines(script: str) -> str:
-    """Return a script with the line ends a browser sees (the hash is taken over those) and no way
-    to end its block."""
+    """Return a script with no way to end its block, and the line ends a browser hashes it with."""
     return script.replace("\r\n", "\n").replace("\r", "\n").replace("</script", "<\\/script")
 
 
 def _policy(scripts: Any) -> str:
-    """Return a content security policy: these scripts by hash, inline styles, images from the page
-    itself, no network.
+    """Return a content security policy: these scripts by hash, own styles and images, no network.
 
     plotly.js compiles its WebGL shaders' argument lists with `Function`, hence 'unsafe-eval'; only
     scripts that are allowed to run at all can reach it.
@@ -255,8 +240,7 @@ def _breakable(name: str) -> Any:
 
 
 def _place(name: str) -> str:
-    """Return a location for a narrow column: the stream in front of a block by the block's
-    number."""
+    """Return a location for a narrow column: the stream in front of a block by its number."""
     return re.sub(r"\bblocks\.(\d+)\.hook_resid_pre\b", r"before block \1", name)
 
 
@@ -276,17 +260,11 @@ def _with_references(text: str) -> Any:
     """Return escaped text in which arXiv numbers and https addresses are links."""
     from markupsafe import Markup, escape
 
-    parts = []
+    parts, link = [], Markup('<a href="{}" rel="noopener noreferrer">{}</a>')
     for part in _REFERENCE.split(text):
-        address = (
-            part.replace("arXiv:", "https://arxiv.org/abs/", 1)
-            if part.startswith("arXiv:")
-            else part
-        )
         if _REFERENCE.fullmatch(part):
-            parts.append(
-                Markup('<a href="{}" rel="noopener noreferrer">{}</a>').format(address, part)
-            )
+            address = part.replace("arXiv:", "https://arxiv.org/abs/", 1)
+            parts.append(link.format(address, part))
         else:
             parts.append(escape(part))
     return Markup("").join(parts)

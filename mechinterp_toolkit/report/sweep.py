@@ -1,5 +1,4 @@
-"""More checkpoints than one report: one job per checkpoint, on any joblib backend, resumed where it
-stopped.
+"""More checkpoints than one report: one job each, on any joblib backend, resumed where it stopped.
 
 Each checkpoint gets the folder and the page `run_report` gives it; a sweep adds one table over all
 of them. Jobs are plain data, and models are loaded where they run. A checkpoint that was finished
@@ -14,17 +13,17 @@ Source: this project; joblib's backends (processes, Dask, Ray) are the caller's 
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.files import safe_names, write_json
-from mechinterp_toolkit.model import HookedModel, ModelLike, load_model
-from mechinterp_toolkit.report.run import Options, Progress, choose_analyses, run_report
+from mechinterp_toolkit.files import safe_names, write_json, write_text
+from mechinterp_toolkit.report.run import Progress, run_report
+from mechinterp_toolkit.report.settings import DEFAULTS, Settings
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,7 @@ class SweepSummary:
     """Folder of `sweep.csv` and of one report per checkpoint."""
 
     rows: tuple[Mapping[str, Any], ...]
-    """One row per checkpoint and analysis, in the order of the checkpoints: those of a report, and
-    `represented_p`."""
+    """One row per checkpoint and analysis, as a report gives them, in the order of checkpoints."""
 
     failures: tuple[str, ...]
     """What failed, as "checkpoint, analysis: reason"."""
@@ -48,13 +46,8 @@ class SweepSummary:
 def sweep(
     checkpoints: Sequence[str],
     out: str | Path,
+    settings: Settings = DEFAULTS,
     *,
-    analyses: Sequence[str] | None = None,
-    all_costs: bool = False,
-    options: Options | None = None,
-    seed: int | None = None,
-    load: Callable[[ModelLike], HookedModel] = load_model,
-    load_words: Sequence[str] = (),
     n_jobs: int = 1,
     backend: str | None = None,
     progress: Progress | None = None,
@@ -64,8 +57,7 @@ def sweep(
     Args:
         checkpoints: names as `load_model` takes them, in the order of a series where they are one.
         out: folder; what was finished there with the same settings is kept.
-        analyses, all_costs, options, seed, load, load_words: as for `run_report`; `load` must be
-            importable where jobs run.
+        settings: as for `run_report`, but for the twins.
         n_jobs: checkpoints at a time, as joblib counts them (-1: all processors).
         backend: name of a joblib backend, "loky" (processes) by default; "dask" or "ray" once
             registered with joblib.
@@ -79,27 +71,19 @@ def sweep(
 
     if not checkpoints or len(set(checkpoints)) < len(checkpoints):
         raise ToolkitError(f"got checkpoints {list(checkpoints)}; expected one or more, each once.")
-    names = [entry.name for entry in choose_analyses(analyses, all_costs=all_costs)]
-    settings = {
-        "analyses": names,
-        "options": dict(options or {}),
-        "seed": seed,
-        "load_words": list(load_words),
-    }
-    folder = Path(out)
-    jobs = [
-        (name, folder / short)
-        for name, short in zip(checkpoints, safe_names(list(checkpoints)), strict=True)
-    ]
+    names = [analysis.name for analysis, _ in settings.work()]
+    settings = dataclasses.replace(settings, analyses=names, twin=False)
+    folders = [Path(out) / name for name in safe_names(checkpoints)]
+    jobs = list(zip(checkpoints, folders, strict=True))
     waiting = [job for job in jobs if not _is_done(job[1], settings)]
-    run = delayed(partial(_one, settings=settings, load=load))
+    resumed = len(jobs) - len(waiting)
     finished = Parallel(n_jobs=n_jobs, backend=backend, return_as="generator_unordered")(
-        run(*job) for job in waiting
+        delayed(_run)(*job, settings) for job in waiting
     )
-    for done, name in enumerate(finished, len(jobs) - len(waiting) + 1):
+    for done, name in enumerate(finished, resumed + 1):
         if progress:
             progress(done, len(jobs), name)
-    return _summed_up(folder, jobs, len(jobs) - len(waiting))
+    return _summed_up(Path(out), folders, resumed)
 
 
 def first_found(
@@ -133,52 +117,56 @@ def first_found(
     return None
 
 
-def _one(
-    name: str,
-    folder: Path,
-    *,
-    settings: Mapping[str, Any],
-    load: Callable[[ModelLike], HookedModel],
-) -> str:
+@dataclass(frozen=True)
+class _Done:
+    """What is noted of a finished checkpoint, in `sweep.json`."""
+
+    settings: Mapping[str, Any]
+    """The settings it ran with, as JSON has them."""
+
+    rows: Sequence[Mapping[str, Any]]
+    """Those of its report."""
+
+    failures: Sequence[str]
+    """Those of its report, or why there is none."""
+
+
+def _run(name: str, folder: Path, settings: Settings) -> str:
     """Run one checkpoint and note that it is done; what fails is in its rows."""
     try:
-        summary = run_report(
-            [name],
-            folder,
-            analyses=settings["analyses"],
-            options=settings["options"],
-            seed=settings["seed"],
-            twin=False,
-            load=load,
-            load_words=settings["load_words"],
-        )
-        entries = summary.document["checkpoints"][0]["entries"]
-        p = [{"represented_p": (entry.get("represented") or {}).get("p")} for entry in entries]
-        rows = [row | one for row, one in zip(summary.rows(), p, strict=True)]
-        failures = list(summary.failures)
+        summary = run_report([name], folder, settings)
+        rows, failures = summary.rows(), list(summary.failures)
     except Exception as error:  # the other checkpoints go on
         rows, failures = [], [f"{name}: {type(error).__name__}: {error}"]
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(
-        folder / "sweep.json", {"settings": dict(settings), "rows": rows, "failures": failures}
-    )
+    done = _Done(_plain(settings), rows, failures)
+    write_json(folder / "sweep.json", dataclasses.asdict(done))
     return name
 
 
-def _is_done(folder: Path, settings: Mapping[str, Any]) -> bool:
-    file = folder / "sweep.json"
-    if not file.is_file():
+def _is_done(folder: Path, settings: Settings) -> bool:
+    if not (folder / "sweep.json").is_file():
         return False
-    noted = json.loads(file.read_text(encoding="utf-8"))
-    return not noted["failures"] and noted["settings"] == json.loads(json.dumps(settings))
+    done = _noted(folder)
+    return not done.failures and done.settings == _plain(settings)
 
 
-def _summed_up(out: Path, jobs: Sequence[tuple[str, Path]], resumed: int) -> SweepSummary:
+def _noted(folder: Path) -> _Done:
+    return _Done(**json.loads((folder / "sweep.json").read_text(encoding="utf-8")))
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    """Return settings as they come back from JSON, which knows no tuples."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
+    return plain
+
+
+def _summed_up(out: Path, folders: Sequence[Path], resumed: int) -> SweepSummary:
     import pandas
 
-    noted = [json.loads((folder / "sweep.json").read_text(encoding="utf-8")) for _, folder in jobs]
-    rows = tuple(row for one in noted for row in one["rows"])
-    pandas.DataFrame(rows).to_csv(out / "sweep.csv", index=False, lineterminator="\n")
-    return SweepSummary(
-        out, rows, tuple(failure for one in noted for failure in one["failures"]), resumed
-    )
+    noted = [_noted(folder) for folder in folders]
+    rows = tuple(row for done in noted for row in done.rows)
+    table = pandas.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+    write_text(out / "sweep.csv", table)
+    failures = tuple(failure for done in noted for failure in done.failures)
+    return SweepSummary(out, rows, failures, resumed)

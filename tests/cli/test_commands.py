@@ -17,7 +17,6 @@ import pytest
 import torch
 import typer
 
-import mechinterp_toolkit.model
 from mechinterp_toolkit import checkpoint, registry, toys
 from mechinterp_toolkit.cli import commands as cli
 from mechinterp_toolkit.cli import doctor, terminal
@@ -26,6 +25,7 @@ from mechinterp_toolkit.finding import Finding
 from mechinterp_toolkit.geometry import fit_circle
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.registry import analysis
+from mechinterp_toolkit.report import settings
 from mechinterp_toolkit.results import Estimate, Provenance, Verdict
 
 HEAVY = (
@@ -145,7 +145,7 @@ def mechinterp(
 
     analysis(question="How high?", paper="Doe 2024", applies=needs_tokenizer)(level)
     analysis(question="How slow?", paper="Doe 2025", cost="slow")(slow)
-    monkeypatch.setattr(mechinterp_toolkit.model, "load_model", load)
+    monkeypatch.setattr(settings, "load_model", load)
     monkeypatch.setattr(checkpoint, "bundled_names", lambda: ("toy/a", "toy/b"))
 
     def call(*arguments: str) -> Outcome:
@@ -282,7 +282,7 @@ def test_run_passes_dtype_and_processing_on(
         (("run", "level", "toy/a", "--dtype", "float23"), "'float23'. Did you mean 'float"),
         (
             ("run", "level", "toy/a", "--wrapper", "Hooked"),
-            "--wrapper is one of auto, HookedTransformer",
+            "wrapper is one of auto, HookedTransformer",
         ),
         (("report", "missing"), "there is no missing"),
         (("report", "--analysis", "levle"), "no analysis is called 'levle'"),
@@ -293,6 +293,7 @@ def test_run_passes_dtype_and_processing_on(
         (("calibrate", "levle"), "no analysis is called 'levle'"),
     ],
 )
+@pytest.mark.usefixtures("as_a_user")
 def test_a_wrong_name_is_one_sentence_and_exit_code_2(
     mechinterp: Callable[..., Outcome],
     monkeypatch: pytest.MonkeyPatch,
@@ -488,6 +489,7 @@ def fake_calibration(monkeypatch: pytest.MonkeyPatch, *, passed: bool) -> None:
     def calibrate(
         name: str, *, models: int, seed: int, progress: Callable[[int, int, str], None]
     ) -> Any:
+        registry.get_analysis(name)
         progress(1, models, name)
         rows = [{"twin": "random weights", "rejections": 12, "models": models, "seed": seed}]
         return types.SimpleNamespace(passed=passed, rows=lambda: rows, text=lambda: "12 of 200")
@@ -557,13 +559,13 @@ def contributed(monkeypatch: pytest.MonkeyPatch) -> None:
     named = {"brush": "contributed_commands:brush", "nest": "contributed_commands:nested"}
     named |= {"gone": "package_that_is_not_there:main", "list": "package_that_is_not_there:main"}
     points = [
-        importlib.metadata.EntryPoint(name, value, cli.COMMANDS) for name, value in named.items()
+        importlib.metadata.EntryPoint(name, value, doctor.COMMANDS) for name, value in named.items()
     ]
     real = importlib.metadata.entry_points
     monkeypatch.setattr(
         importlib.metadata,
         "entry_points",
-        lambda **by: points if by == {"group": cli.COMMANDS} else real(**by),
+        lambda **by: points if by == {"group": doctor.COMMANDS} else real(**by),
     )
     group = typer.main.get_command(cli.app)
     monkeypatch.setattr(cli, "app", functools.partial(group.main))
