@@ -16,5 +16,5 @@ from mechinterp_toolkit.prompts.prompt_set import (
     PromptSet,
     build_prompts,
     hash_tokens,
-    succession_prompts,
 )
+from mechinterp_toolkit.prompts.succession import succession_prompts

@@ -1,5 +1,4 @@
-"""`texts(source)`: running text from a dataset's name, a file or a folder, streamed;
-`text_windows`: tokens of it.
+"""Running text from a dataset's name, a file or a folder, streamed and cut into windows of tokens.
 
 Everything is read through `datasets`, one text at a time: nothing is downloaded whole or kept. A
 CoNLL-U treebank gives the text of its sentences.
@@ -72,24 +71,16 @@ def texts(source: str | Path, *, column: str = "text", split: str = "train") -> 
     Raises:
         ToolkitError: nothing readable is there, or there is no such column.
     """
-    path = Path(source)
-    if not path.exists():
-        yield from _column(_named(str(source), split), column, source)
-        return
-    for file in _files(path):
-        plain = READERS[file.suffix] == "text"
-        rows = _column(
-            _load(READERS[file.suffix], data_files=str(file), split="train"),
-            "text" if plain else column,
-            file,
-        )
-        if file.suffix == ".conllu":
+    for table, suffix in _tables(source, split):
+        plain = READERS.get(suffix) == "text"
+        rows = _column(table, "text" if plain else column, source)
+        if suffix == ".conllu":
             rows = (row.removeprefix(_TEXT_LINE) for row in rows if row.startswith(_TEXT_LINE))
         yield from rows
 
 
 def labelled_rows(
-    source: str | Path, column: str = "text", label_column: str = "label", *, split: str = "train"
+    source: str | Path, column: str = "text", label_column: str = "label"
 ) -> Iterator[tuple[str, Any]]:
     """Yield text and label of each row of a corpus, in order, rows without text left out.
 
@@ -97,18 +88,11 @@ def labelled_rows(
         source: a .json, .jsonl, .csv or .parquet file, a folder of files of one kind, or a
             dataset's name.
         column, label_column: where text and label stand.
-        split: of a dataset that has splits.
 
     Raises:
         ToolkitError: nothing readable is there, or there is no such column.
     """
-    path = Path(source)
-    tables = (
-        [_load(READERS[file.suffix], data_files=str(file), split="train") for file in _files(path)]
-        if path.exists()
-        else [_named(str(source), split)]
-    )
-    for table in tables:
+    for table, _ in _tables(source):
         for row in table:
             _check_column(row, label_column, source)
             for text in _column((row,), column, source):
@@ -122,10 +106,8 @@ def text_windows(
     length: int,
     *,
     prepend_bos: bool,
-    column: str = "text",
 ) -> Windows:
-    """Return the first `windows` pieces of `length` tokens; what is left of a text at its end is
-    not used.
+    """Return the first `windows` pieces of `length` tokens; the rest of a text is not used.
 
     Args:
         tokenizer: of the model.
@@ -133,14 +115,13 @@ def text_windows(
         windows: how many.
         length: tokens per window, the beginning-of-sequence token not counted.
         prepend_bos: whether to put that token in front of each.
-        column: as for `texts`.
 
     Raises:
         ToolkitError: the corpus has fewer than two such windows, or as for `texts`.
     """
     pieces: list[list[int]] = []
     origin: list[int] = []
-    for i, text in enumerate(texts(source, column=column)):
+    for i, text in enumerate(texts(source)):
         ids = tokenizer.encode(text, add_special_tokens=False)
         for start in range(0, len(ids) - length + 1, length):
             pieces.append(ids[start : start + length])
@@ -158,6 +139,16 @@ def text_windows(
     return Windows(tokens, torch.tensor(origin[:windows]))
 
 
+def _tables(source: str | Path, split: str = "train") -> Iterator[tuple[Any, str]]:
+    """Yield rows and file suffix of each file there is; of a dataset, rows and no suffix."""
+    path = Path(source)
+    if not path.exists():
+        yield _named(str(source), split), ""
+        return
+    for file in _files(path):
+        yield _load(READERS[file.suffix], data_files=str(file), split="train"), file.suffix
+
+
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         if path.suffix not in READERS:
@@ -165,25 +156,24 @@ def _files(path: Path) -> list[Path]:
                 f"{path} is not a text this reads; expected a file ending in {', '.join(READERS)}."
             )
         return [path]
-    found = sorted(file for file in path.rglob("*") if file.suffix in READERS)
-    if not found:
+    files = sorted(file for file in path.rglob("*") if file.suffix in READERS)
+    if not files:
         raise ToolkitError(f"{path} holds no file ending in {', '.join(READERS)}.")
-    kinds = sorted({file.suffix for file in found})
+    kinds = sorted({file.suffix for file in files})
     if len(kinds) > 1:
         raise ToolkitError(
             f"{path} holds files of several kinds ({', '.join(kinds)}), a licence perhaps; name one"
             " file."
         )
-    return found
+    return files
 
 
 def _named(name: str, split: str) -> Any:
     dataset, _, config = name.partition(":")
     try:
         return _load(dataset, name=config or None, split=split)
-    except (
-        Exception
-    ) as error:  # datasets raises many kinds; each of them means that there is no text
+    except Exception as error:
+        # datasets raises many kinds; each of them means that there is no text.
         raise ToolkitError(
             f"{name!r} is no file or folder here, and `datasets` could not load it:"
             f" {type(error).__name__}: {error}"

@@ -188,14 +188,10 @@ class OrdinalClass:
         >>> seasons.pairs(+1).tolist()
         [[0, 1], [2, 0]]
         """
-        place = {index: position for position, index in enumerate(self.index.tolist())}
-        targets = ((position, index + offset) for index, position in place.items())
-        wrapped = (
-            (position, target % self.order if self.cyclic else target)
-            for position, target in targets
-        )
-        found = [(position, place[target]) for position, target in wrapped if target in place]
-        return torch.tensor(found, dtype=torch.long).reshape(-1, 2)
+        target = self.index + offset
+        if self.cyclic:
+            target = target % self.order
+        return (target[:, None] == self.index).nonzero()
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,8 +210,7 @@ class OrdinalTokens:
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        """One sentence per class that lost items, class left out and token shared between
-        classes."""
+        """One sentence per class that lost items or was left out, and per token of several."""
         lost = (f"{c.name}: {_loss(c)}" for c in self.classes.values() if c.dropped)
         skipped = (f"{name} left out: {reason}" for name, reason in self.skipped.items())
         shared = (
@@ -251,6 +246,11 @@ def ordinal_classes(
 
     Raises:
         TokenisationError: a name or case is unknown, or no class is usable.
+
+    >>> from mechinterp_toolkit.model import load_model
+    >>> found = ordinal_classes(load_model("toy/ordinal").tokenizer, ("days", "roman"))
+    >>> found.classes["days"].words[:2], found.skipped
+    (('Monday', 'Tuesday'), {})
     """
     names, cyclic = (names,) if isinstance(names, str) else tuple(names), dict(cyclic or {})
     for name in (*names, *cyclic):
@@ -266,15 +266,14 @@ def ordinal_classes(
             skipped[name] = reason
             continue
         wraps = cyclic.get(name, wraps)
-        found = ordinal_class(
+        ordinal = ordinal_class(
             tokenizer, name, words, cyclic=wraps, leading_space=leading_space, case=case
         )
-        if len(found) < minimum:
-            skipped[name] = (
-                f"{len(found)} usable items, fewer than {minimum}; {_loss(found, most=1)}"
-            )
+        if len(ordinal) < minimum:
+            few = f"{len(ordinal)} usable items, fewer than {minimum}"
+            skipped[name] = f"{few}; {_loss(ordinal, most=1)}"
         else:
-            usable[name] = found
+            usable[name] = ordinal
     if not usable:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise TokenisationError(
@@ -294,8 +293,7 @@ def ordinal_class(
     leading_space: bool = True,
     case: Case = "as written",
 ) -> OrdinalClass:
-    """Tokenise one class of ordered `words`, keeping those that are exactly one known token of
-    their own.
+    """Tokenise one class of ordered `words`, keeping those that are one token of their own.
 
     `ordinal_classes` does this for the classes of `ORDINAL_CLASSES`; use this one for a class of
     your own.
@@ -308,8 +306,15 @@ def ordinal_class(
 
     Raises:
         TokenisationError: the tokenizer fails on a word, or `case` is unknown.
+
+    >>> from mechinterp_toolkit.model import load_model
+    >>> tokenizer = load_model("toy/ordinal").tokenizer
+    >>> some = ordinal_class(tokenizer, "some", ("Monday", "Noday", "Friday"), cyclic=False)
+    >>> some.words, some.index.tolist(), some.dropped[0].word
+    (('Monday', 'Friday'), [0, 2], 'Noday')
     """
-    _check_case(case)
+    if (True, case) not in _VARIANTS:
+        raise TokenisationError(f"case={case!r}: expected 'as written' or 'inverted'.")
     ids_of = word_ids(tokenizer, words, leading_space)
     as_written: dict[tuple[int, ...], str] = {}
     if case == "inverted":
@@ -346,8 +351,7 @@ def has_ordinal_tokens(
     *,
     d_vocab: int | None = None,
 ) -> str | None:
-    """Return why no ordinal class can be put to a model with this tokenizer, or None where at least
-    one can.
+    """Return why no ordinal class can be put to a model with this tokenizer; None where one can.
 
     Args:
         tokenizer: the model's tokenizer, or None where it has none.
@@ -366,10 +370,10 @@ def has_ordinal_tokens(
             " the one the model was trained with."
         )
     try:
-        found = ordinal_classes(tokenizer, names)
+        classes = ordinal_classes(tokenizer, names).classes
     except TokenisationError as error:
         return str(error)
-    largest = max(int(c.tokens.max()) for c in found.classes.values())
+    largest = max(int(c.tokens.max()) for c in classes.values())
     if d_vocab is not None and largest >= d_vocab:
         return (
             f"the tokenizer gives token {largest} to an ordinal word, but the model's vocabulary"
@@ -382,11 +386,6 @@ def first_reasons(dropped: Sequence[Dropped], most: int = 3) -> str:
     """Return the first `most` reasons in one line, and how many more there are."""
     shown = "; ".join(f"{d.word!r}: {d.reason}" for d in dropped[:most])
     return shown + (f"; and {len(dropped) - most} more" if len(dropped) > most else "")
-
-
-def _check_case(case: str) -> None:
-    if (True, case) not in _VARIANTS:
-        raise TokenisationError(f"case={case!r}: expected 'as written' or 'inverted'.")
 
 
 def _inverted(word: str) -> str:

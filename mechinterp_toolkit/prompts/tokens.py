@@ -1,4 +1,4 @@
-"""Texts become token ids here, and what is wrong with them is said here.
+"""Texts become token ids; what is wrong with them is told in sentences.
 
 Each `why_not_...` returns one sentence for the user, or None where nothing is wrong; `refuse`
 raises the first of many. A tokenizer is asked for ids without special tokens, padding or
@@ -36,12 +36,9 @@ def why_not_read(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) 
     if not _has_unknown(tokenizer, text, ids):
         return None
     pieces = re.findall(r"\w+|[^\w\s]+", text)
-    unknown = [
-        p
-        for p, row in zip(pieces, encode(tokenizer, pieces), strict=True)
-        if _has_unknown(tokenizer, p, row)
-    ]
-    named = ", ".join(map(repr, dict.fromkeys(unknown))) or "a part of it"
+    read = dict(zip(pieces, encode(tokenizer, pieces), strict=True))
+    unknown = [repr(piece) for piece, row in read.items() if _has_unknown(tokenizer, piece, row)]
+    named = ", ".join(unknown) or "a part of it"
     return (
         f"{text!r} has words unknown to the tokenizer: {named}. Use words of its vocabulary"
         f" ({len(tokenizer)} tokens)."
@@ -49,8 +46,8 @@ def why_not_read(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) 
 
 
 def _has_unknown(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -> bool:
-    """Whether the unknown token stands for something else than itself (GPT-2 uses its end-of-text
-    token as such)."""
+    """Whether the unknown token stands for something else than itself."""
+    # GPT-2's is its end-of-text token, which a text may spell out.
     unknown = tokenizer.unk_token_id
     return unknown is not None and ids.count(unknown) > text.count(str(tokenizer.unk_token))
 
@@ -63,8 +60,7 @@ def why_not_one_token(tokenizer: PreTrainedTokenizerBase, word: str, ids: list[i
         return f"unknown to the tokenizer ({str(tokenizer.unk_token)!r})"
     if len(ids) > 1:
         return count_and_show(tokenizer, ids)
-    # a vocabulary without an unknown token may leave out what it does not know, and spell another
-    # word
+    # Without an unknown token a vocabulary may leave out what it does not know: another word.
     spelled = str(tokenizer.decode(ids))
     return None if _plain(spelled) == _plain(word) else f"its token spells {spelled!r}"
 
@@ -72,8 +68,7 @@ def why_not_one_token(tokenizer: PreTrainedTokenizerBase, word: str, ids: list[i
 def _why_no_first_token(
     tokenizer: PreTrainedTokenizerBase, word: str, ids: list[int]
 ) -> str | None:
-    """Why `ids` do not spell `word` with a first token that holds its beginning, or None where they
-    do."""
+    """Why `ids` have no first token that stands for `word`, or None where they have."""
     if len(ids) < 2 or _has_unknown(tokenizer, word, ids):
         return why_not_one_token(tokenizer, word, ids)
     spelled, beginning = (str(tokenizer.decode(part)) for part in (ids, ids[:1]))
@@ -99,8 +94,8 @@ def word_ids(
         return alone
     twice = encode(tokenizer, [f"{word} {word}" for word in words])
     return [
-        both[len(one) :] if both[: len(one)] == one else both
-        for one, both in zip(alone, twice, strict=True)
+        both[len(once) :] if both[: len(once)] == once else both
+        for once, both in zip(alone, twice, strict=True)
     ]
 
 
@@ -142,8 +137,7 @@ def bos_ids(tokenizer: PreTrainedTokenizerBase, ids: list[list[int]]) -> list[in
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Any id the model has an embedding for will do: padding is masked and lies behind what is
-    read."""
+    """Return an id the model has an embedding for: padding is masked, so any will do."""
     known = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, 0)
     return next(token for token in known if token is not None)
 
@@ -151,8 +145,13 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def padded(
     rows: list[list[int]], pad: int
 ) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-    """Return the rows padded on the right to one width with the id `pad`, and where they are
-    real."""
+    """Return the rows padded on the right to one width, and where they are real.
+
+    >>> padded([[5, 6], [7]], pad=0)
+    (tensor([[5, 6],
+            [7, 0]]), tensor([[ True,  True],
+            [ True, False]]))
+    """
     width = max(map(len, rows))
     tokens = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
     mask = torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
@@ -161,10 +160,10 @@ def padded(
 
 def refuse(reasons: Iterable[str | None]) -> None:
     """Raise for the first reason and count the others."""
-    found = [reason for reason in reasons if reason]
-    if found:
-        others = f" ({len(found) - 1} more prompts have such trouble.)" if len(found) > 1 else ""
-        raise TokenisationError(found[0] + others)
+    first, *others = [reason for reason in reasons if reason] or [""]
+    if first:
+        more = f" ({len(others)} more prompts have such trouble.)" if others else ""
+        raise TokenisationError(first + more)
 
 
 def answer_ids(
@@ -175,11 +174,11 @@ def answer_ids(
     *,
     one_token: bool,
 ) -> list[list[int]]:
-    """Return the token ids of each answer after its text: exactly one each where `one_token`, else
-    at least one.
+    """Return the token ids of each answer after its text.
 
     Args:
         ids: the token ids of `texts`.
+        one_token: whether each answer has to be exactly one token; else at least one.
 
     Raises:
         TokenisationError: an answer is not such a continuation of its text, or (without
@@ -190,16 +189,15 @@ def answer_ids(
         _why_not_next(tokenizer, *each, one_token)
         for each in zip(texts, answers, ids, joint, strict=True)
     )
-    found = [both[len(row) :] for row, both in zip(ids, joint, strict=True)]
-    refuse(_why_ambiguous(tokenizer, answers, found))
-    return found
+    answered = [both[len(row) :] for row, both in zip(ids, joint, strict=True)]
+    refuse(_why_ambiguous(tokenizer, answers, answered))
+    return answered
 
 
 def _why_ambiguous(
     tokenizer: PreTrainedTokenizerBase, answers: Sequence[str], ids: list[list[int]]
 ) -> Iterator[str | None]:
-    """For each answer why its first token could mean an earlier answer too, or None where it could
-    not."""
+    """Yield why the first token of an answer could mean an earlier one too, or None."""
     earlier: dict[int, tuple[str, list[int]]] = {}
     for answer, row in zip(answers, ids, strict=True):
         other, tokens = earlier.setdefault(row[0], (answer, row))
@@ -221,8 +219,7 @@ def _why_not_next(
     joint: list[int],
     one_token: bool,
 ) -> str | None:
-    """Why `answer` is not the single next token of `text`, or not the next few, or None where it
-    is."""
+    """Why `answer` is not the next token of `text`, or the next few; None where it is."""
     if joint[: len(ids)] != ids:
         return (
             f"{text!r} + {answer!r} is tokenised across the boundary: {show(tokenizer, ids)} alone,"
@@ -248,17 +245,14 @@ def item_positions(
     item_words: Sequence[str | tuple[str, int]],
     ids: list[list[int]],
 ) -> list[int]:
-    """The position of each item, found by tokenising the text up to the word and through it."""
+    """Return the position of each item: the text is tokenised up to the word and through it."""
     spans = [_span(text, item) for text, item in zip(texts, item_words, strict=True)]
     refuse(span for span in spans if isinstance(span, str))
-    found = [span for span in spans if not isinstance(span, str)]
-    # the space in front of a word belongs to the word's token in most vocabularies
-    before = encode(
-        tokenizer,
-        [text[:start].removesuffix(" ") for text, (start, _) in zip(texts, found, strict=True)],
-    )
-    through = encode(tokenizer, [text[:end] for text, (_, end) in zip(texts, found, strict=True)])
-    words = [text[slice(*span)] for text, span in zip(texts, found, strict=True)]
+    parts = [(text, *span) for text, span in zip(texts, spans, strict=True)]
+    # The space in front of a word belongs to the word's token in most vocabularies.
+    before = encode(tokenizer, [text[:start].removesuffix(" ") for text, start, _ in parts])
+    through = encode(tokenizer, [text[:end] for text, _, end in parts])
+    words = [text[start:end] for text, start, end in parts]
     refuse(
         _why_not_item(tokenizer, *each)
         for each in zip(texts, words, ids, before, through, strict=True)
@@ -297,11 +291,8 @@ def _why_not_item(
     through: list[int],
 ) -> str | None:
     """Why `word` has no position of its own in `text`, or None where it has."""
-    if (
-        ids[: len(before)] == before
-        and ids[: len(through)] == through
-        and len(through) == len(before) + 1
-    ):
+    whole = ids[: len(before)] == before and ids[: len(through)] == through
+    if whole and len(through) == len(before) + 1:
         return None
     return (
         f"the item {word!r} is not one token of its own in {text!r}, which becomes"
@@ -321,12 +312,10 @@ def show(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 
 def _plain(word: str) -> str:
-    """A word without the differences tokenizers are free to remove: space around it, case, Unicode
-    form."""
+    """A word without what tokenizers are free to change: space around it, case, Unicode form."""
     return unicodedata.normalize("NFKC", word).strip().casefold()
 
 
 def _without_space(words: str) -> str:
-    """Like `_plain`, without the space between words too, which decoding may add around
-    punctuation."""
+    """Like `_plain`, without space between words, which decoding may add around punctuation."""
     return "".join(_plain(words).split())
