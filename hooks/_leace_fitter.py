@@ -1,5 +1,4 @@
-"""What every fitter of an eraser does: take in activations and labels, merge, and forget a fitted
-eraser when it must.
+"""What every fitter of an eraser does: take in activations and labels, and refuse the wrong ones.
 
 What would fool it: class numbers handed over as one real column. As a quantity they have one
 direction, and erasing it leaves most of the class means where they were; so a single column of
@@ -15,19 +14,45 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.hooks._leace_moments import JointMoments, flat_rows
+from mechinterp_toolkit.moments import Moments, labelled_rows
 
 F = TypeVar("F", bound="ConceptFitter")
 
 
-class ConceptFitter:
-    """Statistics of activations x and a concept z, fed batch by batch: an `Accumulator`."""
+class ConceptFitter(Moments):
+    """Moments of activations x and a concept z, from which an eraser is computed when asked for."""
 
-    def __init__(self, x_dim: int, z_dim: int, moments: JointMoments, *, numeric: bool) -> None:
-        self.x_dim, self.z_dim, self.numeric = x_dim, z_dim, numeric
-        self._moments = moments
+    def __init__(self, x_dim: int, z_dim: int, *, numeric: bool = False, **statistics: Any) -> None:
+        """Start with no rows.
+
+        Args:
+            x_dim: features of the activations.
+            z_dim: number of classes, or of real columns; at least 1.
+            numeric: says that whole numbers in a single column are a quantity, such as a year, and
+                no class numbers.
+            **statistics: `dtype` and `device`, see `Moments`.
+        """
+        if z_dim < 1:
+            raise ToolkitError(
+                f"z_dim is the number of classes or columns, at least 1; got {z_dim}."
+            )
+        super().__init__(x_dim, z_dim, **statistics)
         self._whole: frozenset[float] | None = None if numeric or z_dim > 1 else frozenset()
-        self._cache: dict[str, Any] = {}
+
+    @classmethod
+    def fit(
+        cls: type[F],
+        x: Float[Tensor, "*rows d"],
+        z: Shaped[Tensor, "*labels"],
+        mask: Bool[Tensor, "..."] | None = None,
+        **options: Any,
+    ) -> F:
+        """Return a fitter that has seen `x` and `z`, of as many classes as the largest number says.
+
+        Raises:
+            ToolkitError: as `update`, or class numbers so far apart that most have no row.
+        """
+        return cls(x.shape[-1], count_columns(x, z, mask), **options).update(x, z, mask)
 
     def update(
         self: F,
@@ -35,101 +60,48 @@ class ConceptFitter:
         z: Shaped[Tensor, "*labels"] | None = None,
         mask: Bool[Tensor, "..."] | None = None,
     ) -> F:
-        """Take in one batch; one that raises leaves the statistics as they were.
-
-        Args:
-            x: activations of any floating-point dtype; every axis but the last counts as rows.
-            z: one class number 0 ... z_dim - 1 per row (integers), or z_dim real columns per row.
-                With fewer row axes than x a label counts for all rows behind it: `z [batch]` labels
-                every position of a prompt.
-            mask: which rows count, with the row axes of x or the first of them.
-
-        Returns:
-            The fitter.
-
-        Raises:
-            ToolkitError: shapes that do not fit, a NaN or infinity, or class numbers where real
-                columns are meant.
-        """
-        if z is None:
-            raise ToolkitError("an eraser needs labels: update(x, z), or record(..., labels=...).")
-        if x.shape[-1] != self.x_dim:
-            raise ToolkitError(
-                f"x has {x.shape[-1]} features, but the fitter was made for x_dim={self.x_dim}."
-            )
-        rows, labels = flat_rows(x, z, mask, self.z_dim)
+        """Take in one batch like `Moments.update`; class numbers as a quantity are refused too."""
+        rows, labels = labelled_rows(x, z, mask, self.x_dim, self.z_dim)
         whole = None if self._whole is None else _more_whole_numbers(self._whole, labels)
-        self._moments.update(self._features(rows), labels)
-        self._whole, self._cache = whole, {}
+        self._take(rows, labels)
+        self._note(whole)
         return self
 
     def merge(self: F, other: F) -> F:
-        """Take in everything `other` has seen.
-
-        Returns:
-            The fitter.
-
-        Raises:
-            ToolkitError: the two are of different kinds or dimensions.
-        """
-        if type(other) is not type(self):
-            raise ToolkitError(
-                f"a {type(self).__name__} merges with its own kind, not with a"
-                f" {type(other).__name__}."
-            )
+        """Take in everything `other` has seen; errors are those of `Moments.merge` and `update`."""
         whole = (
             None
             if self._whole is None or other._whole is None
             else _refuse_classes(self._whole | other._whole)
         )
-        self._moments.merge(other._moments)
-        self._whole, self._cache = whole, {}
+        super().merge(other)
+        self._note(whole)
         return self
 
-    @property
-    def n(self) -> int:
-        """Rows seen."""
-        return self._moments.n
-
-    @property
-    def mean_x(self) -> Float[Tensor, " d"]:
-        """Mean of x."""
-        return self._moments.mean_x[: self.x_dim].clone()
-
-    @property
-    def mean_z(self) -> Float[Tensor, " k"]:
-        """Mean of z: class frequencies where z is classes."""
-        return self._moments.mean_z.clone()
-
-    @property
-    def sigma_xz(self) -> Float[Tensor, "d k"]:
-        """Covariance of x and z, over n."""
-        return self._moments.sigma_xz[: self.x_dim]
-
-    @property
-    def sigma_zz(self) -> Float[Tensor, "k k"]:
-        """Covariance of z, over n."""
-        return self._moments.sigma_zz
-
-    def _features(self, rows: Tensor) -> Tensor:
-        """What the statistics are taken of, for each row."""
-        return rows
+    def _note(self, whole: frozenset[float] | None) -> None:
+        """Remember the whole numbers so far, and forget what was fitted to fewer rows."""
+        self._whole = whole
+        for fitted in ("eraser", "subspace"):
+            self.__dict__.pop(fitted, None)
 
 
 def count_columns(
     x: Float[Tensor, "*rows d"], z: Shaped[Tensor, "*labels"], mask: Bool[Tensor, "..."] | None
 ) -> int:
-    """Return the z_dim that `z` asks for: its columns, one for real numbers, or one more than its
-    last class number.
+    """Return the z_dim that `z` asks for: columns, 1 for real numbers, or the number of classes.
 
     Raises:
         ToolkitError: class numbers so far apart that most classes would have no row.
+
+    >>> x = torch.zeros(4, 2)
+    >>> count_columns(x, torch.tensor([0, 2, 1, 2]), None), count_columns(x, torch.rand(4), None)
+    (3, 1)
     """
     if z.dim() == x.dim() and z.shape[-1] > 1:
         return z.shape[-1]
     if z.is_floating_point() or z.dtype == torch.bool or not z.numel():
         return 1
-    rows, numbers = flat_rows(x, z, mask, torch.iinfo(torch.int64).max)
+    rows, numbers = labelled_rows(x, z, mask, x.shape[-1], torch.iinfo(torch.int64).max)
     classes = int(numbers.max()) + 1 if len(numbers) else 1
     if classes > max(len(rows), 2):
         raise ToolkitError(
@@ -142,9 +114,8 @@ def count_columns(
 def _more_whole_numbers(seen: frozenset[float], z: Tensor) -> frozenset[float] | None:
     """The values of a single real column so far, or None once one of them is no whole number."""
     values = z.unique()
-    if not (
-        values.isfinite() & (values == values.round())
-    ).all():  # what is not finite is refused with the sums
+    # What is not finite is refused with the sums.
+    if not (values.isfinite() & (values == values.round())).all():
         return None
     return _refuse_classes(seen | frozenset(values[:3].tolist()))
 

@@ -1,9 +1,9 @@
 """From moments to the subspace that carries a concept: the linear algebra behind an eraser.
 
 With S = Cov(x), C = Cov(x, z) and any F with S = F F', the whitened features F^-1 x have the
-canonical correlations of x and z as singular values of B = F^-1 C Szz^(-1/2), and LEACE is P = I -
-F U U' F^-1 with U the left singular vectors of B that are not zero. F is a Cholesky factor, much
-cheaper than an eigendecomposition; where S is singular (fewer rows than features, repeated
+canonical correlations of x and z as singular values of B = F^-1 C Szz^(-1/2), and LEACE is
+P = I - F U U' F^-1 with U the left singular vectors of B that are not zero. F is a Cholesky factor,
+much cheaper than an eigendecomposition; where S is singular (fewer rows than features, repeated
 features, rows that sum to zero) it comes from eigenvectors.
 
 What would fool it: units. So features and concept are first divided by their standard deviations
@@ -12,7 +12,8 @@ covariances: a class of one row in ten thousand, z in units of 1e-6 or a feature
 than the others count like any other.
 
 Source: Belrose et al. 2023, LEACE: Perfect linear concept erasure in closed form, arXiv:2306.03819,
-Theorem 4.2, in a solved form; shrinkage by Bodnar, Gupta & Parolya 2014, arXiv:1308.2608.
+Theorem 4.2, with F^-1 for its W = S^(+1/2): to rotate the whitened features changes nothing.
+Shrinkage by Bodnar, Gupta & Parolya 2014, arXiv:1308.2608.
 """
 
 from __future__ import annotations
@@ -24,12 +25,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.hooks._leace_moments import JointMoments
+from mechinterp_toolkit.moments import Moments
 
 # Largest part of a concept's correlations that may stay, relative to them, before the covariance is
 # factorised anew. A pseudo-inverse that fits leaves 1e-15 of them, one that cuts off a feature
 # leaves all.
 _LEFT = 1e-12
+
+# Eigenvalues of z's correlation matrix up to this part of the largest are no directions of z, as
+# one-hot columns add up to one. Sums over n rows are off by about sqrt(n) eps, 1e-12 at ten million
+# rows; such a direction, if kept, would be rounding errors magnified to variance one.
+_REDUNDANT = 1e-12
 
 # How many times the variance of rounding a direction must vary to be one: rounding is not quite
 # independent.
@@ -87,19 +93,19 @@ class ConceptSubspace:
     def oblique(
         self, basis: Float[Tensor, "whitened r"]
     ) -> tuple[Float[Tensor, "d r"], Float[Tensor, "r d"]]:
-        """Return (left, right) with I - left right the LEACE projection that removes `basis`."""
+        """Return (left, right), of which I - left right is the projection that removes `basis`."""
         left, inverse = self.sd[:, None] * (self.root.factor @ basis), _inverse(self.sd)
         right = self.root.read(basis) * inverse
         if self.root.null is not None:
-            # Where no row has ever been, the map is the identity. "Where" is orthogonal to all rows
-            # in the features as they are, which the inverse of standardised features is not.
+            # Where no row has ever been the map is the identity. That place is orthogonal to all
+            # rows in the features as they are, which the inverse of standardised ones is not.
             unseen = torch.linalg.qr(inverse[:, None] * self.root.null).Q
             right = right - (right @ unseen) @ unseen.T
         return left.contiguous(), right.contiguous()
 
 
 def concept_subspace(
-    moments: JointMoments, *, shrinkage: bool, rank_tol: float | None
+    moments: Moments, *, shrinkage: bool, rank_tol: float | None
 ) -> ConceptSubspace:
     """Find the directions of x that say anything linear about z.
 
@@ -111,6 +117,12 @@ def concept_subspace(
     Raises:
         ToolkitError: fewer than two rows, z or x never varies, or a feature varies less than
             rounding shows.
+
+    >>> moments = Moments(2, 1).update(torch.tensor([[0.0, 1], [2, 1], [0, 3], [2, 3]]),
+    ...                                torch.tensor([0.0, 1, 0, 1]))
+    >>> subspace = concept_subspace(moments, shrinkage=False, rank_tol=None)
+    >>> subspace.basis.abs().tolist(), subspace.correlation.tolist()  # the first feature says all
+    ([[1.0], [0.0]], [1.0])
     """
     from_z = whitened_concept(moments)
     sigma = optimal_linear_shrinkage(moments.sigma_xx, moments.n) if shrinkage else moments.upper_xx
@@ -120,9 +132,7 @@ def concept_subspace(
     cross = moments.sigma_xz @ from_z
     standard = inverse[:, None] * cross
     correlation_matrix = sigma.mul_(inverse[:, None]).mul_(inverse)
-    correlation_matrix.diagonal().copy_(
-        torch.ones_like(sd)
-    )  # a constant feature stands apart and correlates with none
+    correlation_matrix.diagonal().fill_(1)  # a constant feature stands apart, correlated with none
     tol = 16 * _rounding(moments.x_dim, moments.eps) if rank_tol is None else rank_tol
     noise = _input_noise(moments) * inverse**2
     root, u, s, v = _canonical(
@@ -136,8 +146,7 @@ def concept_subspace(
 def optimal_linear_shrinkage(
     S_n: Float[Tensor, "*batch p p"], n: int
 ) -> Float[Tensor, "*batch p p"]:
-    """Shrink sample covariances towards the multiple of the identity of the same trace, as far as n
-    rows suggest.
+    """Shrink sample covariances towards the multiple of the identity of the same trace.
 
     Best in Frobenius norm among all such mixtures as p and n grow together, whatever the
     distribution (finite moments of order four). Worth it where n is of the order of p; it costs
@@ -159,25 +168,26 @@ def optimal_linear_shrinkage(
     """
     p = S_n.shape[-1]
     trace = S_n.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-    spread = (
-        S_n.square().sum((-2, -1), keepdim=True) - trace**2 / p
-    )  # squared distance from the target
+    spread = S_n.square().sum((-2, -1), keepdim=True) - trace**2 / p  # squared, from the target
     noise = trace**2 / n
-    weight = torch.where(
-        spread > noise, 1 - noise / spread.clamp(min=torch.finfo(S_n.dtype).tiny), 0
-    )
+    floor = torch.finfo(S_n.dtype).tiny
+    # Their alpha, the best weight, would be negative when n is small: then none of S_n is kept.
+    weight = torch.where(spread > noise, 1 - noise / spread.clamp(min=floor), 0)
     target = torch.eye(p, dtype=S_n.dtype, device=S_n.device) * (trace / p)
     return weight * S_n + (1 - weight) * target
 
 
-def whitened_concept(moments: JointMoments) -> Float[Tensor, "z_dim rank"]:
-    """Return W for which the columns of z W are uncorrelated and of variance one, whatever the
-    units of z.
+def whitened_concept(moments: Moments) -> Float[Tensor, "z_dim rank"]:
+    """Return W with W' Szz W = I: the columns of z W are uncorrelated and of variance one.
 
     Raises:
         ToolkitError: fewer than two rows, or z never varies.
+
+    >>> moments = Moments(1, 1).update(torch.zeros(4, 1), torch.tensor([0.5, 2.5, 4.5, 6.5]))
+    >>> round(float(whitened_concept(moments) ** 2 * moments.sigma_zz), 9)
+    1.0
     """
-    eps, sigma = torch.finfo(torch.float64).eps, moments.sigma_zz
+    sigma = moments.sigma_zz
     if moments.n < 2:
         raise ToolkitError(f"erasing a concept needs at least two rows; {moments.n} has been seen.")
     inverse = _inverse(sigma.diagonal().clamp(min=0).sqrt())
@@ -187,11 +197,11 @@ def whitened_concept(moments: JointMoments) -> Float[Tensor, "z_dim rank"]:
             " at least two classes."
         )
     values, vectors = torch.linalg.eigh(inverse[:, None] * sigma * inverse)
-    kept = values > 4 * eps * len(values) * values[-1]
+    kept = values > _REDUNDANT * values[-1]
     return inverse[:, None] * vectors[:, kept] * values[kept].rsqrt()
 
 
-def _varies(moments: JointMoments) -> Tensor:
+def _varies(moments: Moments) -> Tensor:
     """Which features vary at all."""
     variance = moments.variance_x
     if not variance.isfinite().all():
@@ -212,17 +222,18 @@ def _varies(moments: JointMoments) -> Tensor:
     return variance > 0
 
 
-def _input_noise(moments: JointMoments) -> Tensor:
-    """Variance that rounding x to its dtype puts on each feature: at most half a unit of its last
-    digit at any value."""
+def _input_noise(moments: Moments) -> Tensor:
+    """Variance that rounding x to its dtype puts on each feature.
+
+    Rounding is at most half a unit of the last digit, at any value.
+    """
     return (moments.x_eps / 2) ** 2 * (moments.mean_x.square() + moments.variance_x)
 
 
 def _canonical(
     matrix: Tensor, standard: Tensor, eps: float, noise: Tensor, *, singular: bool
 ) -> tuple[Root, Tensor, Tensor, Tensor]:
-    """Whitening by `matrix`, of which the upper triangle is read, and the decomposition of the
-    whitened correlations.
+    """Whitening by `matrix` (its upper triangle), and the decomposition of whitened correlations.
 
     Directions that vary by no more than the rounding of x (`noise`, a variance per feature) are
     left alone: behind a LayerNorm all features add up to zero but for rounding, and to whiten that
@@ -257,8 +268,7 @@ def _rounding(d: int, eps: float) -> float:
 
 
 def _cut(d: int, eps: float, largest: float) -> float:
-    """Eigenvalues of a correlation matrix up to this are rounding error: of its entries, and of its
-    decomposition."""
+    """Eigenvalues up to this are rounding errors, of a correlation matrix or its decomposition."""
     return _rounding(d, eps) + 4 * d * torch.finfo(torch.float64).eps * largest
 
 
@@ -268,18 +278,13 @@ def _cholesky_root(matrix: Tensor, eps: float, noise: float) -> Root | None:
     if info.item():
         return None
     root = Root(factor.mT)
-    vector = torch.randn(
-        len(matrix), 4, generator=torch.Generator().manual_seed(0), dtype=matrix.dtype
-    )
-    vector = vector.to(matrix.device)
-    for _ in range(
-        3
-    ):  # inverse iteration: the growth tends to the inverse of the smallest eigenvalue
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(len(matrix), 4, generator=generator, dtype=matrix.dtype).to(matrix.device)
+    # Inverse iteration: the growth tends to the inverse of the smallest eigenvalue.
+    for _ in range(3):
         vector = root.read(root.whiten(vector / vector.norm(dim=0))).mT
-    smallest, most = (
-        1 / vector.norm(dim=0).max().item(),
-        float(len(matrix)),
-    )  # no eigenvalue exceeds the trace
+    smallest = 1 / vector.norm(dim=0).max().item()
+    most = float(len(matrix))  # no eigenvalue exceeds the trace
     return root if smallest > 2 * _cut(len(matrix), eps, most) + _ABOVE_NOISE * noise else None
 
 

@@ -1,5 +1,4 @@
-"""Erasers beside LEACE: for known labels (oracle), and for any predictor of the concept (free
-form).
+"""Erasers beside LEACE: for known labels (oracle), or any predictor of the concept (free form).
 
 Both subtract from an activation what is predicted of it from the concept: the oracle from the true
 labels, the free form from a prediction of them. In mean squared distance: oracle <= free form <=
@@ -8,34 +7,41 @@ LEACE <= orthogonal projection, the second where the predictor is good.
 What would fool it: their output is guarded against linear readers alone. What they subtract depends
 on labels or predictions, so a non-linear reader may find more of the concept after than before.
 
-Source: the oracle as in `concept-erasure`, the package of Belrose et al. 2023, arXiv:2306.03819.
-The instrument form of the free form follows in a line: Cov(x - A f, z) = Cov(x, z) - A Cov(f, z),
-which A = Cov(x, z) Cov(f, z)^+ makes zero.
+Source: the oracle as in `concept-erasure`, the package of Belrose et al. 2023, arXiv:2306.03819;
+the free form by Dury & Belrose 2024, blog.eleuther.ai/free-form-leace, Theorem 1. Its instrument
+form follows in a line: Cov(x - A f, z) = Cov(x, z) - A Cov(f, z), which A = Cov(x, z) Cov(f, z)^+
+makes zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.hooks._leace_fitter import ConceptFitter, count_columns
-from mechinterp_toolkit.hooks._leace_moments import JointMoments, flat_rows
+from mechinterp_toolkit.hooks._leace_fitter import ConceptFitter
 from mechinterp_toolkit.hooks._leace_solve import whitened_concept
+from mechinterp_toolkit.moments import labelled_rows
+
+F = TypeVar("F", bound="FreeFormFitter")
 
 
 @dataclass(frozen=True)
 class OracleEraser:
-    """The map x -> x - coef (z - mean_z) for activations whose labels are known: moves x least of
-    all maps of (x, z).
+    """The map x -> x - coef (z - mean_z) for activations whose labels are known.
 
-    It subtracts what the labels predict, so its output can tell them to a non-linear reader: no
-    network should be trained on it.
+    It moves x least of all maps of (x, z). But it subtracts what the labels predict, so its output
+    can tell them to a non-linear reader: no network should be trained on it.
+
+    >>> x, z = torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 1, 1])
+    >>> OracleEraser.fit(x, z)(x, z).round(decimals=4).tolist()  # every class at the mean, 3
+    [[3.0], [2.0], [4.0]]
     """
 
     coef: Float[Tensor, "d k"]
@@ -52,71 +58,50 @@ class OracleEraser:
         mask: Bool[Tensor, "..."] | None = None,
         **options: Any,
     ) -> OracleEraser:
-        """Return the eraser of concept `z` from activations that are all there; arguments of
-        `OracleFitter.fit`."""
+        """Return the eraser of concept `z`; arguments and errors are those of `OracleFitter`."""
         return OracleFitter.fit(x, z, mask, **options).eraser
 
     def __call__(
         self, x: Float[Tensor, "*rows d"], z: Shaped[Tensor, "*labels"]
     ) -> Float[Tensor, "*rows d"]:
         """Return `x` with everything linear in its labels `z` subtracted, in its dtype."""
-        _, labels = flat_rows(x, z, None, len(self.mean_z))
+        _, labels = labelled_rows(x, z, None, len(self.coef), len(self.mean_z))
         if not labels.is_floating_point():
             labels = torch.nn.functional.one_hot(labels, len(self.mean_z))
-        told = (labels.double() - self.mean_z.to(labels.device)) @ self.coef.T.to(labels.device)
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        return (x.to(dtype) - told.reshape(x.shape).to(x.device, dtype)).to(x.dtype)
+        return _without(x, labels, self.mean_z, self.coef)
 
 
 class OracleFitter(ConceptFitter):
     """Fits an `OracleEraser` from streamed activations and labels; memory is O(x_dim z_dim)."""
 
-    def __init__(
-        self,
-        x_dim: int,
-        z_dim: int,
-        *,
-        dtype: torch.dtype = torch.float64,
-        device: torch.device | str | None = None,
-        numeric: bool = False,
-    ) -> None:
-        """Start with no rows; arguments as in `LeaceFitter`."""
-        moments = JointMoments(x_dim, z_dim, dtype=dtype, device=device, covariance=False)
-        super().__init__(x_dim, z_dim, moments, numeric=numeric)
+    def __init__(self, x_dim: int, z_dim: int, **options: Any) -> None:
+        """Start with no rows; options are `numeric`, `dtype` and `device`, as in `LeaceFitter`."""
+        super().__init__(x_dim, z_dim, covariance=False, **options)
 
-    @classmethod
-    def fit(
-        cls,
-        x: Float[Tensor, "*rows d"],
-        z: Shaped[Tensor, "*labels"],
-        mask: Bool[Tensor, "..."] | None = None,
-        **options: Any,
-    ) -> OracleFitter:
-        """Return a fitter that has seen `x` and `z`."""
-        return cls(x.shape[-1], count_columns(x, z, mask), **options).update(x, z, mask)
-
-    @property
+    @cached_property
     def eraser(self) -> OracleEraser:
         """The eraser of what was seen so far, in float64.
 
         Raises:
             ToolkitError: fewer than two rows, or one class.
         """
-        if "eraser" not in self._cache:
-            from_z = whitened_concept(self._moments)
-            self._cache["eraser"] = OracleEraser(self.sigma_xz @ from_z @ from_z.T, self.mean_z)
-        return self._cache["eraser"]
+        from_z = whitened_concept(self)
+        return OracleEraser(self.sigma_xz @ from_z @ from_z.T, self.mean_z)
 
 
 @dataclass(frozen=True)
 class FreeFormEraser:
-    """The map x -> x - coef (f(x) - mean_f) for a predictor f of the concept: no labels needed, any
-    shape of f.
+    """The map x -> x - coef (f(x) - mean_f) for a predictor f of the concept: no labels needed.
 
     With f(x) = E[z | x] it moves x least of all functions of x that leave no linear trace of z;
     with any other f that covaries with all of z it still leaves none, only moves x further. `coef`
     is the instrument form, Cov(x, z) Cov(f, z)^+, which is what makes the trace zero for an f that
     is only an estimate.
+
+    >>> x, z = torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 1, 1])
+    >>> eraser = FreeFormEraser.fit(x, z, lambda rows: torch.cat([rows < 3, rows >= 3], 1).float())
+    >>> eraser(x).round(decimals=4).tolist()  # as the oracle, for this predictor is never wrong
+    [[3.0], [2.0], [4.0]]
     """
 
     predictor: Callable[[Tensor], Tensor]
@@ -137,75 +122,53 @@ class FreeFormEraser:
         mask: Bool[Tensor, "..."] | None = None,
         **options: Any,
     ) -> FreeFormEraser:
-        """Return the eraser of `z` by `predictor` from activations that are all there."""
-        z_dim = count_columns(x, z, mask)
-        fitter = FreeFormFitter(predictor, x.shape[-1], z_dim, **options)
-        return fitter.update(x, z, mask).eraser
+        """Return the eraser of `z` by `predictor`; options are those of `FreeFormFitter`."""
+        return FreeFormFitter.fit(x, z, mask, predictor=predictor, **options).eraser
 
     def __call__(
         self, activation: Float[Tensor, "*rows d"], hook: object = None
     ) -> Float[Tensor, "*rows d"]:
         """Return the activation with the concept erased, in its dtype and on its device."""
-        rows = activation.reshape(-1, activation.shape[-1])
-        dtype = torch.promote_types(activation.dtype, torch.float32)
-        device = activation.device
-        told = (
-            self.predictor(rows).to(device, dtype) - self.mean_f.to(device, dtype)
-        ) @ self.coef.T.to(device, dtype)
-        return (activation.to(dtype) - told.reshape(activation.shape)).to(activation.dtype)
+        told = self.predictor(activation.reshape(-1, activation.shape[-1]))
+        return _without(activation, told, self.mean_f, self.coef)
 
 
 class FreeFormFitter(ConceptFitter):
-    """Fits a `FreeFormEraser` from streamed activations and labels; memory is O(x_dim z_dim)."""
+    """Fits a `FreeFormEraser` from streamed activations and labels; memory is O(x_dim z_dim).
+
+    The predictions count as features behind those of x: one pass gives the covariance of both with
+    z, and `x_dim`, `mean_x` and `sigma_xz` hold both.
+    """
 
     def __init__(
         self,
-        predictor: Callable[[Tensor], Tensor],
         x_dim: int,
         z_dim: int,
+        predictor: Callable[[Tensor], Tensor],
         *,
         f_dim: int | None = None,
-        dtype: torch.dtype = torch.float64,
-        device: torch.device | str | None = None,
-        numeric: bool = False,
+        **options: Any,
     ) -> None:
         """Start with no rows.
 
         Args:
-            predictor: rows [n x_dim] to predictions [n f_dim], such as class probabilities.
             x_dim: features of the activations.
             z_dim: number of classes, or of real columns.
+            predictor: rows [n x_dim] to predictions [n f_dim], such as class probabilities.
             f_dim: columns of the predictions; None means as many as z_dim.
-            dtype: as in `LeaceFitter`, like `device` and `numeric`.
-            device: where the statistics live.
-            numeric: says that whole numbers in a single column are a quantity.
+            **options: `numeric`, `dtype` and `device`, as in `LeaceFitter`.
         """
-        # The predictions are further features: one pass gives their covariance with z beside that
-        # of x.
         self.predictor, self.f_dim = predictor, z_dim if f_dim is None else f_dim
-        moments = JointMoments(
-            x_dim + self.f_dim, z_dim, dtype=dtype, device=device, covariance=False
-        )
-        super().__init__(x_dim, z_dim, moments, numeric=numeric)
+        super().__init__(x_dim + self.f_dim, z_dim, covariance=False, **options)
 
-    @property
-    def eraser(self) -> FreeFormEraser:
-        """The eraser of what was seen so far, in float64.
-
-        Raises:
-            ToolkitError: fewer than two rows, one class, or a predictor blind to a part of the
-                concept.
-        """
-        if "eraser" not in self._cache:
-            from_z = whitened_concept(self._moments)
-            told = self._moments.sigma_xz[self.x_dim :] @ from_z
-            cross = self.sigma_xz @ from_z
-            coef = _through(told, cross)
-            mean_f = self._moments.mean_x[self.x_dim :].clone()
-            self._cache["eraser"] = FreeFormEraser(self.predictor, coef, mean_f)
-        return self._cache["eraser"]
-
-    def _features(self, rows: Tensor) -> Tensor:
+    def update(
+        self: F,
+        x: Float[Tensor, "*rows d"],
+        z: Shaped[Tensor, "*labels"] | None = None,
+        mask: Bool[Tensor, "..."] | None = None,
+    ) -> F:
+        """Take in one batch, and what is predicted of its rows."""
+        rows, labels = labelled_rows(x, z, mask, self.x_dim - self.f_dim, self.z_dim)
         with torch.no_grad():
             told = self.predictor(rows)
         if tuple(told.shape) != (len(rows), self.f_dim):
@@ -214,19 +177,36 @@ class FreeFormFitter(ConceptFitter):
                 f" f_dim={self.f_dim} numbers for each."
             )
         wide = torch.promote_types(told.dtype, torch.promote_types(rows.dtype, torch.float32))
-        return torch.cat([rows.to(wide), told.to(rows.device, wide)], 1)
+        return super().update(torch.cat([rows.to(wide), told.to(rows.device, wide)], 1), labels)
+
+    @cached_property
+    def eraser(self) -> FreeFormEraser:
+        """The eraser of what was seen so far, in float64.
+
+        Raises:
+            ToolkitError: fewer than two rows, one class, or a predictor blind to a part of the
+                concept.
+        """
+        d = self.x_dim - self.f_dim
+        cross = self.sigma_xz @ whitened_concept(self)
+        return FreeFormEraser(self.predictor, _through(cross[d:], cross[:d]), self.mean_x[d:])
+
+
+def _without(x: Tensor, told: Tensor, mean: Tensor, coef: Tensor) -> Tensor:
+    """x - coef (told - mean) in the dtype of x; half precision is computed in float32."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    told, mean, coef = (part.to(x.device, dtype) for part in (told, mean, coef))
+    return (x.to(dtype) - ((told - mean) @ coef.T).reshape(x.shape)).to(x.dtype)
 
 
 def _through(told: Float[Tensor, "f k"], cross: Float[Tensor, "d k"]) -> Float[Tensor, "d f"]:
-    """Solve coef told = cross: what each prediction has to subtract for no covariance with z to be
-    left."""
+    """Solve coef told = cross, so that no covariance with z is left."""
     size = told.norm(dim=1, keepdim=True)
-    unit = torch.where(
-        size > 0, told / size, 0
-    )  # the units of predictions do not decide which of them count
+    # In units of its own each prediction counts alike.
+    unit = torch.where(size > 0, told / size, 0)
     coef = cross @ torch.linalg.pinv(unit, rtol=1e-10)
     left = (cross - coef @ unit).norm() / cross.norm().clamp(min=torch.finfo(cross.dtype).tiny)
-    if left > 1e-9:
+    if left > 1e-9:  # float64 leaves 1e-15, a class that is never predicted a good part of 1
         raise ToolkitError(
             "the predictor says nothing about a part of the concept: subtracting its predictions"
             f" leaves {left:.2g} of the covariance. Give a predictor with a column for every class,"

@@ -14,23 +14,23 @@ order sqrt(d / n) allows. It says nothing about non-linear predictors. An equal-
 what erasing this concept did: `shuffled_eraser` removes as many directions, as far, that carry
 labels without meaning.
 
-Source: Belrose et al. 2023, LEACE: Perfect linear concept erasure in closed form, arXiv:2306.03819.
-Words as in the authors' package `concept-erasure`.
+Source: Belrose et al. 2023, LEACE: Perfect linear concept erasure in closed form, arXiv:2306.03819,
+Theorems 4.2 and 4.3. Words as in the authors' package `concept-erasure`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.hooks._leace_fitter import ConceptFitter, count_columns
-from mechinterp_toolkit.hooks._leace_moments import JointMoments
+from mechinterp_toolkit.hooks._leace_fitter import ConceptFitter
 from mechinterp_toolkit.hooks._leace_solve import (
     ConceptSubspace,
     concept_subspace,
@@ -61,8 +61,7 @@ ErasureMethod = Literal["leace", "orth"]
 
 _SCHEMA = "1"
 
-# Numbers in one block of rows while erasing: few enough to stay in cache between the three passes
-# over them.
+# Numbers in one block of rows while erasing: few enough to stay in cache.
 _BLOCK = 2**16
 
 
@@ -72,6 +71,12 @@ class LeaceEraser:
 
     All positions are edited. Arithmetic is in the dtype of the activation, in float32 for half
     precision.
+
+    >>> x = torch.tensor([[-1.0, -2.0], [-1.0, 0.0], [1.0, 0.0], [1.0, 2.0]])
+    >>> eraser = LeaceEraser.fit(x, torch.tensor([0, 0, 1, 1]))
+    >>> erased = torch.tensor([[0.0, -1.0], [0.0, 1.0], [0.0, -1.0], [0.0, 1.0]])
+    >>> torch.allclose(eraser(x), erased, atol=1e-6)  # both classes now have the mean (0, 0)
+    True
     """
 
     proj_left: Float[Tensor, "d rank"]
@@ -80,7 +85,7 @@ class LeaceEraser:
     proj_right: Float[Tensor, "rank d"]
     """How much of it is there, one row per erased direction."""
 
-    bias: Float[Tensor, " d"] | None
+    bias: Float[Tensor, " d"] | None = None
     """Mean of the activations, which stays as it is; None where only the slope was asked for."""
 
     @classmethod
@@ -91,8 +96,7 @@ class LeaceEraser:
         mask: Bool[Tensor, "..."] | None = None,
         **options: Any,
     ) -> LeaceEraser:
-        """Return the eraser of concept `z` from activations that are all there; arguments of
-        `LeaceFitter.fit`."""
+        """Return the eraser of concept `z`; arguments and errors are those of `LeaceFitter`."""
         return LeaceFitter.fit(x, z, mask, **options).eraser
 
     def __call__(
@@ -105,9 +109,8 @@ class LeaceEraser:
         """
         factors = self._factors(activation, hook)
         rows = activation.reshape(-1, activation.shape[-1])
-        if activation.device.type != "cpu" or (
-            torch.is_grad_enabled() and activation.requires_grad
-        ):
+        needs_gradient = torch.is_grad_enabled() and activation.requires_grad
+        if activation.device.type != "cpu" or needs_gradient:
             erased = _erase(rows.to(factors.left.dtype), factors)
             return erased.to(activation.dtype).reshape(activation.shape)
         result = torch.empty(rows.shape, dtype=activation.dtype)
@@ -115,8 +118,7 @@ class LeaceEraser:
         return result.reshape(activation.shape)
 
     def erase_(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
-        """Erase the concept from `x` in place, for arrays too large to hold twice; an edit of a
-        model calls the eraser.
+        """Erase the concept from `x` in place, for arrays too large to hold twice.
 
         Returns:
             `x`.
@@ -137,10 +139,9 @@ class LeaceEraser:
     @property
     def P(self) -> Float[Tensor, "d d"]:
         """The slope of the map as a whole matrix."""
-        eye = torch.eye(
-            len(self.proj_left), dtype=self.proj_left.dtype, device=self.proj_left.device
-        )
-        return eye - self.proj_left @ self.proj_right
+        slope = -self.proj_left @ self.proj_right
+        slope.diagonal().add_(1)
+        return slope
 
     @property
     def rank(self) -> int:
@@ -148,8 +149,7 @@ class LeaceEraser:
         return self.proj_left.shape[1]
 
     def scaled(self, strength: float) -> LeaceEraser:
-        """Return the eraser that moves every activation `strength` times as far; only 1 erases
-        exactly."""
+        """Return the eraser that moves activations `strength` times as far; only 1 erases."""
         return replace(self, proj_left=self.proj_left * strength)
 
     def to(
@@ -165,22 +165,14 @@ class LeaceEraser:
                 f"an eraser kept in {dtype} would leave a part of the concept; keep it in float32"
                 " or float64, activations of any dtype are erased with it."
             )
-        left, right = (
-            part.to(device=device, dtype=dtype) for part in (self.proj_left, self.proj_right)
-        )
-        return LeaceEraser(
-            left, right, None if self.bias is None else self.bias.to(device=device, dtype=dtype)
-        )
+        moved = {name: part.to(device=device, dtype=dtype) for name, part in self._parts().items()}
+        return LeaceEraser(**moved)
 
     def save(self, path: str | Path) -> None:
         """Write the eraser to a safetensors file."""
         from safetensors.torch import save_file
 
-        tensors = {
-            "proj_left": self.proj_left.contiguous(),
-            "proj_right": self.proj_right.contiguous(),
-        }
-        tensors |= {} if self.bias is None else {"bias": self.bias.contiguous()}
+        tensors = {name: part.contiguous() for name, part in self._parts().items()}
         save_file(tensors, str(path), metadata={"kind": "LeaceEraser", "schema": _SCHEMA})
 
     @classmethod
@@ -194,19 +186,21 @@ class LeaceEraser:
 
         try:
             with safe_open(str(path), framework="pt", device=str(device)) as file:
-                metadata = file.metadata() or {}
-                if metadata.get("kind") != "LeaceEraser" or metadata.get("schema") != _SCHEMA:
+                about = file.metadata() or {}
+                kind, schema = about.get("kind", "no kind"), about.get("schema", "none")
+                if (kind, schema) != ("LeaceEraser", _SCHEMA):
                     raise ToolkitError(
-                        f"{path} holds {metadata.get('kind', 'no kind')}, schema"
-                        f" {metadata.get('schema', 'none')}, not a LeaceEraser of schema {_SCHEMA}."
+                        f"{path} holds {kind}, schema {schema}, not a LeaceEraser of schema"
+                        f" {_SCHEMA}."
                     )
-                return cls(
-                    file.get_tensor("proj_left"),
-                    file.get_tensor("proj_right"),
-                    (file.get_tensor("bias") if "bias" in file.keys() else None),  # noqa: SIM118  (not a dict)
-                )
+                return cls(**{name: file.get_tensor(name) for name in list(file.keys())})
         except (SafetensorError, FileNotFoundError) as error:
             raise ToolkitError(f"no eraser could be read from {path}: {error}") from error
+
+    def _parts(self) -> dict[str, Tensor]:
+        """The tensors that are there, by field."""
+        parts = {"proj_left": self.proj_left, "proj_right": self.proj_right}
+        return parts if self.bias is None else {**parts, "bias": self.bias}
 
     def _factors(self, x: Tensor, hook: object) -> _Factors:
         """The parts as they act on the rows of `x`."""
@@ -217,10 +211,9 @@ class LeaceEraser:
                 f"the eraser was fitted on {d} features; the activation{at} has {x.shape[-1]}."
             )
         dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
-        left, right = (
-            part.to(x.device, dtype).T.contiguous() for part in (self.proj_left, self.proj_right)
-        )
-        return _Factors(left, right, None if self.bias is None else self.bias.to(x.device, dtype))
+        parts = {name: part.to(x.device, dtype) for name, part in self._parts().items()}
+        left, right = (parts[name].T.contiguous() for name in ("proj_left", "proj_right"))
+        return _Factors(left, right, parts.get("bias"))
 
 
 class _Factors(NamedTuple):
@@ -250,8 +243,7 @@ class QualityReport:
     the mean left out."""
 
     cross_covariance_left: float
-    """The largest part of a column of z's correlations with x that is left: 0 is erased, 1
-    untouched."""
+    """Largest part left of a column of z's correlations with x: 0 is erased, 1 untouched."""
 
     correlations: Float[Tensor, " concept_rank"]
     """Canonical correlations of x and z that the fitter's own eraser removes, falling. Noise alone
@@ -262,13 +254,19 @@ class QualityReport:
 
     @property
     def least_correlation(self) -> float:
-        """Smallest canonical correlation that counts as a part of the concept; 0 where there is
-        none."""
+        """Smallest canonical correlation that counts as part of the concept; 0 where none does."""
         return self.correlations[-1].item() if len(self.correlations) else 0.0
 
 
 class LeaceFitter(ConceptFitter):
-    """Fits a `LeaceEraser` from streamed activations and labels; memory is O(x_dim^2)."""
+    """Fits a `LeaceEraser` from streamed activations and labels; memory is O(x_dim^2).
+
+    >>> fitter = LeaceFitter(x_dim=2, z_dim=2)
+    >>> fitter = fitter.update(torch.tensor([[-1.0, -2.0], [-1.0, 0.0]]), torch.tensor([0, 0]))
+    >>> fitter = fitter.update(torch.tensor([[1.0, 0.0], [1.0, 2.0]]), torch.tensor([1, 1]))
+    >>> fitter.eraser.rank, round(fitter.report.variance_removed, 2)
+    (1, 0.67)
+    """
 
     def __init__(
         self,
@@ -279,9 +277,7 @@ class LeaceFitter(ConceptFitter):
         affine: bool = True,
         shrinkage: bool = False,
         rank_tol: float | None = None,
-        dtype: torch.dtype = torch.float64,
-        device: torch.device | str | None = None,
-        numeric: bool = False,
+        **options: Any,
     ) -> None:
         """Start with no rows.
 
@@ -295,76 +291,42 @@ class LeaceFitter(ConceptFitter):
                 the order of x_dim.
             rank_tol: directions whose canonical correlation is at most this stay; None erases all
                 but rounding errors.
-            dtype: of the products within a batch; float32 is faster and leaves the rounding of
-                float32. Sums from batch to batch are float64 always.
-            device: where the statistics live; None puts them where the first batch is.
-            numeric: says that whole numbers in a single column are a quantity, such as a year, and
-                no class numbers.
+            **options: `numeric` (whole numbers in a single column are a quantity, such as a year,
+                and no class numbers), and `dtype` and `device` of the statistics, see `Moments`.
 
         Raises:
             ToolkitError: an unknown method, no columns, or another dtype.
         """
-        if method not in ("leace", "orth"):
+        if method not in get_args(ErasureMethod):
             raise ToolkitError(f"method is 'leace' or 'orth', not {method!r}.")
-        super().__init__(
-            x_dim, z_dim, JointMoments(x_dim, z_dim, dtype=dtype, device=device), numeric=numeric
-        )
-        self.method, self.affine, self.shrinkage, self.rank_tol = (
-            method,
-            affine,
-            shrinkage,
-            rank_tol,
-        )
+        super().__init__(x_dim, z_dim, **options)
+        self.method, self.affine = method, affine
+        self.shrinkage, self.rank_tol = shrinkage, rank_tol
 
-    @classmethod
-    def fit(
-        cls,
-        x: Float[Tensor, "*rows d"],
-        z: Shaped[Tensor, "*labels"],
-        mask: Bool[Tensor, "..."] | None = None,
-        **options: Any,
-    ) -> LeaceFitter:
-        """Return a fitter that has seen `x` and `z`; as many classes as the largest class number
-        says."""
-        return cls(x.shape[-1], count_columns(x, z, mask), **options).update(x, z, mask)
-
-    @property
+    @cached_property
     def eraser(self) -> LeaceEraser:
         """The eraser of what was seen so far, in float64.
 
         Raises:
             ToolkitError: fewer than two rows, one class, or x is constant.
         """
-        if "eraser" not in self._cache:
-            self._cache["eraser"] = self.project(self.subspace.basis, self.subspace.cross)
-        return self._cache["eraser"]
+        return self.project(self.subspace.basis, self.subspace.cross)
 
     @property
     def report(self) -> QualityReport:
         """What the eraser does to the rows seen."""
         return quality(self.eraser, self)
 
-    @property
-    def sigma_xx(self) -> Float[Tensor, "d d"]:
-        """Covariance of x, over n, not shrunk."""
-        return self._moments.sigma_xx
-
-    @property
+    @cached_property
     def subspace(self) -> ConceptSubspace:
-        """The directions of x that say anything linear about z, and their canonical
-        correlations."""
-        if "subspace" not in self._cache:
-            self._cache["subspace"] = concept_subspace(
-                self._moments, shrinkage=self.shrinkage, rank_tol=self.rank_tol
-            )
-        return self._cache["subspace"]
+        """The directions of x that say anything linear about z, by canonical correlation."""
+        return concept_subspace(self, shrinkage=self.shrinkage, rank_tol=self.rank_tol)
 
     def project(
         self, basis: Float[Tensor, "whitened r"], cross: Float[Tensor, "d r"]
     ) -> LeaceEraser:
-        """Return the eraser, by this fitter's method, of `basis` among whitened features, or of the
-        range of `cross`."""
-        bias = self.mean_x if self.affine else None
+        """Return the eraser of `basis` among whitened features, or (orth) of `cross`'s range."""
+        bias = self.mean_x if self.affine else None  # Theorem 4.3: b = E x - P E x
         if self.method == "leace":
             return LeaceEraser(*self.subspace.oblique(basis), bias)
         q = torch.linalg.qr(cross).Q.contiguous()
@@ -372,17 +334,23 @@ class LeaceFitter(ConceptFitter):
 
 
 def quality(eraser: LeaceEraser, fitter: LeaceFitter) -> QualityReport:
-    """Measure `eraser` on the rows that `fitter` has seen, which need not be those it was fitted
-    on."""
+    """Measure `eraser` on the rows that `fitter` has seen, which need not be its own.
+
+    >>> fitter = LeaceFitter.fit(torch.tensor([[0.0, 1], [2, 1], [0, 3], [2, 3]]),
+    ...                          torch.tensor([0, 1, 0, 1]))
+    >>> round(quality(fitter.eraser, fitter).variance_removed, 9)  # one of two features
+    0.5
+    """
+    # With P = I - L R and S = Cov(x): E|x' - x|^2 = tr(L R S R'L'), and the variance that is gone
+    # is tr(S) - tr(P S P') = 2 tr(L R S) - tr(L R S R'L').
     sigma, cross = fitter.sigma_xx, fitter.sigma_xz
     left, right = eraser.proj_left.to(sigma), eraser.proj_right.to(sigma)
     moved = ((right @ sigma @ right.T) * (left.T @ left)).sum().item()
-    total = sigma.trace().item()
     removed = 2 * (right @ sigma @ left).trace().item() - moved
     return QualityReport(
         n=fitter.n,
         rank=eraser.rank,
-        variance_removed=removed / total,
+        variance_removed=removed / sigma.trace().item(),
         distance=moved,
         cross_covariance_left=_largest_part(cross - left @ (right @ cross), cross, fitter),
         correlations=fitter.subspace.correlation,
@@ -393,8 +361,7 @@ def quality(eraser: LeaceEraser, fitter: LeaceFitter) -> QualityReport:
 def random_eraser(
     x_dim: int, rank: int, *, mean: Float[Tensor, " d"] | None = None, seed: int = 0
 ) -> LeaceEraser:
-    """Return the orthogonal projection that removes `rank` random directions: a control that knows
-    nothing of the data.
+    """Return the orthogonal projection off random directions: a control that knows no data.
 
     Args:
         x_dim: features of the activations.
@@ -404,6 +371,9 @@ def random_eraser(
 
     Raises:
         ToolkitError: there are not so many directions.
+
+    >>> random_eraser(3, 3)(torch.tensor([[1.0, 2.0, 3.0]])).abs().max() < 1e-6
+    tensor(True)
     """
     if not 0 <= rank <= x_dim:
         raise ToolkitError(
@@ -415,8 +385,7 @@ def random_eraser(
 
 
 def shuffled_eraser(fitter: LeaceFitter, *, seed: int = 0, matched: bool = True) -> LeaceEraser:
-    """Return an eraser of as many directions, of labels that mean nothing: the control for erasing
-    this concept.
+    """Return an eraser of as many directions, of labels that mean nothing: the fair control.
 
     Labels shuffled over the rows covary with x by chance alone: their covariance is a random matrix
     with the covariance of x, so that among whitened features the subspace they span is uniform. It
@@ -428,55 +397,59 @@ def shuffled_eraser(fitter: LeaceFitter, *, seed: int = 0, matched: bool = True)
         seed: decides the directions.
         matched: whether the control also moves the activations as far, in mean square, as the
             eraser does. Otherwise it removes its directions exactly.
+
+    >>> fitter = LeaceFitter.fit(torch.tensor([[0.0, 1], [2, 1], [0, 3], [2, 3]]),
+    ...                          torch.tensor([0, 1, 0, 1]))
+    >>> control = quality(shuffled_eraser(fitter, seed=1), fitter)
+    >>> control.rank, round(control.distance, 6), control.cross_covariance_left > 0.1
+    (1, 1.0, True)
     """
     subspace = fitter.subspace
-    basis = _random_basis(subspace.root.factor.shape[1], len(subspace.correlation), seed).to(
-        subspace.sd.device
-    )
+    whitened, rank = subspace.root.factor.shape[1], len(subspace.correlation)
+    basis = _random_basis(whitened, rank, seed).to(subspace.sd.device)
     control = fitter.project(basis, subspace.sd[:, None] * (subspace.root.factor @ basis))
     if not matched or not control.rank:
         return control
-    return control.scaled(
-        (quality(fitter.eraser, fitter).distance / quality(control, fitter).distance) ** 0.5
-    )
+    # Distances grow with the square of the strength.
+    further = fitter.report.distance / quality(control, fitter).distance
+    return control.scaled(further**0.5)
 
 
 def _random_basis(d: int, rank: int, seed: int) -> Float[Tensor, "d rank"]:
     generator = torch.Generator().manual_seed(seed)
-    return torch.linalg.qr(
-        torch.randn(d, rank, generator=generator, dtype=torch.float64)
-    ).Q.contiguous()
+    drawn = torch.randn(d, rank, generator=generator, dtype=torch.float64)
+    return torch.linalg.qr(drawn).Q.contiguous()
 
 
 def _largest_part(left: Tensor, whole: Tensor, fitter: LeaceFitter) -> float:
-    """Largest ratio of columns, in standard deviations of x: large features and frequent classes
-    hide no other."""
+    """Largest ratio of columns.
+
+    In standard deviations of x, so that large features and frequent classes hide no other.
+    """
     variance = fitter.sigma_xx.diagonal()
     inverse = torch.where(fitter.subspace.sd > 0, variance.rsqrt(), 0)[:, None]
     sd_z = fitter.sigma_zz.diagonal().sqrt()
     before, after = (whole * inverse).norm(dim=0), (left * inverse).norm(dim=0)
-    there = before > 1e-12 * sd_z  # below that a column's correlations are rounding errors
-    return (after[there] / before[there]).max().item() if there.any() else 0.0
+    correlated = before > 1e-12 * sd_z  # below that a column's correlations are rounding errors
+    return (after[correlated] / before[correlated]).max().item() if correlated.any() else 0.0
 
 
 def _erase(rows: Tensor, by: _Factors) -> Tensor:
-    return torch.addmm(
-        rows, (rows if by.mean is None else rows - by.mean) @ by.right, by.left, alpha=-1
-    )
+    centred = rows if by.mean is None else rows - by.mean
+    return torch.addmm(rows, centred @ by.right, by.left, alpha=-1)
 
 
 def _erase_by_blocks(rows: Tensor, by: _Factors, into: Tensor) -> None:
-    """The same into memory that is there (that of `rows` too), a block of rows at a time, which
-    stays in cache."""
+    """The same into memory that is there (that of `rows` too), a block of rows at a time.
+
+    A block stays in cache between the three passes over it.
+    """
     size = max(1, _BLOCK // rows.shape[1])
     room = torch.empty(size, rows.shape[1], dtype=by.left.dtype, device=rows.device)
-    for start in range(0, len(rows), size):
-        block, target = rows[start : start + size], into[start : start + size]
-        centred = (
-            block.to(room.dtype)
-            if by.mean is None
-            else torch.sub(block, by.mean, out=room[: len(block)])
-        )
+    for block, target in zip(rows.split(size), into.split(size), strict=True):
+        centred = block.to(room.dtype)
+        if by.mean is not None:
+            centred = torch.sub(block, by.mean, out=room[: len(block)])
         told = centred @ by.right
         if target.dtype == room.dtype:
             torch.addmm(block, told, by.left, alpha=-1, out=target)

@@ -7,10 +7,11 @@ import torch
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
-from mechinterp_toolkit.accumulate import Keep, Mean, Moments
+from mechinterp_toolkit.accumulate import Keep, Mean
 from mechinterp_toolkit.errors import HookError
 from mechinterp_toolkit.intervention import observed
 from mechinterp_toolkit.model import load_model
+from mechinterp_toolkit.moments import Moments
 from mechinterp_toolkit.record import activations, record
 
 POST0 = "blocks.0.hook_resid_post"
@@ -48,11 +49,13 @@ def test_padding_does_not_enter_a_mean(wrapped, tokens):
 def test_labels_reach_the_accumulator(wrapped, tokens):
     labels = torch.tensor([0, 1, 0, 1])
     position = torch.full((4,), 5)
-    into = {POST0: Moments()}
-    record(wrapped, tokens, into, position=position, labels=labels, batch_size=3)
+    into = {POST0: Moments(32, 2)}
+    fed = record(wrapped, tokens, into, position=position, labels=labels, batch_size=3)[POST0]
+    assert fed is into[POST0]
     chosen = activations(wrapped, tokens, (POST0,), position=position)[POST0].double()
-    expected = torch.stack([chosen[labels == k].mean(0) for k in (0, 1)])
-    assert (into[POST0].class_mean - expected).abs().max() < SAME
+    expected = torch.stack([chosen[labels == k].mean(0) for k in (0, 1)], 1)
+    means = fed.mean_x[:, None] + fed.sigma_xz / fed.mean_z
+    assert (means - expected).abs().max() < SAME
 
 
 def test_edits_are_in_force_while_recording(wrapped, tokens):

@@ -7,6 +7,8 @@ stream's large mean and outlier dimensions in float32.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -17,36 +19,17 @@ from mechinterp_toolkit.hooks.erase import (
     OracleFitter,
     optimal_linear_shrinkage,
 )
+from tests.hooks.erasure import classes, cross, left_over, one_hot
 
 peer = pytest.importorskip(
     "concept_erasure", reason="concept-erasure, the package compared with, is not installed"
 )
 
 
-def classes(
-    n: int = 3000, d: int = 24, k: int = 4, *, shares: list[float] | None = None
-) -> tuple[Tensor, Tensor]:
-    """Correlated Gaussian rows [n d] around class means, and one-hot labels."""
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.ones(k) if shares is None else torch.tensor(shares)
-    z = torch.multinomial(weights, n, replacement=True, generator=generator)
-    z[: len(weights)] = torch.arange(len(weights))
-    means = 2 * torch.randn(len(weights), d, generator=generator, dtype=torch.float64)
-    mixing = torch.randn(d, d, generator=generator, dtype=torch.float64) / d**0.5
-    x = torch.randn(n, d, generator=generator, dtype=torch.float64) @ mixing + means[z]
-    return x, torch.nn.functional.one_hot(z, len(weights)).double()
-
-
-def cross(x: Tensor, z: Tensor) -> Tensor:
-    x, z = x.double(), z.double()
-    return (x - x.mean(0)).T @ (z - z.mean(0)) / len(x)
-
-
-def left_over(erased: Tensor, x: Tensor, z: Tensor) -> float:
-    """Largest part of a column of z's correlations with x that is left, whatever the units of x and
-    z."""
-    after, before = (cross(rows, z) / x.double().std(0)[:, None] for rows in (erased, x))
-    return (after.norm(dim=0) / before.norm(dim=0)).max().item()
+def columns(**options: Any) -> tuple[Tensor, Tensor]:
+    """Rows around class means, and one-hot labels, which is all that the peer takes."""
+    x, z = classes(**options)
+    return x, one_hot(z)
 
 
 def fit_both(x: Tensor, z: Tensor, **options):
@@ -64,7 +47,7 @@ def fit_both(x: Tensor, z: Tensor, **options):
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("method", ["leace", "orth"])
 def test_the_same_words_give_the_same_map(method, affine, shrinkage):
-    x, z = classes()
+    x, z = columns()
     ours, theirs = fit_both(x, z, method=method, affine=affine, shrinkage=shrinkage)
     assert torch.allclose(ours.P, theirs.P, rtol=0, atol=1e-10)
     assert torch.allclose(ours(x), theirs(x), rtol=0, atol=1e-9)  # rows reach a size of 10
@@ -75,7 +58,7 @@ def test_the_same_words_give_the_same_map(method, affine, shrinkage):
     "case", ["fewer rows than dimensions", "repeated dimensions", "rows that sum to zero", "real z"]
 )
 def test_the_map_is_the_same_where_the_covariance_is_singular_or_the_concept_real(case):
-    x, z = classes()
+    x, z = columns()
     if case == "fewer rows than dimensions":
         x, z = x[:20], z[:20]
     elif case == "repeated dimensions":
@@ -89,7 +72,7 @@ def test_the_map_is_the_same_where_the_covariance_is_singular_or_the_concept_rea
 
 
 def test_the_oracle_and_the_shrinkage_are_the_same():
-    x, z = classes()
+    x, z = columns()
     assert torch.allclose(
         OracleEraser.fit(x, z)(x, z), peer.OracleEraser.fit(x, z)(x, z), atol=1e-10
     )
@@ -105,21 +88,21 @@ def test_the_oracle_and_the_shrinkage_are_the_same():
 
 
 def test_a_class_of_one_row_in_ten_thousand_is_erased():
-    x, z = classes(40_000, shares=[0.5, 0.4999, 1e-4])
+    x, z = columns(n=40_000, shares=[0.5, 0.4999, 1e-4])
     ours, theirs = fit_both(x, z)
     assert left_over(theirs(x), x, z) > 0.5
     assert left_over(ours(x), x, z) < 1e-10
 
 
 def test_labels_in_units_of_a_millionth_are_erased():
-    x, z = classes()
+    x, z = columns()
     ours, theirs = fit_both(x, 1e-6 * z)
     assert left_over(theirs(x), x, z) == pytest.approx(1)  # nothing was erased
     assert left_over(ours(x), x, z) < 1e-10
 
 
 def test_under_a_mean_of_ten_thousand_standard_deviations_the_map_is_exact():
-    x, z = classes()
+    x, z = columns()
     plain, _ = fit_both(x, z)
     far = x + 1e4 * x.std(0)
     (ours,) = [LeaceFitter(24, 4).update(far, z).eraser]
@@ -132,7 +115,7 @@ def test_under_a_mean_of_ten_thousand_standard_deviations_the_map_is_exact():
 
 
 def test_under_a_large_mean_in_float32_the_concept_is_erased():
-    x, z = classes()
+    x, z = columns()
     far = (x + 1e4 * x.std(0)).float()
     ours = LeaceFitter(24, 4, dtype=torch.float32).update(far, z).eraser
     theirs = peer.LeaceFitter(24, 4, dtype=torch.float32).update(far, z.float()).eraser
@@ -144,7 +127,7 @@ def test_under_a_large_mean_in_float32_the_concept_is_erased():
 
 
 def test_three_dimensions_ten_thousand_times_larger_are_erased_with_the_rest_in_float32():
-    x, z = classes()
+    x, z = columns()
     x[:, :3] *= 1e4
     x, z = x.float(), z.float()
     ours, theirs = fit_both(x, z, shrinkage=False)
