@@ -1,5 +1,4 @@
-"""Zero, mean and resample ablation of heads and neurons, ablation of a direction, and heads that
-back each other up.
+"""What does a model do without a head, a neuron or a direction? Zero, mean and resample ablation.
 
 An ablation puts another value where a component wrote: zero, the component's mean over a set of
 prompts, or what it wrote on another prompt. Other heads, neurons, tokens, layers and everything
@@ -18,11 +17,10 @@ in McGrath et al. 2023, arXiv:2307.15771.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import ClassVar, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -34,77 +32,92 @@ from mechinterp_toolkit.hooks.measure import Metric, measure
 from mechinterp_toolkit.hooks.steer import SetProjection
 from mechinterp_toolkit.hooks.where import EVERYTHING, Where
 from mechinterp_toolkit.intervention import Edit, Site
-from mechinterp_toolkit.model import HookedModel
+from mechinterp_toolkit.model import HookedModel, takes_model
 from mechinterp_toolkit.record import activations, record
 from mechinterp_toolkit.results import Estimate
 from mechinterp_toolkit.stats import bootstrap
+
+A = TypeVar("A", bound="_Ablation")
+K = TypeVar("K", int, str)
 
 Component = tuple[int, int]
 """`(layer, head)` or `(layer, neuron)`."""
 
 
 @dataclass(frozen=True)
-class AblateHeads:
-    """Replace the output of some heads of one layer; belongs at `blocks.{layer}.attn.hook_z`."""
+class _Ablation:
+    """Replace what some components of one layer wrote."""
 
-    heads: tuple[int, ...]
-    """Heads to replace."""
+    chosen: tuple[int, ...]
+    """Components to replace, numbered from 0."""
 
-    value: Float[Tensor, "ablated d_head"] | Float[Tensor, "batch pos ablated d_head"]
+    value: Float[Tensor, "*batch_pos ablated *features"]
     """What stands in their place: zeros or means, or a value for each token of the batch that is
     run."""
 
     where: Where = EVERYTHING
     """The tokens at which they are replaced."""
 
+    point: ClassVar[str]
+    """Where it belongs, behind `blocks.{layer}.`."""
+
+    noun: ClassVar[str]
+    """What one component is called."""
+
+    axis: ClassVar[int]
+    """Axis of the components, counted from the last."""
+
     def __call__(
-        self, activation: Float[Tensor, "batch pos head d_head"], hook: Site
-    ) -> Float[Tensor, "batch pos head d_head"]:
-        """Return the activation with these heads replaced; raises `HookError` for a head that is
-        not there."""
-        _check_indices(self.heads, activation.shape[2], "head", hook)
-        if self.value.dim() == 4 and self.value.shape[:2] != activation.shape[:2]:
+        self, activation: Float[Tensor, "batch pos *rest"], hook: Site
+    ) -> Float[Tensor, "batch pos *rest"]:
+        """Return the activation with the chosen components replaced.
+
+        Raises:
+            HookError: one of them is not there, or the values are those of another batch.
+        """
+        size = activation.shape[self.axis]
+        outside = [i for i in self.chosen if not 0 <= i < size]
+        if outside:
+            raise HookError(
+                f"{hook.name!r} has {size} {self.noun}s, numbered from 0; there is no {self.noun}"
+                f" {outside}."
+            )
+        by_token = self.value.dim() == activation.dim()
+        if by_token and self.value.shape[:2] != activation.shape[:2]:
             raise HookError(
                 f"the edit at {hook.name!r} has values for {tuple(self.value.shape[:2])} tokens"
                 f" [batch pos], but {tuple(activation.shape[:2])} run; run the very batch it was"
                 " made for, without a KV cache."
             )
         edited = activation.clone()
-        edited[:, :, list(self.heads)] = self.value.to(activation)
+        edited[(..., list(self.chosen), *[slice(None)] * (-1 - self.axis))] = self.value.to(edited)
         return self.where.apply(activation, edited, hook)
 
-    def to(self, device: torch.device | str) -> AblateHeads:
+    def to(self: A, device: torch.device | str) -> A:
         """Return the same edit with its values on `device`."""
         return replace(self, value=self.value.to(device))
 
 
-@dataclass(frozen=True)
-class AblateNeurons:
-    """Replace the activation of some neurons of one layer; belongs at
-    `blocks.{layer}.mlp.hook_post`."""
+class AblateHeads(_Ablation):
+    """Replace the output of some heads of one layer; belongs at `blocks.{layer}.attn.hook_z`.
 
-    neurons: tuple[int, ...]
-    """Neurons to replace."""
+    >>> zero = AblateHeads((1,), torch.zeros(1, 1))
+    >>> zero(torch.ones(1, 1, 3, 2), hook=Site("blocks.0.attn.hook_z"))[0, 0].tolist()
+    [[1.0, 1.0], [0.0, 0.0], [1.0, 1.0]]
+    """
 
-    value: Float[Tensor, " ablated"]
-    """What stands in their place: zeros or means."""
+    point, noun, axis = "attn.hook_z", "head", -2
 
-    where: Where = EVERYTHING
-    """The tokens at which they are replaced."""
 
-    def __call__(
-        self, activation: Float[Tensor, "*batch d_mlp"], hook: Site
-    ) -> Float[Tensor, "*batch d_mlp"]:
-        """Return the activation with these neurons replaced; raises `HookError` for a neuron that
-        is not there."""
-        _check_indices(self.neurons, activation.shape[-1], "neuron", hook)
-        edited = activation.clone()
-        edited[..., list(self.neurons)] = self.value.to(activation)
-        return self.where.apply(activation, edited, hook)
+class AblateNeurons(_Ablation):
+    """Replace the activation of some neurons; belongs at `blocks.{layer}.mlp.hook_post`.
 
-    def to(self, device: torch.device | str) -> AblateNeurons:
-        """Return the same edit with its values on `device`."""
-        return replace(self, value=self.value.to(device))
+    >>> mean = AblateNeurons((0, 2), torch.tensor([5.0, 6.0]))
+    >>> mean(torch.ones(1, 1, 4), hook=Site("blocks.0.mlp.hook_post"))
+    tensor([[[5., 1., 6., 1.]]])
+    """
+
+    point, noun, axis = "mlp.hook_post", "neuron", -1
 
 
 def ablate_heads(
@@ -122,14 +135,11 @@ def ablate_heads(
 
     Raises:
         HookError: a layer's means are missing.
+
+    >>> {name: edit.chosen for name, edit in ablate_heads([(0, 3), (5, 1), (0, 2)]).items()}
+    {'blocks.0.attn.hook_z': (2, 3), 'blocks.5.attn.hook_z': (1,)}
     """
-    edits: dict[str, Edit] = {}
-    for layer, chosen in _by_layer(heads, means).items():
-        value = (
-            torch.zeros(len(chosen), 1) if means is None else means[layer][list(chosen)]
-        )  # one zero is spread over the head
-        edits[f"blocks.{layer}.attn.hook_z"] = AblateHeads(chosen, value, where)
-    return edits
+    return _ablations(AblateHeads, heads, means, where)
 
 
 def ablate_neurons(
@@ -138,7 +148,7 @@ def ablate_neurons(
     *,
     where: Where = EVERYTHING,
 ) -> dict[str, Edit]:
-    """Return the edits, for `applied`, that replace each `(layer, neuron)` by its mean, or by zero.
+    """Return the edits, for `applied`, that replace each `(layer, neuron)` by its mean or by zero.
 
     Args:
         neurons: what to ablate.
@@ -147,14 +157,15 @@ def ablate_neurons(
 
     Raises:
         HookError: a layer's means are missing.
+
+    >>> edits = ablate_neurons([(0, 2)], {0: torch.tensor([7.0, 8.0, 9.0])})
+    >>> edits["blocks.0.mlp.hook_post"].value
+    tensor([9.])
     """
-    edits: dict[str, Edit] = {}
-    for layer, chosen in _by_layer(neurons, means).items():
-        value = torch.zeros(len(chosen)) if means is None else means[layer][list(chosen)]
-        edits[f"blocks.{layer}.mlp.hook_post"] = AblateNeurons(chosen, value, where)
-    return edits
+    return _ablations(AblateNeurons, neurons, means, where)
 
 
+@takes_model
 def resample_heads(
     model: HookedModel,
     heads: Sequence[Component],
@@ -163,8 +174,7 @@ def resample_heads(
     seed: int,
     where: Where = EVERYTHING,
 ) -> dict[str, Edit]:
-    """Return the edits that give each `(layer, head)` what it wrote at the same place of another
-    prompt.
+    """Return the edits that give each `(layer, head)` what it wrote there on another prompt.
 
     Every prompt gets one donor, itself never, the same for all heads; each prompt gives once.
 
@@ -177,6 +187,11 @@ def resample_heads(
 
     Raises:
         ToolkitError: a single prompt, which has no donor.
+
+    >>> tokens = torch.tensor([[1, 55, 56], [1, 57, 58]])
+    >>> edits = resample_heads("toy/sentiment", [(1, 0), (1, 3)], tokens, seed=0)
+    >>> edits["blocks.1.attn.hook_z"].value.shape  # batch pos ablated d_head
+    torch.Size([2, 3, 2, 16])
     """
     if len(tokens) < 2:
         raise ToolkitError(
@@ -185,8 +200,8 @@ def resample_heads(
     order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))
     donor = torch.empty_like(order)
     donor[order] = order.roll(1)  # one cycle through all prompts, so that none is its own donor
-    grouped = _by_layer(heads, None)
-    names = {layer: f"blocks.{layer}.attn.hook_z" for layer in grouped}
+    grouped = _by_layer(heads)
+    names = {layer: f"blocks.{layer}.{AblateHeads.point}" for layer in grouped}
     recorded = activations(model, tokens, tuple(names.values()))
     return {
         name: AblateHeads(grouped[layer], recorded[name][donor][:, :, list(grouped[layer])], where)
@@ -213,6 +228,10 @@ def ablate_direction(
     Raises:
         HookError: a hook point's mean is missing.
         ToolkitError: a direction of length zero.
+
+    >>> (edit,) = ablate_direction(torch.tensor([2.0, 0.0]), ["blocks.0.hook_mlp_out"]).values()
+    >>> edit(torch.tensor([[[3.0, 4.0]]]), hook=Site("blocks.0.hook_mlp_out"))
+    tensor([[[0., 4.]]])
     """
     if not direction.norm() > 0:
         raise ToolkitError(
@@ -228,6 +247,7 @@ def ablate_direction(
     }
 
 
+@takes_model
 def direction_means(
     model: HookedModel,
     tokens: Int[Tensor, "batch pos"],
@@ -237,14 +257,15 @@ def direction_means(
     mask: Bool[Tensor, "batch pos"] | None = None,
     batch_size: int = 256,
 ) -> dict[str, float]:
-    """Return hook point -> mean projection on the unit direction over all real positions of
-    `tokens`."""
+    """Return hook point -> mean projection on the unit direction, over all real positions.
+
+    >>> tokens, first = torch.tensor([[1, 55, 56]]), torch.eye(64)[0]
+    >>> list(direction_means("toy/sentiment", tokens, first, ["hook_embed"]))
+    ['hook_embed']
+    """
     unit = direction.double() / direction.double().norm()
-    mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
-    fed = record(
-        model, tokens, {name: Mean() for name in hook_points}, mask=mask, batch_size=batch_size
-    )
-    return {name: float(fed[name].value.cpu() @ unit.cpu()) for name in hook_points}
+    means = _means(model, tokens, {name: name for name in hook_points}, mask, batch_size)
+    return {name: float(mean.cpu() @ unit.cpu()) for name, mean in means.items()}
 
 
 @dataclass(frozen=True)
@@ -266,6 +287,7 @@ class Redundancy:
     """The pairs, in the order of `interaction`."""
 
 
+@takes_model
 def pair_redundancy(
     model: HookedModel,
     tokens: Int[Tensor, "batch pos"],
@@ -274,20 +296,27 @@ def pair_redundancy(
     means: Mapping[int, Float[Tensor, "head d_head"]] | None = None,
     *,
     mask: Bool[Tensor, "batch pos"] | None = None,
-    where: Where = EVERYTHING,
-    unit: str = "logits",
+    measured: str = "logits",
     seed: int = 0,
 ) -> Redundancy:
-    """Ablate each head and each pair of heads, and compare; intervals resample prompts.
+    """Ablate each head and each pair of heads, and compare.
 
     Args:
+        tokens: prompts; intervals resample them.
         heads: two or more; every pair of them is run once.
         metric: one number per prompt, e.g. from `logit_difference`.
         means: as for `ablate_heads`.
-        unit: of the metric.
+        mask: True at real tokens.
+        measured: unit of the metric.
+        seed: of the intervals.
 
     Raises:
         ToolkitError: fewer than two different heads, or fewer than two prompts.
+
+    >>> tokens = torch.tensor([[1, 55, 56, 57], [1, 60, 55, 61]])
+    >>> metric = lambda logits: logits[:, -1, 51] - logits[:, -1, 53]
+    >>> pair_redundancy("toy/sentiment", tokens, [(1, 0), (1, 3)], metric).interaction.labels
+    {'pair': ('1.0 + 1.3',)}
     """
     chosen = tuple(dict.fromkeys(heads))
     if len(chosen) < 2:
@@ -295,33 +324,32 @@ def pair_redundancy(
     before = measure(model, tokens, metric, mask=mask)
 
     def lost(group: Sequence[Component]) -> Float[Tensor, " batch"]:
-        return before - measure(
-            model, tokens, metric, ablate_heads(group, means, where=where), mask=mask
+        return before - measure(model, tokens, metric, ablate_heads(group, means), mask=mask)
+
+    def over_prompts(axis: str, columns: Mapping[str, Tensor]) -> Estimate:
+        return bootstrap(
+            torch.stack(list(columns.values()), 1),
+            unit_name="prompts",
+            measured=measured,
+            seed=seed,
+            axes=(axis,),
+            labels={axis: tuple(columns)},
         )
 
-    alone = {head: lost([head]) for head in chosen}
-    pairs = tuple(combinations(chosen, 2))
-    extra = torch.stack([lost(pair) - alone[pair[0]] - alone[pair[1]] for pair in pairs], 1)
     names = {head: f"{head[0]}.{head[1]}" for head in chosen}
-    common: dict[str, Any] = {"unit_name": "prompts", "measured": unit, "seed": seed}
+    alone = {head: lost([head]) for head in chosen}
+    extra = {(a, b): lost([a, b]) - alone[a] - alone[b] for a, b in combinations(chosen, 2)}
     return Redundancy(
-        single=bootstrap(
-            torch.stack(list(alone.values()), 1),
-            axes=("head",),
-            labels={"head": tuple(names.values())},
-            **common,
-        ),
-        interaction=bootstrap(
-            extra,
-            axes=("pair",),
-            labels={"pair": tuple(f"{names[a]} + {names[b]}" for a, b in pairs)},
-            **common,
+        single=over_prompts("head", {names[head]: fall for head, fall in alone.items()}),
+        interaction=over_prompts(
+            "pair", {f"{names[a]} + {names[b]}": fall for (a, b), fall in extra.items()}
         ),
         heads=chosen,
-        pairs=pairs,
+        pairs=tuple(extra),
     )
 
 
+@takes_model
 def head_means(
     model: HookedModel,
     tokens: Int[Tensor, "batch pos"],
@@ -330,10 +358,17 @@ def head_means(
     mask: Bool[Tensor, "batch pos"] | None = None,
     batch_size: int = 256,
 ) -> dict[int, Float[Tensor, "head d_head"]]:
-    """Return layer -> mean output of every head over all real positions of `tokens`."""
-    return _means(model, tokens, layers, "attn.hook_z", mask, batch_size)
+    """Return layer -> mean output of every head over all real positions of `tokens`.
+
+    >>> means = head_means("toy/sentiment", torch.tensor([[1, 55, 56]]), [0, 1])
+    >>> {layer: tuple(mean.shape) for layer, mean in means.items()}
+    {0: (4, 16), 1: (4, 16)}
+    """
+    names = {layer: f"blocks.{layer}.{AblateHeads.point}" for layer in layers}
+    return _means(model, tokens, names, mask, batch_size)
 
 
+@takes_model
 def neuron_means(
     model: HookedModel,
     tokens: Int[Tensor, "batch pos"],
@@ -342,44 +377,51 @@ def neuron_means(
     mask: Bool[Tensor, "batch pos"] | None = None,
     batch_size: int = 256,
 ) -> dict[int, Float[Tensor, " d_mlp"]]:
-    """Return layer -> mean activation of every neuron over all real positions of `tokens`."""
-    return _means(model, tokens, layers, "mlp.hook_post", mask, batch_size)
+    """Return layer -> mean activation of every neuron over all real positions of `tokens`.
+
+    >>> neuron_means("toy/sentiment", torch.tensor([[1, 55, 56]]), [1])[1].shape
+    torch.Size([128])
+    """
+    names = {layer: f"blocks.{layer}.{AblateNeurons.point}" for layer in layers}
+    return _means(model, tokens, names, mask, batch_size)
 
 
 def _means(
     model: HookedModel,
     tokens: Tensor,
-    layers: Sequence[int],
-    point: str,
+    names: Mapping[K, str],
     mask: Tensor | None,
     batch_size: int,
-) -> dict[int, Tensor]:
-    names = {layer: f"blocks.{layer}.{point}" for layer in layers}
+) -> dict[K, Tensor]:
+    """Mean over all real positions at each hook point, under the keys of `names`."""
     mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
-    fed = record(
-        model, tokens, {name: Mean() for name in names.values()}, mask=mask, batch_size=batch_size
-    )
-    return {layer: fed[name].value.to(model.device) for layer, name in names.items()}
+    into = {name: Mean() for name in names.values()}
+    record(model, tokens, into, mask=mask, batch_size=batch_size)
+    return {key: into[name].value.to(model.device) for key, name in names.items()}
 
 
-def _by_layer(
-    components: Sequence[Component], means: Mapping[int, Tensor] | None
-) -> dict[int, tuple[int, ...]]:
-    grouped: defaultdict[int, list[int]] = defaultdict(list)
-    for layer, index in components:
-        grouped[layer].append(index)
-    missing = sorted(set(grouped) - set(means)) if means is not None else []
+def _ablations(
+    kind: type[_Ablation],
+    components: Sequence[Component],
+    means: Mapping[int, Tensor] | None,
+    where: Where,
+) -> dict[str, Edit]:
+    grouped = _by_layer(components)
+    missing = [] if means is None else [layer for layer in grouped if layer not in means]
     if missing:
         raise HookError(
             f"no means were given for layers {missing}; measure them with head_means or"
             " neuron_means."
         )
-    return {layer: tuple(sorted(set(chosen))) for layer, chosen in sorted(grouped.items())}
-
-
-def _check_indices(indices: tuple[int, ...], size: int, what: str, hook: Site) -> None:
-    outside = [i for i in indices if not 0 <= i < size]
-    if outside:
-        raise HookError(
-            f"{hook.name!r} has {size} {what}s, numbered from 0; there is no {what} {outside}."
+    zero = torch.zeros([1] * -kind.axis)  # one zero is spread over all that is ablated
+    return {
+        f"blocks.{layer}.{kind.point}": kind(
+            chosen, zero if means is None else means[layer][list(chosen)], where
         )
+        for layer, chosen in grouped.items()
+    }
+
+
+def _by_layer(components: Sequence[Component]) -> dict[int, tuple[int, ...]]:
+    layers = sorted({layer for layer, _ in components})
+    return {layer: tuple(sorted({i for own, i in components if own == layer})) for layer in layers}
