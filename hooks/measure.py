@@ -1,5 +1,4 @@
-"""What an edit does to each prompt: a metric of the logits, one number per prompt, so that
-intervals can be had.
+"""What does an edit do to each prompt? A metric of the logits: one number each, for intervals.
 
 Source: logit difference as in Wang et al. 2023, arXiv:2211.00593.
 """
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.intervention import Edits, applied
-from mechinterp_toolkit.model import HookedModel
+from mechinterp_toolkit.model import HookedModel, takes_model
 
 Metric = Callable[[Float[Tensor, "batch pos d_vocab"]], Float[Tensor, " batch"]]
 """One number per prompt, larger meaning more of the behaviour."""
@@ -27,12 +26,15 @@ def logit_difference(
     *,
     position: Int[Tensor, " batch"] | None = None,
 ) -> Metric:
-    """Return the metric: mean logit of the right answers minus mean logit of the wrong ones, in
-    logits.
+    """Return the metric: mean logit of the right answers minus that of the wrong ones.
 
     Args:
         right, wrong: token ids, per prompt.
         position: column of each prompt that answers; None takes the last.
+
+    >>> metric = logit_difference(right=torch.tensor([[0, 1]]), wrong=torch.tensor([[2]]))
+    >>> metric(torch.tensor([[[9.0, 9.0, 9.0], [4.0, 2.0, 1.0]]]))
+    tensor([2.], dtype=torch.float64)
     """
 
     def metric(logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, " batch"]:
@@ -42,13 +44,14 @@ def logit_difference(
             )
         rows = torch.arange(len(logits), device=logits.device)
         last = torch.full_like(rows, -1) if position is None else position.to(logits.device)
-        there = logits[rows, last].double()
-        means = [there.gather(1, ids.to(logits.device)).mean(1) for ids in (right, wrong)]
+        answering = logits[rows, last].double()
+        means = [answering.gather(1, ids.to(logits.device)).mean(1) for ids in (right, wrong)]
         return means[0] - means[1]
 
     return metric
 
 
+@takes_model
 @torch.no_grad()
 def measure(
     model: HookedModel,
@@ -58,23 +61,33 @@ def measure(
     *,
     mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> Float[Tensor, " batch"]:
-    """Return the metric of each prompt with `edits` in force, in one forward pass, float64 on the
-    CPU.
+    """Return the metric of each prompt with `edits` in force, float64 on the CPU.
 
-    All columns count as prompt for edits that ask. One pass, because edits may know the rows they
-    were made for.
+    All columns count as prompt for edits that ask. Prompts run in one pass, because edits may know
+    the rows they were made for.
 
     Raises:
         ToolkitError: a value is not finite.
+        HookError: see `applied`.
+
+    >>> from mechinterp_toolkit import load_model
+    >>> toy = load_model("toy/sentiment")
+    >>> text = "<bos> The new game looks nice, people say. I think it is"
+    >>> tokens = toy.tokenizer.encode(text, return_tensors="pt")
+    >>> good, bad = (torch.tensor([[token]]) for token in toy.tokenizer.encode("good bad"))
+    >>> metric = logit_difference(good, bad)
+    >>> edits = {"blocks.0.attn.hook_z": lambda activation, hook: torch.zeros_like(activation)}
+    >>> for placed in ({}, edits):  # in logits
+    ...     print(round(measure(toy, tokens, metric, placed).item(), 1))
+    7.5
+    0.3
     """
     place = (
         applied(model, edits, mask=mask, prompt_length=tokens.shape[1]) if edits else nullcontext()
     )
     with place:
         value = metric(model.logits(tokens, mask)).cpu().double()
-    if not value.isfinite().all():
-        raise ToolkitError(
-            f"the metric is NaN or infinite for {int((~value.isfinite()).sum())} of {len(value)}"
-            " prompts."
-        )
+    broken = int((~value.isfinite()).sum())
+    if broken:
+        raise ToolkitError(f"the metric is NaN or infinite for {broken} of {len(value)} prompts.")
     return value

@@ -1,5 +1,4 @@
-"""Which tokens does an edit act on? Said once, and the same with and without a KV cache, alone and
-in a padded batch.
+"""Which tokens does an edit act on? The same with and without a KV cache, alone and in a batch.
 
 Three masks are separate: tokens of the prompt, generated tokens, and explicit positions. Positions
 are counted in real tokens of the row, from 0, so that padding and what a cache holds change
@@ -7,7 +6,7 @@ nothing. Padding is never edited, and the beginning-of-sequence token only where
 10 to 100 times that of other tokens.
 
 What would fool it: an edit of "the last position". While tokens are generated without a cache that
-is another token in every pass, with a cache it was every token; it can't be said here.
+is another token in every pass, with a cache it is every token. So it cannot be asked for here.
 """
 
 from __future__ import annotations
@@ -25,7 +24,13 @@ from mechinterp_toolkit.intervention import Edit, Site
 
 @dataclass(frozen=True, eq=False)
 class Where:
-    """The tokens an edit acts on: all that every field allows."""
+    """The tokens an edit acts on: all that every field allows.
+
+    >>> padded = torch.tensor([[-1, 0, 1, 2]])  # one column of padding, and three tokens
+    >>> site = Site("blocks.0.hook_resid_pre", order=padded)
+    >>> Where(positions=(1,), bos=True).chosen(torch.zeros(1, 4, 8), hook=site)
+    tensor([[False, False,  True, False]])
+    """
 
     prompt: bool = True
     """Whether tokens of the prompt are edited."""
@@ -52,13 +57,8 @@ class Where:
     @property
     def everything(self) -> bool:
         """Whether nothing is left out, so that nothing needs to be known about the tokens."""
-        return (
-            self.prompt
-            and self.generated
-            and self.bos
-            and self.positions is None
-            and self.group is None
-        )
+        tokens = self.prompt and self.generated and self.bos
+        return tokens and self.positions is None and self.group is None
 
     def chosen(
         self, activation: Float[Tensor, "batch pos *rest"], hook: Any
@@ -80,12 +80,9 @@ class Where:
         if self.group is not None:
             group = _known(site.group, "row groups", "run it inside applied(..., group=...)", site)
             chosen = chosen & (group == self.group)[:, None]
-        if (
-            not self.generated
-            and site.positions is not None
-            and int(site.positions[0]) == 0
-            and not chosen.any()
-        ):
+        # Only where a pass begins with the prompt: behind a cache there is no token of it.
+        begins = site.positions is not None and int(site.positions[0]) == 0
+        if not self.generated and begins and not chosen.any():
             raise HookError(
                 f"{self} chooses no token of the prompt at {site.name!r}; see its positions."
             )
@@ -97,11 +94,13 @@ class Where:
         edited: Float[Tensor, "batch pos *rest"],
         hook: Any,
     ) -> Float[Tensor, "batch pos *rest"]:
-        """Return `edited` at the chosen tokens and `activation`, bit for bit, elsewhere; errors are
-        those of `chosen`."""
+        """Return `edited` at the chosen tokens and `activation`, bit for bit, elsewhere.
+
+        Errors are those of `chosen`.
+        """
         if self.everything and getattr(hook, "mask", None) is None:
             return edited
-        return torch.where(like(self.chosen(activation, hook), activation), edited, activation)
+        return _chosen(self.chosen(activation, hook), edited, activation)
 
     def _at_positions(self, order: Tensor, site: Site) -> Tensor:
         given = self.positions
@@ -113,19 +112,21 @@ class Where:
             )
         rows = rows.to(order.device)
         if bool((rows < 0).any()):
-            length = _known(
-                site.prompt_tokens,
-                "the prompt's end",
-                "run it inside applied(..., prompt_length=...)",
-                site,
-            )
+            remedy = "run it inside applied(..., prompt_length=...)"
+            length = _known(site.prompt_tokens, "the prompt's end", remedy, site)
             rows = torch.where(rows < 0, length[:, None] + rows, rows)
         return (order[:, :, None] == rows[:, None]).any(2)
 
 
 def only_at(chosen: Bool[Tensor, "batch pos"], edit: Edit) -> Edit:
-    """Return the edit acting on the chosen tokens of this very batch alone, elsewhere the
-    activation bit for bit."""
+    """Return the edit acting on the chosen tokens of this very batch alone.
+
+    The activation is left bit for bit elsewhere.
+
+    >>> edit = only_at(torch.tensor([[False, True]]), lambda activation, hook: activation + 5)
+    >>> edit(torch.zeros(1, 2, 1), hook=Site("blocks.0.hook_resid_pre")).tolist()
+    [[[0.0], [5.0]]]
+    """
 
     def edited(
         activation: Float[Tensor, "batch pos *rest"], hook: Site
@@ -136,9 +137,7 @@ def only_at(chosen: Bool[Tensor, "batch pos"], edit: Edit) -> Edit:
                 f" {tuple(activation.shape[:2])} run at {hook.name!r}; run the very batch they were"
                 " chosen in, without a KV cache."
             )
-        return torch.where(
-            like(chosen.to(activation.device), activation), edit(activation, hook=hook), activation
-        )
+        return _chosen(chosen.to(activation.device), edit(activation, hook=hook), activation)
 
     return edited
 
@@ -149,9 +148,10 @@ EVERYTHING = Where(bos=True)
 _BOS = "give the model its tokenizer and token ids, or edit the first token too (bos=True)"
 
 
-def like(part: Tensor, whole: Tensor) -> Tensor:
-    """Return `part` with the axes that `whole` has behind it, of length one."""
-    return part.reshape(*part.shape, *[1] * (whole.dim() - part.dim()))
+def _chosen(chosen: Tensor, edited: Tensor, activation: Tensor) -> Tensor:
+    """`edited` at the chosen tokens [batch pos], whatever axes lie behind them."""
+    tokens = chosen.reshape(*chosen.shape, *[1] * (activation.dim() - chosen.dim()))
+    return torch.where(tokens, edited, activation)
 
 
 def _site(activation: Tensor, hook: Any) -> tuple[Site, Tensor]:
@@ -162,9 +162,9 @@ def _site(activation: Tensor, hook: Any) -> tuple[Site, Tensor]:
             " knows them."
         )
     order = _known(hook.order, "the tokens", "use a model that reads tokens [batch pos]", hook)
-    if activation.shape[:2] != order.shape or hook.name.endswith(
-        ("hook_pattern", "hook_attn_scores")
-    ):
+    # Scores and patterns are [batch head pos pos], which looks like tokens where there are as many.
+    between_tokens = hook.name.endswith(("hook_pattern", "hook_attn_scores"))
+    if activation.shape[:2] != order.shape or between_tokens:
         raise HookError(
             f"{hook.name!r} has shape {tuple(activation.shape)}, expected [batch pos ...] with"
             f" {tuple(order.shape)} in front; edit an activation that has one entry per token."
