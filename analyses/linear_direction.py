@@ -41,7 +41,7 @@ from mechinterp_toolkit.geometry.classes import read_classes
 from mechinterp_toolkit.hooks.ablate import ablate_direction
 from mechinterp_toolkit.hooks.align import align_direction
 from mechinterp_toolkit.hooks.measure import logit_difference, measure
-from mechinterp_toolkit.hooks.patch import Place, patch_effects
+from mechinterp_toolkit.hooks.patch import Place, PromptPairs, patch_effects
 from mechinterp_toolkit.hooks.steer_fit import FITS, Contrast, shuffled_differences
 from mechinterp_toolkit.hooks.where import only_at
 from mechinterp_toolkit.model import HookedModel
@@ -321,15 +321,12 @@ def _fitted(
     source, base = asked.prompts.select(ours), asked.prompts.select(theirs)
     answers = tuple(ids[ours] for ids in asked.positive_minus_negative)
     metric = logit_difference(answers[0], answers[1], position=source.position)
-    at = asked.at_word[ours][:, None]
+    place = Place(hook_point, positions=asked.at_word[ours][:, None], direction=found["PCA"])
     found["alignment"] = align_direction(
         model,
-        source.tokens,
-        base.tokens,
-        hook_point,
+        PromptPairs(source.tokens, base.tokens),
+        place,
         metric,
-        positions=at,
-        start=found["PCA"],
         steps=steps,
         learning_rate=0.01,
     )
@@ -471,16 +468,8 @@ def _patched(
     ]
     places = [Place(hook_point, positions=at, direction=one, name=name) for name, one in directions]
     try:
-        effects = patch_effects(
-            model,
-            source.tokens,
-            base.tokens,
-            places,
-            metric,
-            unit=asked.word[ours],
-            unit_name="pairs of words",
-            seed=seed,
-        ).normalised
+        pairs = PromptPairs(source.tokens, base.tokens, asked.word[ours], "pairs of words")
+        effects = patch_effects(model, pairs, places, metric, seed=seed).normalised
     except ToolkitError:
         return None  # sentences of either class get the same answer, so there is no gap to close
     n = len(METHODS)

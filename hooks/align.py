@@ -1,5 +1,4 @@
-"""Which direction, patched from one run into another, carries the answer with it? Found by gradient
-descent.
+"""Which direction, patched into another run, carries the answer with it? By gradient descent.
 
 Distributed alignment search in one dimension: the unit vector v is trained so that replacing a
 token's component along v by that of the source prompt moves the metric from the base prompt's to
@@ -20,66 +19,66 @@ Distributed Neural Representations, arXiv:2303.02536.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.hooks.measure import Metric
-from mechinterp_toolkit.hooks.patch import PatchActivation
-from mechinterp_toolkit.hooks.where import EVERYTHING, Where
+from mechinterp_toolkit.hooks.patch import Place, PromptPairs
 from mechinterp_toolkit.intervention import applied
-from mechinterp_toolkit.model import HookedModel
+from mechinterp_toolkit.model import HookedModel, takes_model
 from mechinterp_toolkit.record import activations
 
 
+@takes_model
 def align_direction(
     model: HookedModel,
-    source: Int[Tensor, "batch pos"],
-    base: Int[Tensor, "batch pos"],
-    hook_point: str,
+    pairs: PromptPairs,
+    place: Place,
     metric: Metric,
     *,
-    positions: tuple[int, ...] | Int[Tensor, "batch chosen"] | None = None,
-    start: Float[Tensor, " d"] | None = None,
     steps: int = 64,
     learning_rate: float = 0.03,
     seed: int = 0,
 ) -> Float[Tensor, " d"]:
-    """Return the unit direction whose patching raises the metric most, of the steps of training the
-    best.
+    """Return the unit direction whose patching raises the metric most: of all steps, the best.
 
     Args:
-        source: prompts whose metric is higher; activations are taken from them.
-        base: the prompts that are run; row by row of the same length.
-        hook_point: one with an axis of features and no heads.
+        pairs: prompts of which the source's metric is higher.
+        place: where it is patched. Its direction is what training starts from, e.g. a principal
+            component; without one it starts from a random direction.
         metric: one number per prompt, differentiable, e.g. `logit_difference`.
-        positions: tokens that are patched, see `Where.positions`; None patches all.
-        start: direction to start from, e.g. a principal component; None draws one.
         steps: of Adam, all pairs in each.
         learning_rate: of Adam, on a vector that starts with norm 1.
-        seed: of the start, where none is given.
+        seed: of the start, where the place has no direction.
 
     Raises:
         ToolkitError: fewer than one step.
+
+    >>> nice, foolish = torch.tensor([[1, 67, 107, 108, 25]]), torch.tensor([[1, 67, 107, 108, 49]])
+    >>> place = Place("blocks.0.hook_resid_pre", positions=(4,))
+    >>> metric = lambda logits: logits[:, -1, 60]
+    >>> align_direction("toy/sentiment", PromptPairs(nice, foolish), place, metric, steps=2).shape
+    torch.Size([64])
     """
     if steps < 1:
         raise ToolkitError(f"steps={steps}: a direction is found in one step or more.")
-    there = activations(model, source, (hook_point,))[hook_point]
-    drawn = (
-        torch.randn(there.shape[-1], generator=torch.Generator().manual_seed(seed))
-        if start is None
-        else start
-    )
-    vector = (drawn / drawn.norm()).to(model.device, torch.float32).requires_grad_()
+    source = activations(model, pairs.source, (place.hook_point,))[place.hook_point]
+    start = place.direction
+    if start is None:
+        start = torch.randn(source.shape[-1], generator=torch.Generator().manual_seed(seed))
+    vector = (start / start.norm()).to(model.device, torch.float32).requires_grad_()
     optimiser = torch.optim.Adam([vector], lr=learning_rate)
-    where = EVERYTHING if positions is None else Where(positions=positions, bos=True)
     best, highest = vector.detach().clone(), -torch.inf
     for _ in range(steps):
         with torch.enable_grad():
-            edit = PatchActivation(there, direction=vector, where=where)
-            with applied(model, {hook_point: edit}, prompt_length=base.shape[1]):
-                value = metric(model.logits(base)).mean()
+            edits = {place.hook_point: replace(place, direction=vector).patch(source)}
+            with applied(model, edits, prompt_length=pairs.base.shape[1]):
+                value = metric(model.logits(pairs.base)).mean()
+            # Of the vector alone: a backward pass would leave gradients on the model's weights.
             (gradient,) = torch.autograd.grad(-value, vector)
         reached = float(value.detach())
         if reached > highest:

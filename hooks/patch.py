@@ -1,5 +1,4 @@
-"""Which activations carry the difference between two prompts? Move them from one run into the
-other.
+"""Which activations carry the difference between two prompts? Move them into the other run.
 
 `patch_effects` puts activations of a source prompt (clean) into the run of a base prompt
 (corrupted), one place at a time: whole, by head, by token, or only along one direction.
@@ -7,7 +6,7 @@ other.
 between held fixed. Effects are normalised: 0 is the base prompt's metric, 1 the source's.
 
 What would fool it: prompts that don't line up token by token; a metric on which the two prompts
-hardly differ, for which the normalised effect means nothing and is refused; the zeros of a path
+hardly differ, so that the normalised effect means nothing, which is refused; the zeros of a path
 that does not exist, which are refused too.
 
 Source: Wang et al. 2023, arXiv:2211.00593 (path patching); Tigges et al. 2023, arXiv:2310.15154
@@ -29,10 +28,36 @@ from mechinterp_toolkit.hooks.ablate import AblateHeads, Component
 from mechinterp_toolkit.hooks.measure import Metric, measure
 from mechinterp_toolkit.hooks.where import EVERYTHING, Where
 from mechinterp_toolkit.intervention import Edit, Site
-from mechinterp_toolkit.model import HookedModel
+from mechinterp_toolkit.model import HookedModel, takes_model
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.results import Estimate
 from mechinterp_toolkit.stats import bootstrap
+
+
+@dataclass(frozen=True, eq=False)
+class PromptPairs:
+    """Prompts that differ in something, pair by pair, each pair of the same length."""
+
+    source: Int[Tensor, "pair pos"]
+    """Activations are taken from these (clean, where patching restores the answer)."""
+
+    base: Int[Tensor, "pair pos"]
+    """These are run and edited (corrupted)."""
+
+    unit: Int[Tensor, " pair"] | None = None
+    """Which exchangeable unit each pair belongs to (a pair of words in several sentences, say).
+
+    Intervals, and the test that the metric differs, go by units. None: each pair is its own."""
+
+    unit_name: str = "pairs of prompts"
+    """What a unit is, in the plural."""
+
+    def __post_init__(self) -> None:
+        if self.unit is not None and len(self.unit) != len(self.base):
+            raise ToolkitError(
+                f"got units for {len(self.unit)} of {len(self.base)} pairs of prompts; give each"
+                " pair its own."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +90,21 @@ class Place:
         ]
         return self.name or " ".join(parts + (["direction"] if self.direction is not None else []))
 
+    def patch(self, source: Float[Tensor, "batch pos *rest"]) -> PatchActivation:
+        """Return the edit that moves this much of `source`, the activation of another run."""
+        where = EVERYTHING if self.positions is None else Where(positions=self.positions, bos=True)
+        return PatchActivation(source, self.heads, self.direction, where)
+
 
 @dataclass(frozen=True, eq=False)
 class PatchActivation:
-    """Replace an activation, or a part of it, by what it was in another run of as many tokens."""
+    """Replace an activation, or a part of it, by what it was in another run of as many tokens.
+
+    >>> source, base = torch.tensor([[[5.0, 7.0]]]), torch.tensor([[[1.0, 2.0]]])
+    >>> edit = PatchActivation(source, direction=torch.tensor([3.0, 0.0]))
+    >>> edit(base, hook=Site("blocks.0.hook_resid_pre")).tolist()
+    [[[5.0, 2.0]]]
+    """
 
     source: Float[Tensor, "batch pos *rest"]
     """The activation of the other run, row by row and token by token."""
@@ -85,8 +121,11 @@ class PatchActivation:
     def __call__(
         self, activation: Float[Tensor, "batch pos *rest"], hook: Site
     ) -> Float[Tensor, "batch pos *rest"]:
-        """Return the edited activation; raises `HookError` where the two runs don't line up or a
-        head is not there."""
+        """Return the edited activation.
+
+        Raises:
+            HookError: the two runs don't line up, or a head is not there.
+        """
         if self.source.shape != activation.shape:
             raise HookError(
                 f"{hook.name!r} has shape {tuple(activation.shape)} here and"
@@ -118,70 +157,69 @@ class PatchEffects:
     """Mean of source - base, what `normalised` is divided by."""
 
 
+@takes_model
 def patch_effects(
     model: HookedModel,
-    source: Int[Tensor, "batch pos"],
-    base: Int[Tensor, "batch pos"],
+    pairs: PromptPairs,
     places: Sequence[Place],
     metric: Metric,
     *,
     measured: str = "logits",
-    unit: Int[Tensor, " pair"] | None = None,
-    unit_name: str = "pairs of prompts",
     seed: int = 0,
 ) -> PatchEffects:
     """Move each place's activation from the source run into the base run, one place at a time.
 
     Args:
-        source: the prompts activations are taken from (clean, where patching restores the answer).
-        base: the prompts that are run and edited (corrupted); row by row of the same length.
+        pairs: the prompts.
         places: what is moved.
         metric: one number per prompt, for source and base alike: the source prompts' right answers
             minus wrong ones.
         measured: unit of the metric.
-        unit: which exchangeable unit each pair belongs to (a pair of words in several sentences,
-            say); None where each pair of prompts is its own. Intervals, and the test that the
-            metric differs, go by units.
-        unit_name: what a unit is, in the plural.
         seed: of the intervals.
 
     Raises:
-        ToolkitError: fewer than two units, not one for each pair, or prompts on which the metric
-            hardly differs.
+        ToolkitError: fewer than two units, or prompts on which the metric hardly differs.
         HookError: an unknown hook point, or places that don't fit their activation.
+
+    >>> source = torch.tensor([[1, 67, 107, 108, 25], [1, 67, 107, 108, 26]])  # ... looks nice, fun
+    >>> base = torch.tensor([[1, 67, 107, 108, 34], [1, 67, 107, 108, 49]])  # ... stupid, foolish
+    >>> effects = patch_effects(
+    ...     "toy/sentiment",
+    ...     PromptPairs(source, base),
+    ...     [Place("blocks.0.hook_resid_pre", positions=(at,)) for at in (3, 4)],
+    ...     lambda logits: logits[:, -1, 60] - logits[:, -1, 59],
+    ... )
+    >>> effects.normalised.value.round().int().tolist()  # they differ in the last token alone
+    [0, 1]
     """
     _check_places(places)
-    recorded = activations(model, source, tuple({place.hook_point: None for place in places}))
-    edits = [{place.hook_point: _patch(place, recorded[place.hook_point])} for place in places]
-    patched = torch.stack([measure(model, base, metric, edit) for edit in edits], 1)
-    both = measure(model, source, metric), measure(model, base, metric)
-    resampled: dict[str, Any] = {"unit": unit, "unit_name": unit_name, "seed": seed}
-    return _effects(*both, patched, tuple(place.label for place in places), measured, resampled)
+    recorded = activations(model, pairs.source, _hook_points(places))
+    edits = [{place.hook_point: place.patch(recorded[place.hook_point])} for place in places]
+    patched = torch.stack([measure(model, pairs.base, metric, edit) for edit in edits], 1)
+    labels = tuple(place.label for place in places)
+    return _Measured(model, pairs, metric, measured, seed).effects(patched, labels)
 
 
+@takes_model
 def path_effects(
     model: HookedModel,
-    source: Int[Tensor, "batch pos"],
-    base: Int[Tensor, "batch pos"],
+    pairs: PromptPairs,
     senders: Sequence[Component],
     receivers: Sequence[Place],
     metric: Metric,
     *,
     freeze_mlps: bool = False,
     measured: str = "logits",
-    unit: Int[Tensor, " pair"] | None = None,
-    unit_name: str = "pairs of prompts",
     seed: int = 0,
 ) -> PatchEffects:
-    """Move what each head writes from the source run along its direct paths to the receivers, one
-    head at a time.
+    """Move what each head writes from the source run along its direct paths to the receivers.
 
-    The base prompt is run with the sender from the source run and every other head as it was in the
-    base run; what the receivers then hold is put into a plain base run. MLPs between pass on what
-    they see, or are held fixed too.
+    One head at a time. The base prompt is run with the sender from the source run and every other
+    head as it was in the base run; what the receivers then hold is put into a plain base run. MLPs
+    between pass on what they see, or are held fixed too.
 
     Args:
-        source, base, metric, measured, unit, unit_name, seed: as for `patch_effects`.
+        pairs, metric, measured, seed: as for `patch_effects`.
         senders: `(layer, head)`, one path effect each.
         receivers: where paths end: `blocks.L.attn.hook_q`, `hook_k`, `hook_v` of some heads, or the
             last `hook_resid_post` for the direct effect on the logits. All of them together.
@@ -190,84 +228,97 @@ def path_effects(
     Raises:
         ToolkitError: as `patch_effects`.
         HookError: as `patch_effects`; also a sender from which no path leads to any receiver.
+
+    >>> source = torch.tensor([[1, 67, 107, 108, 25], [1, 67, 107, 108, 26]])  # ... looks nice, fun
+    >>> base = torch.tensor([[1, 67, 107, 108, 34], [1, 67, 107, 108, 49]])  # ... stupid, foolish
+    >>> effects = path_effects(
+    ...     "toy/sentiment",
+    ...     PromptPairs(source, base),
+    ...     [(0, 1), (1, 2)],
+    ...     [Place("blocks.1.hook_resid_post")],
+    ...     lambda logits: logits[:, -1, 60] - logits[:, -1, 59],
+    ... )
+    >>> effects.raw.labels
+    {'place': ('0.1', '1.2')}
     """
     _check_places(receivers)
     heads = {layer: f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)}
     mlps = [f"blocks.{layer}.hook_mlp_out" for layer in heads] if freeze_mlps else []
-    ends = tuple({place.hook_point: None for place in receivers})
-    of_base = activations(
-        model, base, tuple({**dict.fromkeys(heads.values()), **dict.fromkeys([*mlps, *ends])})
-    )
-    of_source = activations(
-        model, source, tuple(heads[layer] for layer in {layer: None for layer, _ in senders})
-    )
+    frozen, ends = [*heads.values(), *mlps], _hook_points(receivers)
+    of_base = activations(model, pairs.base, tuple(dict.fromkeys([*frozen, *ends])))
+    sending = tuple(dict.fromkeys(heads[layer] for layer, _ in senders))
+    of_source = activations(model, pairs.source, sending)
     patched = []
     for layer, head in senders:
-        frozen: dict[str, list[Edit]] = {
-            name: [PatchActivation(of_base[name])] for name in [*heads.values(), *mlps]
-        }
-        _check_head(head, of_base[heads[layer]], heads[layer])
-        frozen[heads[layer]].append(AblateHeads((head,), of_source[heads[layer]][:, :, [head]]))
-        arrived = activations(model, base, ends, edits=frozen)
-        if all(torch.equal(arrived[name], of_base[name]) for name in ends):
+        name = heads[layer]
+        _check_head(head, of_base[name], name)
+        held: dict[str, list[Edit]] = {at: [PatchActivation(of_base[at])] for at in frozen}
+        held[name].append(AblateHeads((head,), of_source[name][:, :, [head]]))
+        arrived = activations(model, pairs.base, ends, edits=held)
+        if all(torch.equal(arrived[at], of_base[at]) for at in ends):
             raise HookError(
                 f"no direct path leads from head {layer}.{head} to {', '.join(ends)}; receivers lie"
                 " behind it."
             )
-        edits: dict[str, list[Edit]] = {name: [] for name in ends}
+        edits: dict[str, list[Edit]] = {at: [] for at in ends}
         for place in receivers:
-            edits[place.hook_point].append(_patch(place, arrived[place.hook_point]))
-        patched.append(measure(model, base, metric, edits))
+            edits[place.hook_point].append(place.patch(arrived[place.hook_point]))
+        patched.append(measure(model, pairs.base, metric, edits))
     labels = tuple(f"{layer}.{head}" for layer, head in senders)
-    both = measure(model, source, metric), measure(model, base, metric)
-    resampled: dict[str, Any] = {"unit": unit, "unit_name": unit_name, "seed": seed}
-    return _effects(*both, torch.stack(patched, 1), labels, measured, resampled)
+    return _Measured(model, pairs, metric, measured, seed).effects(torch.stack(patched, 1), labels)
 
 
-def _patch(place: Place, source: Tensor) -> PatchActivation:
-    where = EVERYTHING if place.positions is None else Where(positions=place.positions, bos=True)
-    return PatchActivation(source, place.heads, place.direction, where)
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """How effects of patching on a metric are estimated."""
 
+    model: HookedModel
+    pairs: PromptPairs
+    metric: Metric
+    unit: str
+    seed: int
 
-def _effects(
-    source: Tensor,
-    base: Tensor,
-    patched: Tensor,
-    labels: tuple[str, ...],
-    measured: str,
-    resampled: dict[str, Any],
-) -> PatchEffects:
-    gap, error = source - base, _standard_error(source - base, resampled["unit"])
-    if not gap.mean().abs() > 2 * error:
-        raise ToolkitError(
-            f"the metric of source and base prompts differs by {gap.mean():.3g} +- {error:.2g} on"
-            " average; nothing can be normalised by that. Choose prompts the model answers"
-            " differently, or more of them."
+    def effects(
+        self, patched: Float[Tensor, "pair place"], labels: tuple[str, ...]
+    ) -> PatchEffects:
+        source, base = (
+            measure(self.model, tokens, self.metric)
+            for tokens in (self.pairs.source, self.pairs.base)
         )
-    change = patched - base[:, None]
-    named: dict[str, Any] = {"axes": ("place",), "labels": {"place": labels}, **resampled}
-    return PatchEffects(
-        normalised=bootstrap(
-            torch.cat([change, gap[:, None]], 1),
-            measured="fraction of the gap",
-            statistic=_ratio_of_means,
-            **named,
-        ),
-        raw=bootstrap(change, measured=measured, **named),
-        gap=bootstrap(gap, measured=measured, **resampled),
-    )
+        gap = source - base
+        error = _standard_error(gap, self.pairs.unit)
+        if not gap.mean().abs() > 2 * error:  # it may be zero, as far as a 95 % interval tells
+            raise ToolkitError(
+                f"the metric of source and base prompts differs by {gap.mean():.3g} +- {error:.2g}"
+                " on average; nothing can be normalised by that. Choose prompts the model answers"
+                " differently, or more of them."
+            )
+        change = patched - base[:, None]
+        named: dict[str, Any] = {"axes": ("place",), "labels": {"place": labels}}
+        return PatchEffects(
+            normalised=self._estimate(
+                torch.cat([change, gap[:, None]], 1),
+                measured="fraction of the gap",
+                statistic=_ratio_of_means,
+                **named,
+            ),
+            raw=self._estimate(change, measured=self.unit, **named),
+            gap=self._estimate(gap, measured=self.unit),
+        )
+
+    def _estimate(self, values: Tensor, **options: Any) -> Estimate:
+        unit, name = self.pairs.unit, self.pairs.unit_name
+        return bootstrap(values, unit=unit, unit_name=name, seed=self.seed, **options)
 
 
 def _standard_error(
     values: Float[Tensor, " n"], unit: Int[Tensor, " pair"] | None
 ) -> Float[Tensor, ""]:
-    """Of the mean, units being independent; with a row each it is the usual one. 0 of one unit,
-    which `bootstrap` refuses."""
+    """Standard error of the mean of independent units: sqrt(U / (U - 1) sum_u (sum of u)^2) / n.
+
+    With a row each it is the usual one; of one unit it is 0, which `bootstrap` refuses.
+    """
     which = torch.arange(len(values)) if unit is None else unit.cpu().unique(return_inverse=True)[1]
-    if len(which) != len(values):
-        raise ToolkitError(
-            f"got units for {len(which)} of {len(values)} pairs of prompts; give each pair its own."
-        )
     n = int(which.max()) + 1
     sums = torch.zeros(n, dtype=values.dtype).index_add_(0, which, values - values.mean())
     return (sums.square().sum() * n / max(n - 1, 1)).sqrt() / len(values)
@@ -278,6 +329,10 @@ def _ratio_of_means(
 ) -> Float[Tensor, "draw place"]:
     sums = weights @ rows
     return sums[:, :-1] / sums[:, -1:]
+
+
+def _hook_points(places: Sequence[Place]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(place.hook_point for place in places))
 
 
 def _only_heads(activation: Tensor, edited: Tensor, heads: tuple[int, ...], hook: Site) -> Tensor:
