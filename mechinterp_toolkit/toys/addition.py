@@ -42,7 +42,7 @@ from mechinterp_toolkit.toys.gpt2 import (
     word_level_tokenizer,
     write_gpt2,
 )
-from mechinterp_toolkit.toys.loop import Progress, training_record
+from mechinterp_toolkit.toys.loop import Progress, fit, training_record
 from mechinterp_toolkit.toys.recipes import AdditionRecipe, get_recipe
 
 if TYPE_CHECKING:
@@ -216,10 +216,8 @@ def addition_metrics(model: GPT2LMHeadModel, recipe: AdditionRecipe, seed: int) 
     those held out."""
     metrics = {}
     for name, pairs in zip(("train", "test"), split_pairs(recipe, seed), strict=True):
-        logits, answer = (
-            answer_logits(model, pairs, recipe.operands),
-            totals(pairs, recipe.modulus) + _FIRST_NUMBER,
-        )
+        logits = answer_logits(model, pairs, recipe.operands)
+        answer = totals(pairs, recipe.modulus) + _FIRST_NUMBER
         metrics[f"{name}_accuracy"] = (logits.argmax(1) == answer).double().mean().item()
         metrics[f"{name}_loss"] = torch.nn.functional.cross_entropy(logits.double(), answer).item()
     return metrics
@@ -272,8 +270,10 @@ def _check(recipe: AdditionRecipe) -> None:
 def _fit(
     model: GPT2LMHeadModel, recipe: AdditionRecipe, seed: int, steps: int, progress: Progress | None
 ) -> None:
-    """Train `model` in place on all training pairs at once; the learning rate rises at first and
-    falls to 0 at the end."""
+    """Train `model` in place on all training pairs at once.
+
+    The learning rate rises at first and falls to 0 at the end.
+    """
     pairs, _ = split_pairs(recipe, seed)
     answer = totals(pairs, recipe.modulus) + _FIRST_NUMBER
     optimiser = torch.optim.AdamW(
@@ -283,21 +283,21 @@ def _fit(
         weight_decay=recipe.weight_decay,
     )
     falling = max(1.0, recipe.decay_share * steps)
-    for step in range(1, steps + 1):
-        rate = (
-            recipe.learning_rate
-            * min(1.0, step / recipe.warmup)
-            * min(1.0, (steps - step + 1) / falling)
-        )
-        optimiser.param_groups[0]["lr"] = rate
-        loss = torch.nn.functional.cross_entropy(
-            answer_logits(model, pairs, recipe.operands), answer
-        )
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        if progress and (step % _REPORT_EVERY == 0 or step == steps):
-            progress(step, steps, {"loss": loss.item(), **addition_metrics(model, recipe, seed)})
+
+    def loss_at(step: int) -> Tensor:
+        share = min(1.0, step / recipe.warmup) * min(1.0, (steps - step + 1) / falling)
+        optimiser.param_groups[0]["lr"] = recipe.learning_rate * share
+        logits = answer_logits(model, pairs, recipe.operands)
+        return torch.nn.functional.cross_entropy(logits, answer)
+
+    fit(
+        optimiser,
+        loss_at,
+        steps,
+        progress=progress,
+        every=_REPORT_EVERY,
+        metrics=lambda: addition_metrics(model, recipe, seed),
+    )
 
 
 def number_renaming(name: str, seed: int) -> Int[Tensor, " number"]:

@@ -20,7 +20,7 @@ from mechinterp_toolkit.groups import Group, group_by_name
 from mechinterp_toolkit.toys import group_transformer
 from mechinterp_toolkit.toys.group_mlp import GroupMLP, all_pairs
 from mechinterp_toolkit.toys.group_transformer import GroupTransformer
-from mechinterp_toolkit.toys.loop import ACTIVATIONS, Progress, State, copy_state, training_record
+from mechinterp_toolkit.toys.loop import ACTIVATIONS, Progress, State, fit, training_record
 from mechinterp_toolkit.toys.recipes import GroupRecipe
 
 Network = GroupMLP | GroupTransformer
@@ -127,25 +127,26 @@ def _fit(
     steps: int,
     progress: Progress | None,
 ) -> dict[int, State]:
-    """Train `network` in place and return the weights at the recipe's history steps that lie before
-    the last."""
+    """Train `network` in place and return the weights at the recipe's history steps."""
     answers = products(table, split.train)
     optimiser = torch.optim.Adam(
         network.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.l2
     )
-    kept = {0: copy_state(network.state_dict())} if 0 in recipe.history else {}
-    for step in range(1, steps + 1):
-        optimiser.zero_grad()
-        loss = torch.nn.functional.cross_entropy(
-            _fast_logits(network, split.train).double(), answers
-        )
-        loss.backward()
-        optimiser.step()
-        if step in recipe.history and step < steps:
-            kept[step] = copy_state(network.state_dict())
-        if progress and (step % REPORT_EVERY == 0 or step == steps):
-            progress(step, steps, _metrics(network, table, split))
-    return kept
+
+    def loss_at(step: int) -> Tensor:
+        logits = _fast_logits(network, split.train).double()
+        return torch.nn.functional.cross_entropy(logits, answers)
+
+    return fit(
+        optimiser,
+        loss_at,
+        steps,
+        progress=progress,
+        every=REPORT_EVERY,
+        metrics=lambda: _metrics(network, table, split),
+        history=recipe.history,
+        state=network.state_dict,
+    )
 
 
 def _fast_logits(network: Network, pairs: Int[Tensor, "batch 2"]) -> Float[Tensor, "batch order"]:

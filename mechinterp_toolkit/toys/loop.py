@@ -1,12 +1,13 @@
-"""What the trainers of toys share: nonlinearities, states of weights, the record of a training."""
+"""What the trainers of toys share: the loop, nonlinearities, states of weights, the record."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from mechinterp_toolkit.toys.recipes import Recipe
@@ -30,8 +31,7 @@ State = dict[str, Tensor]
 def training_record(
     recipe: Recipe, seed: int, steps: int, metrics: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Return the training part of `checkpoint.json`: recipe, seed, steps taken, versions and final
-    metrics."""
+    """Return the training part of `checkpoint.json`: recipe, seed, steps, version, metrics."""
     plain = {
         k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(recipe).items()
     }
@@ -47,3 +47,40 @@ def training_record(
 def copy_state(state: Mapping[str, Tensor]) -> State:
     """Return a copy of `state` that later training steps leave alone."""
     return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def fit(
+    optimiser: torch.optim.Optimizer,
+    loss_at: Callable[[int], Float[Tensor, ""]],
+    steps: int,
+    *,
+    progress: Progress | None,
+    every: int,
+    metrics: Callable[[], Mapping[str, float]],
+    history: Collection[int] = (),
+    state: Callable[[], Mapping[str, Tensor]] = dict,
+) -> dict[int, State]:
+    """Take `steps` steps down the loss and return the weights at the steps of `history` before the
+    last.
+
+    Args:
+        optimiser: of the weights that are trained.
+        loss_at: the loss of a step, counted from 1.
+        steps: how many.
+        progress: told of the loss and the metrics every so many steps, and after the last.
+        every: how many.
+        metrics: what else is told.
+        history: steps whose weights are kept; 0 are the initial ones.
+        state: the weights.
+    """
+    kept = {0: copy_state(state())} if 0 in history else {}
+    for step in range(1, steps + 1):
+        loss = loss_at(step)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if step in history and step < steps:
+            kept[step] = copy_state(state())
+        if progress and (step % every == 0 or step == steps):
+            progress(step, steps, {"loss": loss.item(), **metrics()})
+    return kept

@@ -51,7 +51,7 @@ from mechinterp_toolkit.toys.gpt2 import (
     word_level_tokenizer,
     write_gpt2,
 )
-from mechinterp_toolkit.toys.loop import Progress, State, copy_state, training_record
+from mechinterp_toolkit.toys.loop import Progress, State, fit, training_record
 from mechinterp_toolkit.toys.recipes import OrdinalRecipe
 
 if TYPE_CHECKING:
@@ -311,28 +311,26 @@ def _fit(
     steps: int,
     progress: Progress | None,
 ) -> dict[int, State]:
-    """Train `model` in place and return the weights at the recipe's history steps that lie before
-    the last."""
+    """Train `model` in place and return the weights at the recipe's history steps."""
     generator = torch.Generator().manual_seed(seed)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = getattr(torch.optim, recipe.optimiser)(
         trained, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
     )
-    kept = {0: _state(model)} if 0 in recipe.history else {}
-    for step in range(1, steps + 1):
-        loss = _loss(model, recipe, facts, generator)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        if (
-            recipe.copying_heads
-        ):  # undo the step on them; the penalty would shrink them even without a gradient
-            _make_copying(model, torch.Generator().manual_seed(seed))
-        if step in recipe.history and step < steps:
-            kept[step] = _state(model)
-        if progress and (step % _REPORT_EVERY == 0 or step == steps):
-            progress(step, steps, {"loss": loss.item(), **accuracies(model, facts)})
-    return kept
+    if recipe.copying_heads:  # the penalty would shrink them even without a gradient: undo the step
+        optimiser.register_step_post_hook(
+            lambda *_: _make_copying(model, torch.Generator().manual_seed(seed))
+        )
+    return fit(
+        optimiser,
+        lambda step: _loss(model, recipe, facts, generator),
+        steps,
+        progress=progress,
+        every=_REPORT_EVERY,
+        metrics=lambda: accuracies(model, facts),
+        history=recipe.history,
+        state=lambda: _state(model),
+    )
 
 
 def _loss(
@@ -349,9 +347,7 @@ def _loss(
 
 def _state(model: GPT2LMHeadModel) -> State:
     """The weights without the unembedding, which is the embedding."""
-    return copy_state(
-        {name: w for name, w in model.state_dict().items() if name != "lm_head.weight"}
-    )
+    return {name: w for name, w in model.state_dict().items() if name != "lm_head.weight"}
 
 
 def _text(item: str, query: str, n_noise: int, generator: torch.Generator) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mechinterp_toolkit.prompts.concepts import WORD_CONCEPTS
 from mechinterp_toolkit.toys.gpt2 import random_gpt2, write_gpt2
-from mechinterp_toolkit.toys.loop import Progress, training_record
+from mechinterp_toolkit.toys.loop import Progress, fit, training_record
 from mechinterp_toolkit.toys.planted_concepts import CONCEPT, concept_tokenizer
 from mechinterp_toolkit.toys.recipes import SentimentRecipe
 
@@ -129,14 +129,19 @@ def train_sentiment(
     optimiser = torch.optim.Adam(
         model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.l2
     )
-    for step in range(1, steps + 1):
+
+    def loss_at(step: int) -> Tensor:
         rows = torch.randint(len(sentences.tokens), (recipe.batch,), generator=generator)
-        loss = _loss(model, sentences, rows, recipe.answer_weight)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        if progress and (step % _REPORT_EVERY == 0 or step == steps):
-            progress(step, steps, {"loss": loss.item(), "accuracy": sentiment_accuracy(model)})
+        return _loss(model, sentences, rows, recipe.answer_weight)
+
+    fit(
+        optimiser,
+        loss_at,
+        steps,
+        progress=progress,
+        every=_REPORT_EVERY,
+        metrics=lambda: {"accuracy": sentiment_accuracy(model)},
+    )
     return write_gpt2(
         folder,
         model,
