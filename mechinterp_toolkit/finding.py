@@ -165,7 +165,8 @@ class Finding:
         headline, effect = self._headline(), self.effect
         figures = {}
         for name, estimate in self.estimates.items():
-            title = " by ".join([name.replace("_", " ").capitalize(), *estimate.axes])
+            along = f" by {' and '.join(estimate.axes)}" if estimate.axes else ""
+            title = f"{name.replace('_', ' ').capitalize()}{along}"
             figure = plots.picture(estimate, title=title)
             figures |= {} if figure is None else {title: figure}
             if estimate is headline and effect is not headline and effect is not None:
@@ -207,8 +208,9 @@ class Finding:
         """What the headline came to, without a full stop."""
         headline, index = self._headline(), self._strongest()
         name = next(key for key, value in self.estimates.items() if value is headline)
-        name, place = name.replace("_", " "), ""
-        if index and headline:
-            name, place = f"strongest {name} of {headline.value.numel()}", headline.place(*index)
-        at = f", at {place}," if place else ""
-        return f"The {name}{at} is {effect.text()} ({effect.unit}; n = {effect.n})"
+        number = f"{name.replace('_', ' ')} is {effect.text()} ({effect.unit}; n = {effect.n})"
+        if not index or headline is None:
+            return f"The {number}"
+        axes = "layer.head " if headline.axes == ("layer", "head") else ""
+        place = f"{axes}{headline.place(*index)}"
+        return f"At {place}, the strongest of {headline.value.numel()}, the {number}"

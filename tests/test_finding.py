@@ -49,15 +49,15 @@ def test_an_estimate_and_a_smallest_effect_are_enough_for_a_whole_finding():
     verdict = finding.represented
     assert (verdict.outcome, verdict.p, verdict.smallest_effect) == ("found", 0.05, 0.5)
     assert finding.answer() == (
-        "The strongest mean score of 4, at 1.0, is 0.9 [0.8, 1] (in [0, 1]; n = 32), more than the"
-        " control. Control: 0.2, 95 % below 0.2 (shuffled, largest of all). 2 places pass: 1.0,"
-        " 0.1."
+        "At layer.head 1.0, the strongest of 4, the mean score is 0.9 [0.8, 1] (in [0, 1]; n = 32),"
+        " more than the control. Control: 0.2, 95 % below 0.2 (shuffled, largest of all). 2 places"
+        " pass: 1.0, 0.1."
     )
     assert finding.used.outcome == "undecided"
     assert finding.causal_check() == "None was made: this analysis reads and edits nothing."
     assert "strongest of 4 places was chosen" in finding.caveats[0]
     assert list(finding.figures()) == [
-        "Mean score by layer by head",
+        "Mean score by layer and head",
         "The strongest mean score over its control",
     ]
 
@@ -99,7 +99,9 @@ def test_places_and_verdict_agree_where_the_largest_value_is_not_sure():
     unsure = Heads(replace(score, low=torch.tensor([[0.6, 0.1]], dtype=torch.float64)))
     assert unsure.represented.found
     assert unsure.locations == ("0.0",)
-    assert "at 0.0, is 0.7 [0.6, 0.8]" in unsure.answer()
+    assert (
+        "At layer.head 0.0, the strongest of 2, the mean score is 0.7 [0.6, 0.8]" in unsure.answer()
+    )
 
 
 def test_the_search_is_part_of_the_control():

@@ -1,10 +1,11 @@
-"""Other packages come in through entry points: one that works, and one that does not and takes
-nothing down."""
+"""Other packages come in through entry points: two that work, and one that takes nothing down."""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-PLUGINS = Path(__file__).resolve().parent / "plugin"
+ROOT = Path(__file__).resolve().parent.parent
+PLUGINS = ROOT / "tests" / "plugin"
+
+MINE = {
+    "previous_token_heads": "mechinterp_plugin_example",
+    "copying_heads": "mechinterp_plugin_longer",
+}
+"""Analysis -> the package it comes from."""
 
 LIST_ALL = """
 import json
@@ -22,6 +29,13 @@ from mechinterp_toolkit.registry import all_analyses
 found, broken = all_analyses()
 sources, reasons = {e.name: e.source for e in found.values()}, {b.name: b.reason for b in broken}
 print(json.dumps({"found": sources, "broken": reasons}))
+"""
+
+SAVE_MODELS = """
+import sys
+from mechinterp_plugin_longer import copying_gpt2
+for folder, strength in zip(sys.argv[1:], (1.0, 0.0)):
+    copying_gpt2(strength, 0).save_pretrained(folder)
 """
 
 
@@ -35,9 +49,9 @@ def install(name: str, target: Path, scratch: Path) -> None:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with both packages, to be put on PYTHONPATH: this environment stays as it is."""
+    """A folder with the packages, to be put on PYTHONPATH: this environment stays as it is."""
     target = tmp_path_factory.mktemp("site")
-    for name in ("example", "broken"):
+    for name in ("example", "longer", "broken"):
         install(name, target, tmp_path_factory.mktemp("build"))
     return target
 
@@ -56,12 +70,13 @@ def python(*arguments: str, site: Path | None) -> subprocess.CompletedProcess[st
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
+        cwd=ROOT,
     )
 
 
 @pytest.fixture(scope="module")
 def listed(installed: Path) -> dict[str, Any]:
-    """What `all_analyses` gives with both packages installed."""
+    """What `all_analyses` gives with the packages installed."""
     run = python("-c", LIST_ALL, site=installed)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
@@ -70,7 +85,7 @@ def listed(installed: Path) -> dict[str, Any]:
 def test_an_analysis_of_another_package_is_listed_under_that_package(
     listed: dict[str, Any],
 ) -> None:
-    assert listed["found"]["previous_token_heads"] == "mechinterp_plugin_example"
+    assert {name: listed["found"][name] for name in MINE} == MINE
 
 
 def test_a_package_that_does_not_import_is_listed_with_its_reason(listed: dict[str, Any]) -> None:
@@ -80,7 +95,7 @@ def test_a_package_that_does_not_import_is_listed_with_its_reason(listed: dict[s
 def test_other_packages_take_no_built_in_analysis_down(listed: dict[str, Any]) -> None:
     alone = json.loads(python("-c", LIST_ALL, site=None).stdout)
     assert alone["broken"] == {}
-    assert set(listed["found"]) - set(alone["found"]) == {"previous_token_heads"}
+    assert set(listed["found"]) - set(alone["found"]) == set(MINE)
     assert set(alone["found"]) <= set(listed["found"])
 
 
@@ -90,7 +105,7 @@ def test_sub_commands_of_other_packages_are_listed_by_name_without_importing_the
     run = python("-m", "mechinterp_toolkit", "--help", site=installed)
     assert run.returncode == 0, run.stderr
     assert "heads" in run.stdout
-    assert "mechinterp-plugin-example" in run.stdout
+    assert "mechinterp-plugin-longer" in run.stdout
     assert "outdated" in run.stdout
     assert "written for another version" not in run.stdout + run.stderr
 
@@ -115,42 +130,47 @@ def test_the_list_shows_the_analysis_with_its_package_and_the_broken_one_with_it
 def test_the_sub_command_finds_the_planted_head_and_no_other(
     installed: Path, tmp_path: Path
 ) -> None:
-    save_attention_model(tmp_path / "with", planted=True)
-    save_attention_model(tmp_path / "without", planted=False)
-    folders = [str(tmp_path / name) for name in ("with", "without")]
+    names = ("with", "without")
+    made = python("-c", SAVE_MODELS, *(str(tmp_path / name) for name in names), site=installed)
+    assert made.returncode == 0, made.stderr
+    folders = [str(tmp_path / name) for name in names]
     run = python("-m", "mechinterp_toolkit", "heads", *folders, site=installed)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == ["L1H1", "none"]
+    assert run.stdout.split() == ["1.1", "none"]
 
 
-def save_attention_model(folder: Path, planted: bool) -> None:
-    """Write a GPT-2 whose heads all attend evenly, but for layer 1, head 1 if `planted`: that one
-    looks one back."""
-    from transformers import GPT2Config, GPT2LMHeadModel
+def test_both_analyses_pass_the_common_suite(installed: Path) -> None:
+    """Which is run over them alone; what needs a planted model is skipped for the short one."""
+    suite = ["-m", "pytest", "tests/test_suite.py", "-p", "no:cacheprovider", "-k"]
+    run = python(*suite, " or ".join(MINE), site=installed)
+    assert run.returncode == 0, run.stdout + run.stderr
+    counts = re.findall(r"(\d+) (passed|skipped)", run.stdout)
+    assert {word: int(n) for n, word in counts} == {"passed": 24, "skipped": 4}
 
-    n_ctx = d_head = 16
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            n_layer=2,
-            n_head=2,
-            n_embd=2 * d_head,
-            n_positions=n_ctx,
-            vocab_size=20,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-    )
-    with torch.no_grad():
-        for block in model.transformer.h:
-            for parameter in (*block.attn.parameters(), *block.mlp.parameters()):
-                parameter.zero_()
-        model.transformer.wpe.weight.zero_()[:, :d_head] = torch.eye(n_ctx)
-        model.transformer.wte.weight.zero_()
-        # position p asks for e_p, and position p - 1 offers e_p: a match of about 30 after the
-        # LayerNorm
-        if planted:
-            query, key = slice(d_head, 2 * d_head), slice(3 * d_head, 4 * d_head)
-            weight = model.transformer.h[1].attn.c_attn.weight
-            weight[:d_head, query] = 4 * torch.eye(d_head)
-            weight[: d_head - 1, key] = torch.eye(d_head)[1:]
-    model.save_pretrained(folder)
+
+def test_a_report_shows_what_the_short_analysis_never_wrote(
+    installed: Path, tmp_path: Path
+) -> None:
+    command = ["report", "toy/ordinal", "--analysis", "previous_token_heads", "--no-twin"]
+    run = python("-m", "mechinterp_toolkit", *command, "-o", str(tmp_path), site=installed)
+    assert run.returncode == 0, run.stderr
+    (entry,) = json.loads((tmp_path / "report.json").read_text())["checkpoints"][0]["entries"]
+    assert entry["represented"]["outcome"] == "not_found"
+    assert entry["represented"]["smallest_effect"] == 0.5
+    assert entry["answer"].startswith("At layer.head ")
+    assert entry["effect"]["control"]["name"] == "a random earlier position, largest of all"
+    page = (tmp_path / "report.html").read_text()
+    assert "Score by layer and head" in page
+    assert "The strongest score over its control" in page
+
+
+def test_the_short_analysis_is_short() -> None:
+    """Counted without docstrings, imports included."""
+    tree = ast.parse((PLUGINS / "example" / "mechinterp_plugin_example.py").read_text())
+    statements = [node for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+    strings = [
+        node
+        for node in statements
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    ]
+    assert len(statements) - len(strings) <= 20

@@ -34,9 +34,9 @@ def test_links_lead_to_files_that_exist(name: str) -> None:
 
 def test_the_analysis_shown_is_that_of_the_example_package() -> None:
     example = (ROOT / "tests" / "plugin" / "example" / "mechinterp_plugin_example.py").read_text()
-    shown = [text for text in PYTHON if "@analysis(" in text]
-    assert len(shown) == 1
-    assert shown[0] in example
+    (shown,) = (text for text in PYTHON if "@analysis(" in text)
+    assert example.endswith(shown)
+    assert shown.startswith("@dataclass(frozen=True)")
 
 
 def test_an_analysis_says_what_the_readme_says_it_says(capsys: pytest.CaptureFixture[str]) -> None:
