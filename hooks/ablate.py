@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from typing import ClassVar, TypeVar
 
@@ -326,23 +327,19 @@ def pair_redundancy(
     def lost(group: Sequence[Component]) -> Float[Tensor, " batch"]:
         return before - measure(model, tokens, metric, ablate_heads(group, means), mask=mask)
 
-    def over_prompts(axis: str, columns: Mapping[str, Tensor]) -> Estimate:
-        return bootstrap(
-            torch.stack(list(columns.values()), 1),
-            unit_name="prompts",
-            measured=measured,
-            seed=seed,
-            axes=(axis,),
-            labels={axis: tuple(columns)},
-        )
-
     names = {head: f"{head[0]}.{head[1]}" for head in chosen}
     alone = {head: lost([head]) for head in chosen}
     extra = {(a, b): lost([a, b]) - alone[a] - alone[b] for a, b in combinations(chosen, 2)}
+    labels = tuple(f"{names[a]} + {names[b]}" for a, b in extra)
+    estimate = partial(bootstrap, unit_name="prompts", measured=measured, seed=seed)
     return Redundancy(
-        single=over_prompts("head", {names[head]: fall for head, fall in alone.items()}),
-        interaction=over_prompts(
-            "pair", {f"{names[a]} + {names[b]}": fall for (a, b), fall in extra.items()}
+        single=estimate(
+            torch.stack(list(alone.values()), 1),
+            axes=("head",),
+            labels={"head": tuple(names.values())},
+        ),
+        interaction=estimate(
+            torch.stack(list(extra.values()), 1), axes=("pair",), labels={"pair": labels}
         ),
         heads=chosen,
         pairs=tuple(extra),

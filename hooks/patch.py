@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -194,10 +194,11 @@ def patch_effects(
     """
     _check_places(places)
     recorded = activations(model, pairs.source, _hook_points(places))
-    edits = [{place.hook_point: place.patch(recorded[place.hook_point])} for place in places]
-    patched = torch.stack([measure(model, pairs.base, metric, edit) for edit in edits], 1)
-    labels = tuple(place.label for place in places)
-    return _Measured(model, pairs, metric, measured, seed).effects(patched, labels)
+    patched = {}
+    for place in places:
+        edit = place.patch(recorded[place.hook_point])
+        patched[place.label] = measure(model, pairs.base, metric, {place.hook_point: edit})
+    return _effects(model, pairs, metric, patched, measured, seed)
 
 
 @takes_model
@@ -248,7 +249,7 @@ def path_effects(
     of_base = activations(model, pairs.base, tuple(dict.fromkeys([*frozen, *ends])))
     sending = tuple(dict.fromkeys(heads[layer] for layer, _ in senders))
     of_source = activations(model, pairs.source, sending)
-    patched = []
+    patched = {}
     for layer, head in senders:
         name = heads[layer]
         _check_head(head, of_base[name], name)
@@ -263,52 +264,39 @@ def path_effects(
         edits: dict[str, list[Edit]] = {at: [] for at in ends}
         for place in receivers:
             edits[place.hook_point].append(place.patch(arrived[place.hook_point]))
-        patched.append(measure(model, pairs.base, metric, edits))
-    labels = tuple(f"{layer}.{head}" for layer, head in senders)
-    return _Measured(model, pairs, metric, measured, seed).effects(torch.stack(patched, 1), labels)
+        patched[f"{layer}.{head}"] = measure(model, pairs.base, metric, edits)
+    return _effects(model, pairs, metric, patched, measured, seed)
 
 
-@dataclass(frozen=True, eq=False)
-class _Measured:
-    """How effects of patching on a metric are estimated."""
-
-    model: HookedModel
-    pairs: PromptPairs
-    metric: Metric
-    unit: str
-    seed: int
-
-    def effects(
-        self, patched: Float[Tensor, "pair place"], labels: tuple[str, ...]
-    ) -> PatchEffects:
-        source, base = (
-            measure(self.model, tokens, self.metric)
-            for tokens in (self.pairs.source, self.pairs.base)
+def _effects(
+    model: HookedModel,
+    pairs: PromptPairs,
+    metric: Metric,
+    patched: dict[str, Float[Tensor, " pair"]],
+    measured: str,
+    seed: int,
+) -> PatchEffects:
+    """Estimate what each place does to the metric, of which `patched` has every pair's value."""
+    source, base = (measure(model, tokens, metric) for tokens in (pairs.source, pairs.base))
+    gap, error = source - base, _standard_error(source - base, pairs.unit)
+    if not gap.mean().abs() > 2 * error:  # it may be zero, as far as a 95 % interval tells
+        raise ToolkitError(
+            f"the metric of source and base prompts differs by {gap.mean():.3g} +- {error:.2g} on"
+            " average; nothing can be normalised by that. Choose prompts the model answers"
+            " differently, or more of them."
         )
-        gap = source - base
-        error = _standard_error(gap, self.pairs.unit)
-        if not gap.mean().abs() > 2 * error:  # it may be zero, as far as a 95 % interval tells
-            raise ToolkitError(
-                f"the metric of source and base prompts differs by {gap.mean():.3g} +- {error:.2g}"
-                " on average; nothing can be normalised by that. Choose prompts the model answers"
-                " differently, or more of them."
-            )
-        change = patched - base[:, None]
-        named: dict[str, Any] = {"axes": ("place",), "labels": {"place": labels}}
-        return PatchEffects(
-            normalised=self._estimate(
-                torch.cat([change, gap[:, None]], 1),
-                measured="fraction of the gap",
-                statistic=_ratio_of_means,
-                **named,
-            ),
-            raw=self._estimate(change, measured=self.unit, **named),
-            gap=self._estimate(gap, measured=self.unit),
-        )
-
-    def _estimate(self, values: Tensor, **options: Any) -> Estimate:
-        unit, name = self.pairs.unit, self.pairs.unit_name
-        return bootstrap(values, unit=unit, unit_name=name, seed=self.seed, **options)
+    change = torch.stack([after - base for after in patched.values()], 1)
+    estimate = partial(bootstrap, unit=pairs.unit, unit_name=pairs.unit_name, seed=seed)
+    by_place = partial(estimate, axes=("place",), labels={"place": tuple(patched)})
+    return PatchEffects(
+        normalised=by_place(
+            torch.cat([change, gap[:, None]], 1),
+            measured="fraction of the gap",
+            statistic=_ratio_of_means,
+        ),
+        raw=by_place(change, measured=measured),
+        gap=estimate(gap, measured=measured),
+    )
 
 
 def _standard_error(

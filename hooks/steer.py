@@ -1,5 +1,4 @@
-"""A steering vector and what can be done with it: add, clamp, ablate, and only where the prompt
-asks for it.
+"""A steering vector and what can be done with it: add, clamp, ablate, everywhere or where asked.
 
 A `SteeringVector` knows where it belongs (hook point), which way it points, how long it is and
 where it comes from. It is applied as an edit: `{vector.hook_point: vector.add(2.0)}` for `applied`
@@ -40,7 +39,13 @@ SAME_MODEL = ("fingerprint", "processing", "dtype")
 
 @dataclass(frozen=True, eq=False)
 class SteeringVector:
-    """A vector of one hook point, with its origin. `2 * a - b` and the like give a new one."""
+    """A vector of one hook point, with its origin. `2 * a - b` and the like give a new one.
+
+    >>> vector = SteeringVector.of("blocks.6.hook_resid_post", torch.tensor([3.0, 0.0, 4.0]))
+    >>> vector.norm, (vector - vector / 2).vector
+    (5.0, tensor([1.5000, 0.0000, 2.0000]))
+    >>> edits = {vector.hook_point: vector.add(2.0)}  # for `applied` or `generate`
+    """
 
     hook_point: str
     """Where it belongs, e.g. "blocks.6.hook_resid_post"."""
@@ -73,9 +78,10 @@ class SteeringVector:
         Raises:
             ToolkitError: an entry is not finite, or the shape does not fit `axis`.
         """
-        if vector.dim() != (2 if axis else 1):
+        axes = 2 if axis else 1
+        if vector.dim() != axes:
             raise ToolkitError(
-                f"a steering vector with axis={axis!r} has {2 if axis else 1} axes; got shape"
+                f"a steering vector with axis={axis!r} has {axes} axes; got shape"
                 f" {tuple(vector.shape)}."
             )
         whole = vector.detach().double()
@@ -103,8 +109,9 @@ class SteeringVector:
     def clamp(
         self, value: float, *, where: Where | None = None, when: Gate | None = None
     ) -> SetProjection:
-        """Return the edit that sets the projection on the direction to `value`, in units of the
-        activation.
+        """Return the edit that sets the projection on the direction to `value`.
+
+        In units of the activation.
 
         Raises:
             ToolkitError: the zero vector, or a vector per position or head, which has no single
@@ -121,8 +128,7 @@ class SteeringVector:
     def ablate(
         self, mean: float = 0.0, *, where: Where | None = None, when: Gate | None = None
     ) -> SetProjection:
-        """Return the edit that removes the direction: its projection becomes 0, or the `mean` it
-        has on other text."""
+        """Return the edit that removes the direction: its projection becomes 0, or a `mean`."""
         return self.clamp(mean, where=where, when=when)
 
     def unit(self) -> SteeringVector:
@@ -132,15 +138,14 @@ class SteeringVector:
         return replace(self, norm=1.0)
 
     def check_fits(self, model: HookedModel) -> None:
-        """Raise `ToolkitError` where this vector is known to come from other weights or other
-        processing."""
+        """Raise `ToolkitError` where the vector is known to come from another model or form."""
         for key in ("fingerprint", "processing"):
-            ours, its = self.provenance.get(key), getattr(model.provenance, key)
-            if ours is not None and ours != its:
+            ours, theirs = self.provenance.get(key), getattr(model.provenance, key)
+            if ours is not None and ours != theirs:
                 raise ToolkitError(
                     f"the vector for {self.hook_point!r} was made with {key} {ours!r}"
                     f" ({self.provenance.get('checkpoint')}), but {model.provenance.checkpoint} has"
-                    f" {its!r}; train it on the model it is used on."
+                    f" {theirs!r}; train it on the model it is used on."
                 )
 
     def to(self, device: torch.device | str) -> SteeringVector:
@@ -148,8 +153,7 @@ class SteeringVector:
         return replace(self, direction=self.direction.to(device))
 
     def __add__(self, other: SteeringVector) -> SteeringVector:
-        """Return the sum; raises `ToolkitError` where the two don't belong to one hook point of one
-        model."""
+        """Return the sum; raises `ToolkitError` for vectors of two hook points or models."""
         if not isinstance(other, SteeringVector):
             return NotImplemented
         self._check_matches(other)
@@ -176,17 +180,12 @@ class SteeringVector:
         return self * -1
 
     def save(self, path: str | Path) -> Path:
-        """Write the vector as safetensors, with everything else as its metadata, and return the
-        path."""
+        """Write the vector as safetensors, all else as metadata, and return the path."""
         from safetensors.torch import save_file
 
         path = Path(path)
-        about = {
-            "hook_point": self.hook_point,
-            "norm": self.norm,
-            "axis": self.axis,
-            "provenance": dict(self.provenance),
-        }
+        about = {name: getattr(self, name) for name in ("hook_point", "norm", "axis")}
+        about["provenance"] = dict(self.provenance)
         save_file(
             {"direction": self.direction.detach().cpu().contiguous()},
             path,
@@ -196,8 +195,11 @@ class SteeringVector:
 
     @classmethod
     def load(cls, path: str | Path) -> SteeringVector:
-        """Return the vector that `save` wrote, bit for bit; raises `ToolkitError` for another
-        file."""
+        """Return the vector that `save` wrote, bit for bit.
+
+        Raises:
+            ToolkitError: the file is missing or holds something else.
+        """
         from safetensors import safe_open
 
         if not Path(path).is_file():
@@ -220,17 +222,20 @@ class SteeringVector:
         return SteeringVector.of(self.hook_point, vector, axis=self.axis, **made)
 
     def _check_matches(self, other: SteeringVector) -> None:
-        pairs = {"hook_point": (self.hook_point, other.hook_point), "axis": (self.axis, other.axis),
-                 "shape": (tuple(self.direction.shape), tuple(other.direction.shape))}  # fmt: skip
-        for key in SAME_MODEL:
-            if key in self.provenance and key in other.provenance:
-                pairs[key] = (self.provenance[key], other.provenance[key])
-        for what, (mine, its) in pairs.items():
-            if mine != its:
-                raise ToolkitError(
-                    f"vectors of different {what} can't be added: {mine!r} and {its!r}; apply them"
-                    " as two edits instead."
-                )
+        ours, theirs = (
+            {
+                "hook_point": vector.hook_point,
+                "axis": vector.axis,
+                "shape": tuple(vector.direction.shape),
+            }
+            | {key: vector.provenance[key] for key in SAME_MODEL if key in vector.provenance}
+            for vector in (self, other)
+        )
+        for what in [key for key in ours if key in theirs and ours[key] != theirs[key]]:
+            raise ToolkitError(
+                f"vectors of different {what} can't be added: {ours[what]!r} and {theirs[what]!r};"
+                " apply them as two edits instead."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,6 +245,10 @@ class Gate:
     Belongs at the hook point of the edits that ask for it, in front of them, or at an earlier one.
     The decision is made on tokens of the prompt alone, so that it is the same with a KV cache,
     which runs them once, and without.
+
+    >>> vector = SteeringVector.of("blocks.6.hook_resid_post", torch.tensor([3.0, 0.0, 4.0]))
+    >>> gate = Gate(vector.direction, threshold=2.0)
+    >>> edits = {vector.hook_point: [gate, vector.add(2.0, when=gate)]}
     """
 
     direction: Float[Tensor, " d"]
@@ -253,14 +262,16 @@ class Gate:
     """Whether the length of the activation counts."""
 
     over: Literal["mean", "max", "last"] = "mean"
-    """How the scores of a prompt's tokens make one: their mean, the largest, or the last token's.
-    """
+    """Which score counts for a prompt: the mean of its tokens', the largest, or the last one's."""
 
     def __call__(
         self, activation: Float[Tensor, "batch pos d"], hook: Site
     ) -> Float[Tensor, "batch pos d"]:
-        """Note the decision and return the activation as it is; raises `HookError` where the prompt
-        is not known."""
+        """Note the decision and return the activation as it is.
+
+        Raises:
+            HookError: the prompt is not known here, or was not run.
+        """
         if not isinstance(hook, Site):
             raise HookError(
                 f"the gate at {getattr(hook, 'name', '?')!r} needs the prompt; run it inside"
@@ -271,8 +282,11 @@ class Gate:
         return activation
 
     def open(self, hook: Site) -> Bool[Tensor, " batch"]:
-        """Return which rows are steered; raises `HookError` where the gate has not seen their
-        prompt."""
+        """Return which rows are steered.
+
+        Raises:
+            HookError: the gate has not seen their prompt.
+        """
         decision: Tensor | None = getattr(hook, "memory", {}).get(self)
         if decision is None:
             raise HookError(
@@ -294,20 +308,22 @@ class Gate:
         if self.score == "cosine":
             score = score / x.norm(dim=-1).clamp_min(torch.finfo(x.dtype).tiny)
         if self.over == "mean":
-            one = (score * prompt).sum(1) / prompt.sum(1).clamp_min(1)
-        elif self.over == "max":
-            one = score.masked_fill(~prompt, -torch.inf).amax(1)
-        else:
-            last = (prompt.long().cumsum(1) * prompt).argmax(
-                1
-            )  # the largest running count is at the last chosen token
-            one = score.gather(1, last[:, None])[:, 0]
-        return one > self.threshold
+            return (score * prompt).sum(1) / prompt.sum(1).clamp_min(1) > self.threshold
+        if self.over == "max":
+            return score.masked_fill(~prompt, -torch.inf).amax(1) > self.threshold
+        # The running count of chosen tokens is largest at the last of them.
+        last = (prompt.long().cumsum(1) * prompt).argmax(1, keepdim=True)
+        return score.gather(1, last)[:, 0] > self.threshold
 
 
 @dataclass(frozen=True, eq=False)
 class AddVector:
-    """Add a vector to the chosen tokens; all others stay bit-equal."""
+    """Add a vector to the chosen tokens; all others stay bit-equal.
+
+    >>> edit = AddVector(torch.tensor([1.0, 2.0]), where=Where(bos=True))
+    >>> edit(torch.zeros(1, 1, 2), hook=Site("blocks.0.hook_resid_pre")).tolist()
+    [[[1.0, 2.0]]]
+    """
 
     vector: Float[Tensor, "*axes d"]
     """What is added."""
@@ -324,20 +340,22 @@ class AddVector:
     def __call__(
         self, activation: Float[Tensor, "batch pos *rest"], hook: Site
     ) -> Float[Tensor, "batch pos *rest"]:
-        """Return the edited activation; raises `HookError` for one of another shape or where tokens
-        are not known."""
+        """Return the edited activation.
+
+        Raises:
+            HookError: the activation has another shape, or its tokens are not known.
+        """
         own = self.vector.shape[1:] if self.axis == "pos" else self.vector.shape
-        if activation.shape[2:] != own:
+        if activation.shape[2:] != own:  # it might still broadcast, over heads for one
             raise HookError(
                 f"a vector {tuple(own)} can't be added at {hook.name!r},"
                 f" {tuple(activation.shape[2:])} a token."
             )
         vector = self.vector.to(activation)
         if self.axis == "pos":
-            vector = _by_order(vector, activation, hook)
-        return _gated(
-            self.when, activation, self.where.apply(activation, activation + vector, hook), hook
-        )
+            vector = _by_order(vector, hook)
+        edited = self.where.apply(activation, activation + vector, hook)
+        return _gated(self.when, activation, edited, hook)
 
     def to(self, device: torch.device | str) -> AddVector:
         """Return the same edit with its vector on `device`."""
@@ -346,15 +364,20 @@ class AddVector:
 
 @dataclass(frozen=True, eq=False)
 class SetProjection:
-    """Set the projection on a direction to a value, and leave what is orthogonal to it; other
-    tokens stay bit-equal."""
+    """Set the projection on a direction to a value, and leave what is orthogonal to it.
+
+    Tokens that are not chosen stay bit-equal.
+
+    >>> edit = SetProjection(torch.tensor([2.0, 0.0]), 5.0, Where(bos=True))
+    >>> edit(torch.tensor([[[1.0, 3.0]]]), hook=Site("blocks.0.hook_resid_pre")).tolist()
+    [[[5.0, 3.0]]]
+    """
 
     direction: Float[Tensor, " d"]
     """The direction; its length does not matter."""
 
     value: float = 0.0
-    """What the projection on the unit direction becomes: 0 removes it, its mean elsewhere is mean
-    ablation."""
+    """What the projection on the unit direction becomes: 0 removes it, a mean is mean ablation."""
 
     where: Where = field(default_factory=Where)
     """The tokens it is done to."""
@@ -365,8 +388,11 @@ class SetProjection:
     def __call__(
         self, activation: Float[Tensor, "batch pos *rest"], hook: Site
     ) -> Float[Tensor, "batch pos *rest"]:
-        """Return the edited activation; arithmetic in float32 or better, result in the activation's
-        dtype."""
+        """Return the edited activation, computed in float32 or better, in its own dtype.
+
+        Raises:
+            HookError: the activation has another width, or its tokens are not known.
+        """
         if activation.shape[-1] != len(self.direction):
             raise HookError(
                 f"{hook.name!r} has {activation.shape[-1]} features, the direction"
@@ -375,28 +401,23 @@ class SetProjection:
         x = activation.to(torch.promote_types(activation.dtype, torch.float32))
         unit = self.direction.to(x.device, torch.float64)
         unit = (unit / unit.norm()).to(x.dtype)
-        edited = x + (self.value - x @ unit)[..., None] * unit
-        return _gated(
-            self.when,
-            activation,
-            self.where.apply(activation, edited.to(activation.dtype), hook),
-            hook,
-        )
+        moved = (x + (self.value - x @ unit)[..., None] * unit).to(activation.dtype)
+        edited = self.where.apply(activation, moved, hook)
+        return _gated(self.when, activation, edited, hook)
 
     def to(self, device: torch.device | str) -> SetProjection:
         """Return the same edit with its direction on `device`."""
         return replace(self, direction=self.direction.to(device))
 
 
-def _by_order(vector: Tensor, activation: Tensor, hook: Site) -> Tensor:
+def _by_order(vector: Tensor, hook: Site) -> Tensor:
     """Row i of `vector` at the i-th real token of each row of the batch, zero behind its last."""
-    if getattr(hook, "order", None) is None:
+    order = getattr(hook, "order", None)
+    if order is None:
         raise HookError(
             f"a vector with its own row per token at {hook.name!r} needs applied(...), which counts"
             " tokens."
         )
-    order = hook.order
-    assert order is not None
     inside = (order >= 0) & (order < len(vector))
     return vector[order.clamp(0, len(vector) - 1)] * inside[..., None]
 
