@@ -48,6 +48,7 @@ from mechinterp_toolkit.hooks.steer_fit import (
 from mechinterp_toolkit.hooks.steer_sweep import (
     Prompts,
     SteeringSweep,
+    VectorGrid,
     guidance_kl,
     left_padded,
     logit_contrast,
@@ -351,7 +352,8 @@ def _steered(
 ) -> _Steered:
     """Add the vectors in sentences about the other half of the words."""
     others = asked.select(~half)
-    prompts, metric = left_padded(others.prompts), logit_difference(*others.positive_minus_negative)
+    prompts = left_padded(others.prompts, unit=others.word, unit_name="words")
+    metric = logit_difference(*others.positive_minus_negative)
     ready = [
         SteeringVector.of(name, vector.float(), method="mean difference")
         for name, vector in vectors.items()
@@ -360,17 +362,9 @@ def _steered(
     guidance = logit_contrast(
         model, *(left_padded(asked.prompts.select(rows)) for rows in asked.pairs(half))
     )
+    grid = VectorGrid(ready, multipliers)
     swept = steering_sweep(
-        model,
-        ready,
-        multipliers,
-        prompts,
-        quiet or prompts,
-        metric,
-        guidance=guidance,
-        unit=others.word,
-        unit_name="words",
-        seed=seed,
+        model, grid, prompts, quiet or prompts, metric, guidance=guidance, seed=seed
     )
     at = ready[list(vectors).index(best)]
     before = measure(model, prompts.tokens, metric, mask=prompts.mask)

@@ -232,15 +232,10 @@ def path_effects(
 
     >>> source = torch.tensor([[1, 67, 107, 108, 25], [1, 67, 107, 108, 26]])  # ... looks nice, fun
     >>> base = torch.tensor([[1, 67, 107, 108, 34], [1, 67, 107, 108, 49]])  # ... stupid, foolish
-    >>> effects = path_effects(
-    ...     "toy/sentiment",
-    ...     PromptPairs(source, base),
-    ...     [(0, 1), (1, 2)],
-    ...     [Place("blocks.1.hook_resid_post")],
-    ...     lambda logits: logits[:, -1, 60] - logits[:, -1, 59],
-    ... )
-    >>> effects.raw.labels
-    {'place': ('0.1', '1.2')}
+    >>> metric = lambda logits: logits[:, -1, 60] - logits[:, -1, 59]
+    >>> asked = PromptPairs(source, base), [(0, 1)], [Place("blocks.1.hook_resid_post")], metric
+    >>> path_effects("toy/sentiment", *asked).raw.labels
+    {'place': ('0.1',)}
     """
     _check_places(receivers)
     heads = {layer: f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)}

@@ -12,6 +12,7 @@ from mechinterp_toolkit.hooks.steer import SteeringVector
 from mechinterp_toolkit.hooks.steer_fit import Contrast, read_contrast, train_steering_vector
 from mechinterp_toolkit.hooks.steer_sweep import (
     Prompts,
+    VectorGrid,
     guidance_kl,
     logit_contrast,
     mention_rates,
@@ -32,15 +33,8 @@ MULTIPLIERS = (-1.0, 2.0)
 def sweep(wrapped, tokens):
     prompts = Prompts(tokens)
     guidance = logit_contrast(wrapped, prompts, Prompts(tokens.flip(1)))
-    return steering_sweep(
-        wrapped,
-        VECTORS,
-        MULTIPLIERS,
-        prompts,
-        Prompts(tokens.roll(2, 1)),
-        METRIC,
-        guidance=guidance,
-    )
+    grid, neutral = VectorGrid(VECTORS, MULTIPLIERS), Prompts(tokens.roll(2, 1))
+    return steering_sweep(wrapped, grid, prompts, neutral, METRIC, guidance=guidance)
 
 
 def test_the_sweep_is_made_of_single_runs(sweep, wrapped, tokens):
@@ -91,39 +85,34 @@ def test_prompts_of_one_unit_count_once(wrapped, tokens):
         return logits[:, -1, 5].double() ** 2
 
     def swept(prompts, **options):
-        return steering_sweep(
-            wrapped,
-            VECTORS,
-            MULTIPLIERS,
-            Prompts(prompts),
-            neutral,
-            metric,
-            guidance=guidance,
-            **options,
-        )
+        grid = VectorGrid(VECTORS, MULTIPLIERS)
+        return steering_sweep(wrapped, grid, prompts, neutral, metric, guidance=guidance, **options)
 
-    twice = tokens.repeat(2, 1)
-    once, by_rows = swept(tokens), swept(twice)
-    by_unit = swept(
-        twice, unit=torch.arange(4).repeat(2), unit_name="words", measured="square logits"
-    )
+    twice, words = tokens.repeat(2, 1), torch.arange(4).repeat(2)
+    once, by_rows = swept(Prompts(tokens)), swept(Prompts(twice))
+    by_unit = swept(Prompts(twice, unit=words, unit_name="words"), measured="square logits")
     for name in ("effect", "wrong_way", "guidance_effect"):
-        one, rows, units = (getattr(sweep, name) for sweep in (once, by_rows, by_unit))
+        single, rows, units = (getattr(sweep, name) for sweep in (once, by_rows, by_unit))
         assert (rows.n, units.n) == (8, 4)
         assert "over words" in units.method
         for end in ("value", "low", "high"):
             # float32 logits of other batch sizes
-            assert torch.allclose(getattr(units, end), getattr(one, end), rtol=1e-4, atol=1e-4), (
+            assert torch.allclose(
+                getattr(units, end), getattr(single, end), rtol=1e-4, atol=1e-4
+            ), (
                 name,
                 end,
             )
     assert not torch.allclose(by_rows.effect.low, once.effect.low, rtol=1e-4, atol=1e-4)
     assert torch.equal(by_unit.kl.low, once.kl.low)
     assert by_unit.effect.unit == by_unit.guidance_effect.unit == "square logits"
+
+
+def test_a_unit_for_some_prompts_only_is_refused(tokens, as_a_user):
     with pytest.raises(
-        ToolkitError, match="got units for 4 of 8 prompts; give each prompt its own"
+        ToolkitError, match="got units for 3 of 4 prompts; give each prompt its own"
     ):
-        swept(twice, unit=torch.arange(4))
+        Prompts(tokens, unit=torch.arange(3))
 
 
 def test_the_cost_of_guidance_is_to_be_had_at_any_strength(sweep, wrapped, tokens):
@@ -149,9 +138,8 @@ def test_the_concept_cancels_in_shuffled_vectors(wrapped, tokens):
     along = torch.stack([vector.direction for vector in draws])[:, 0]
     assert along.abs().max() < 0.6  # a random direction in 32 dimensions: sd 0.18
     rows = [[VECTORS[0], vector] for vector in draws[:3]]
-    swept = steering_sweep(
-        wrapped, VECTORS, [1.0], Prompts(tokens), Prompts(tokens), METRIC, shuffled=rows
-    )
+    grid = VectorGrid(VECTORS, [1.0], shuffled=rows)
+    swept = steering_sweep(wrapped, grid, Prompts(tokens), Prompts(tokens), METRIC)
     assert swept.effect.control.shape == (3, 2, 1)
     assert swept.effect.control[:, 0, 0].tolist() == pytest.approx(
         [float(swept.effect.value[0, 0])] * 3
@@ -160,7 +148,7 @@ def test_the_concept_cancels_in_shuffled_vectors(wrapped, tokens):
 
 
 @pytest.mark.parametrize(("positive", "words"), [
-    (torch.ones(3, 2), "got 3 pairs"),
+    (torch.ones(3, 2), "got 3 positive and 3 negative prompts; 4 or more are needed"),
     (torch.ones(6, 4, 2), r"rows \(4, 2\)"),
     (torch.ones(6, 2), "differ alike"),
 ])  # fmt: skip
@@ -174,22 +162,26 @@ def test_pairs_that_can_not_be_shuffled_are_refused(positive, words):
     [
         ({"multipliers": [0.0, 1.0]}, "none of them 0"),
         ({"vectors": []}, "got 0 vectors"),
-        (
-            {"vectors": [SteeringVector.of(PRE1, torch.ones(32), fingerprint="f")]},
-            "train it on the model it is used on",
-        ),
         ({"shuffled": [[VECTORS[0]]]}, "one for each vector"),
     ],
 )
-def test_sweeps_that_mean_nothing_are_refused(wrapped, tokens, options, words):
-    given = {
-        "vectors": VECTORS,
-        "multipliers": [1.0],
-        "prompts": Prompts(tokens),
-        "neutral": Prompts(tokens),
-    }
+def test_grids_that_mean_nothing_are_refused(options, words):
     with pytest.raises(ToolkitError, match=words):
-        steering_sweep(wrapped, metric=METRIC, **(given | options))
+        VectorGrid(**({"vectors": VECTORS, "multipliers": [1.0]} | options))
+
+
+def test_a_vector_of_another_model_is_refused(wrapped, tokens):
+    grid = VectorGrid([SteeringVector.of(PRE1, torch.ones(32), fingerprint="f")], [1.0])
+    with pytest.raises(ToolkitError, match="train it on the model it is used on"):
+        steering_sweep(wrapped, grid, Prompts(tokens), Prompts(tokens), METRIC)
+
+
+def test_vectors_of_one_hook_point_are_told_apart():
+    named = [SteeringVector.of(PRE1, torch.ones(32), method=how) for how in ("pca", "kmeans")]
+    assert VectorGrid(named, [1.0]).axes["labels"]["vector"] == (
+        f"0: {PRE1} pca",
+        f"1: {PRE1} kmeans",
+    )
 
 
 def test_mention_rates_by_hand():
@@ -275,10 +267,8 @@ def test_speak_of_b_never_of_a(speaker):
     shuffled = shuffled_vectors(
         read_contrast(speaker, positive, negative, PRE1), vector.norm, draws=19, seed=0
     )
-    rows = [[v] for v in shuffled]
-    sweep = steering_sweep(
-        speaker, [vector], [1.0, 2.0], Prompts(asked), neutral, metric, shuffled=rows
-    )
+    grid = VectorGrid([vector], [1.0, 2.0], shuffled=[[drawn] for drawn in shuffled])
+    sweep = steering_sweep(speaker, grid, Prompts(asked), neutral, metric)
     # With two answers and little else to tell prompts apart, a shuffled direction of full norm
     # often reaches one of them, and as often the wrong one: no draw does as much, and their mean is
     # less than half.
