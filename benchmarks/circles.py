@@ -18,8 +18,9 @@ import time
 import torch
 from torch import Tensor
 
-from mechinterp_toolkit.geometry.circle import Order, fit_circle
+from mechinterp_toolkit.geometry.circle import fit_circle
 from mechinterp_toolkit.geometry.irreducible import EPSILON, mixture
+from mechinterp_toolkit.geometry.orders import Order
 
 D, TEMPLATES, REST = 768, 7, 12
 ORDERS: dict[str, tuple[Order, ...]] = {

@@ -103,6 +103,11 @@ class Estimate:
                     f" shape {shape}."
                 )
 
+    @property
+    def draws(self) -> int:
+        """Draws of the control; 0 where there is none."""
+        return 0 if self.control is None else len(self.control)
+
     def label(self, axis: str, index: int) -> str:
         """Return the name of a position along `axis`; its number where it has no name."""
         names = self.labels.get(axis)

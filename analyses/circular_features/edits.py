@@ -29,7 +29,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.geometry.circle import class_means, smoother
+from mechinterp_toolkit.geometry.regression import class_means, left_out_errors, ridge_hat
 from mechinterp_toolkit.intervention import Edit, Site, applied
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.prompts import PromptSet
@@ -323,7 +323,8 @@ def regression_gains(
     alone = (torch.eye(n, dtype=torch.float64) - 1 / n) * (
         n / (n - 1)
     )  # the mean of the other prompts
-    grown = [smoother(torch.cat(columns[: i + 1], 1), RIDGE) for i in range(len(columns))]
+    hats = [ridge_hat(torch.cat(columns[: i + 1], 1), RIDGE) for i in range(len(columns))]
+    grown = [left_out_errors(hat + 1 / n) for hat in hats]
     errors = torch.stack([alone, *grown])  # model n n
     generator = torch.Generator().manual_seed(seed)
     orders = torch.stack([torch.randperm(n, generator=generator) for _ in range(draws)])

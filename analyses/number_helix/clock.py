@@ -33,6 +33,7 @@ from torch import Tensor
 from mechinterp_toolkit.analyses.number_helix.tasks import NumberTask
 from mechinterp_toolkit.geometry.helix import Period, helix_basis, period_scan, period_text
 from mechinterp_toolkit.geometry.neurons import fit_neurons
+from mechinterp_toolkit.geometry.regression import folds, k_fold, span, without
 from mechinterp_toolkit.heads.weights import output_weights
 from mechinterp_toolkit.intervention import Edit, Site, applied
 from mechinterp_toolkit.model import HookedModel
@@ -42,8 +43,6 @@ from mechinterp_toolkit.stats import bootstrap
 
 FITS = ("operands", "sum", "both")
 """Helices of a and b; of a + b; of all three."""
-
-FOLDS = 5
 
 SMALLEST_SHARE = 0.05
 """Heads and MLPs with less than this share of the largest total effect, or an interval that reaches
@@ -283,7 +282,7 @@ class _Run:
     def _effects(
         self, name: str, values: Float[Tensor, "prompt k"], written: Any, put: Any
     ) -> _Effects:
-        fitted = [design @ (torch.linalg.pinv(design) @ values) for design in self.designs]
+        fitted = [values - without(values, span(design)) for design in self.designs]
         total = self._score({name: self._exchange(values[self.clean], put)})
         change = written(values[self.clean] - values[self.corrupt])
         end = self.read[self.last][self.corrupt].double() + change
@@ -344,7 +343,7 @@ def _fits(run: _Run, draws: int, seed: int) -> Estimate:
     belongs to which row."""
     generator = torch.Generator().manual_seed(seed)
     n = len(run.a)
-    fold = torch.randperm(n, generator=generator) % FOLDS
+    fold = folds(n, generator)
     orders = [torch.randperm(n, generator=generator) for _ in range(draws)]
     total = (run.a + run.b).unique(return_inverse=True)[1]
     rows = []
@@ -372,13 +371,8 @@ def _fits(run: _Run, draws: int, seed: int) -> Estimate:
 
 def _held_out(x: Tensor, design: Tensor, fold: Tensor) -> Float[Tensor, "pair 2"]:
     """Squared error of each held-out pair, and its squared distance from the others' mean."""
-    errors = torch.zeros(len(x), 2, dtype=torch.float64)
-    for k in range(FOLDS):
-        out = fold == k
-        predicted = design[out] @ (torch.linalg.pinv(design[~out]) @ x[~out])
-        errors[out, 0] = (x[out] - predicted).square().sum(1)
-        errors[out, 1] = (x[out] - x[~out].mean(0)).square().sum(1)
-    return errors
+    mean = torch.ones(len(x), 1, dtype=torch.float64)
+    return torch.stack([(x - k_fold(d, fold)(x)).square().sum(1) for d in (design, mean)], 1)
 
 
 def _r2(errors: Float[Tensor, "pair 2"]) -> Float[Tensor, ""]:

@@ -45,8 +45,9 @@ from mechinterp_toolkit.geometry.helix import (
     helix_basis,
     period_scan,
     period_text,
-    polynomial_basis,
 )
+from mechinterp_toolkit.geometry.numbers import polynomials
+from mechinterp_toolkit.geometry.regression import class_means, k_fold, projected, span, without
 from mechinterp_toolkit.intervention import Edit, Site, applied
 from mechinterp_toolkit.model import HookedModel, load_model
 from mechinterp_toolkit.prompts import OrdinalClass, hash_tokens
@@ -489,7 +490,7 @@ def _plane_points(
     the largest rest)."""
     centred = x.double() - x.double().mean(0)
     waves = helix_basis(numbers, (period,), linear=False)[:, 1:]
-    fitted = waves @ (torch.linalg.pinv(waves) @ centred)
+    fitted = centred - without(centred, span(waves))
     plane = torch.linalg.svd(fitted, full_matrices=False)[2][: waves.shape[1]]
     if len(plane) == 1:
         rest = centred - centred @ plane.T @ plane
@@ -512,17 +513,16 @@ def _residues(scan: PeriodScan, seed: int) -> Estimate:
 
 
 def _r2(
-    missed: Float[Tensor, "number model"], whole: Float[Tensor, "number model"], seed: int
+    missed: Float[Tensor, "number model"], whole: Float[Tensor, " number"], seed: int
 ) -> Estimate:
-    n = missed.shape[1]
     return bootstrap(
-        torch.cat([missed, whole], 1),
+        torch.cat([missed, whole[:, None]], 1),
         unit_name="numbers",
         measured="R2, at most 1",
         seed=seed,
         axes=("model",),
         labels={"model": MODELS},
-        statistic=lambda values, weights: 1 - (weights @ values[:, :n]) / (weights @ values[:, n:]),
+        statistic=lambda v, w: 1 - (w @ v[:, :-1]) / (w @ v[:, -1:]),
     )
 
 
@@ -589,23 +589,14 @@ def _points(
 ) -> list[Float[Tensor, "target d"]]:
     """Where each edit puts the targets: predicted from the other numbers' means, or the means
     themselves."""
-    one_hot = torch.nn.functional.one_hot(task.which, len(task.numbers)).double()
-    means = (one_hot.T @ x.double()) / one_hot.sum(0)[:, None]
-    others = torch.ones(len(means), dtype=torch.bool)
-    others[chosen] = False
+    means = class_means(x, task.which, len(task.numbers))
+    fold = torch.isin(torch.arange(len(means)), chosen).long()
     basis = helix_basis(task.numbers, periods)
     rank = int(torch.linalg.matrix_rank(basis)) - 1
-    designs = (
-        basis,
-        helix_basis(task.numbers, (max(periods),), linear=False),
-        polynomial_basis(task.numbers, rank),
-    )
-    predicted = [
-        design[chosen] @ (torch.linalg.pinv(design[others]) @ means[others]) for design in designs
-    ]
-    centre = means[others].mean(0)
-    axes = torch.linalg.svd(means[others] - centre, full_matrices=False)[2][:rank]
-    return [*predicted, centre + (means[chosen] - centre) @ axes.T @ axes, means[chosen]]
+    circle = helix_basis(task.numbers, (max(periods),), linear=False)
+    designs = (basis, circle, polynomials(task.numbers, rank))
+    predicted = [k_fold(design, fold)(means)[chosen] for design in designs]
+    return [*predicted, projected(means, fold, rank)[chosen], means[chosen]]
 
 
 class _Moves(NamedTuple):

@@ -7,7 +7,7 @@ the numbers, and exchanged for another.
 
 What would fool it: an item that is the only one of its place, of which no other item says anything;
 it is not asked. What fools the split and the residues is said in `geometry.factoring` and
-`geometry.residues`.
+the modules `geometry.residue_*`.
 
 Source: Gould et al. 2024, Successor Heads, arXiv:2312.09230 (index and domain, mod-10 features);
 nulls are this toolkit's.
@@ -25,13 +25,11 @@ from torch import Tensor
 
 from mechinterp_toolkit.analyses.successor_heads.items import item_tokens, places, winners
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.geometry.factoring import factor, one_hot
-from mechinterp_toolkit.geometry.residues import (
-    ResidueSteering,
-    residue_features,
-    residue_scan,
-    steer_residues,
-)
+from mechinterp_toolkit.geometry.factoring import factor
+from mechinterp_toolkit.geometry.regression import left_out_errors, one_hot, span
+from mechinterp_toolkit.geometry.residue_features import residue_features
+from mechinterp_toolkit.geometry.residue_scan import residue_scan
+from mechinterp_toolkit.geometry.residue_steering import ResidueSteering, steer_residues
 from mechinterp_toolkit.heads.ov_circuit import OVReader
 from mechinterp_toolkit.prompts import OrdinalClass
 from mechinterp_toolkit.results import Estimate
@@ -202,22 +200,22 @@ def predicted_successors(
     index, domain = place_and_class(classes)
     ones = torch.ones(len(index), 1, dtype=torch.float64)
     design = torch.cat([ones, *(one_hot(part, int(part.max()) + 1) for part in (index, domain))], 1)
-    hat = design @ torch.linalg.pinv(design)
+    axes = span(design)
     follows = torch.full((len(index),), -1)
     for place, ordinal in zip(places(classes).values(), classes.values(), strict=True):
         first, second = (ordinal.pairs(1) + place.start).T
         follows[first] = second
     # An item with leverage 1 is the only one of its place: no other item says anything of it.
-    asked = ((hat.diagonal() < 1 - 1e-8) & (follows >= 0)).nonzero()[:, 0]
+    asked = ((axes.square().sum(1) < 1 - 1e-8) & (follows >= 0)).nonzero()[:, 0]
     if len(asked) < 2:
         return None
+    errors = left_out_errors(axes @ axes.T)[asked]
     rows = states.detach().cpu().double()
     other = domain != domain[asked, None]
 
     def right(given: Float[Tensor, "table item d_model"]) -> Float[Tensor, "table asked"]:
-        left = (given - hat @ given)[:, asked] / (1 - hat.diagonal()[asked, None])
         logits = (
-            read((given[:, asked] - left).flatten(0, 1).to(states))
+            read((given[:, asked] - errors @ given).flatten(0, 1).to(states))
             .cpu()
             .double()
             .unflatten(0, (len(given), -1))

@@ -1,18 +1,12 @@
-"""Shapes in activation space, judged on plain tensors: circles, helices, irreducible clouds,
-neurons on circles.
+"""Shapes in activation space, judged on plain tensors: circles, helices, irreducible clouds.
 
 Nothing here knows a model: each function takes activations and labels and gives numbers with their
 null.
 """
 
-from mechinterp_toolkit.geometry.circle import (
-    CircleFit,
-    closure_limit,
-    closure_of,
-    fit_circle,
-    harmonics,
-    transfer,
-)
+from mechinterp_toolkit.geometry.circle import CircleFit, fit_circle, transfer
+from mechinterp_toolkit.geometry.closure import closure_limit, closure_of
+from mechinterp_toolkit.geometry.harmonics import harmonics
 from mechinterp_toolkit.geometry.helix import (
     HelixFit,
     PeriodScan,

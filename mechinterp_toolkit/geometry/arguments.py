@@ -19,8 +19,7 @@ from mechinterp_toolkit.errors import ToolkitError
 
 
 def checked(values: Any, name: str, axes: str) -> Tensor:
-    """Return `values` as they are, once they are a tensor of finite real numbers with these axes
-    and one row or more.
+    """Return `values` as they are, once they are a tensor of finite real numbers with these axes.
 
     Args:
         values: what was given for the argument.
@@ -29,6 +28,11 @@ def checked(values: Any, name: str, axes: str) -> Tensor:
 
     Raises:
         ToolkitError: no tensor, other axes, no row, complex numbers, NaN or infinity.
+
+    >>> checked([1.0, 2.0], "weights", "n")
+    Traceback (most recent call last):
+    mechinterp_toolkit.errors.ToolkitError: weights is a list; expected a tensor [n]: give
+    torch.as_tensor(weights).
     """
     given = _shaped(values, name, axes)
     if not given.isfinite().all():
@@ -41,7 +45,11 @@ def checked(values: Any, name: str, axes: str) -> Tensor:
 
 
 def finite(values: Any, name: str, axes: str = "n d") -> Tensor:
-    """Return what `checked` returns in float64 on the CPU, without gradients."""
+    """Return what `checked` returns in float64 on the CPU, without gradients.
+
+    >>> finite(Tensor([[1, 2]]).half(), "acts").dtype
+    torch.float64
+    """
     return checked(values, name, axes).detach().cpu().double()
 
 
@@ -56,11 +64,12 @@ def whole_numbers(values: Any, name: str, rows: int | None = None) -> Int[Tensor
 
     Raises:
         ToolkitError: no tensor [n], numbers that are not whole, or another number of them.
+
+    >>> whole_numbers(Tensor([0.0, 2.0]), "labels")
+    tensor([0, 2])
     """
     given = _shaped(values, name, "n").detach().cpu()
-    broken = (
-        given[~(given == given.round()) | given.isinf()] if given.is_floating_point() else given[:0]
-    )
+    broken = given[(given != given.double().round()) | given.double().isinf()]
     if len(broken):
         raise ToolkitError(
             f"{name} holds {float(broken[0]):g}; expected whole numbers, such as the place of a"
@@ -71,7 +80,13 @@ def whole_numbers(values: Any, name: str, rows: int | None = None) -> Int[Tensor
 
 
 def same_length(given: Tensor, name: str, rows: int | None) -> None:
-    """Raise `ToolkitError` unless an argument has as many rows as the activations."""
+    """Raise `ToolkitError` unless an argument has as many rows as the activations.
+
+    >>> same_length(Tensor(3), "labels", 2)
+    Traceback (most recent call last):
+    mechinterp_toolkit.errors.ToolkitError: labels has 3 rows for 2 rows of activations; give one
+    each.
+    """
     if rows is not None and len(given) != rows:
         raise ToolkitError(
             f"{name} has {len(given)} rows for {rows} rows of activations; give one each."
@@ -79,7 +94,13 @@ def same_length(given: Tensor, name: str, rows: int | None) -> None:
 
 
 def same_width(given: Tensor, name: str, width: int, of: str) -> None:
-    """Raise `ToolkitError` unless the last axis of an argument has as many features as `of`."""
+    """Raise `ToolkitError` unless the last axis of an argument has as many features as `of`.
+
+    >>> same_width(Tensor(1, 3), "acts", 2, "the fit")
+    Traceback (most recent call last):
+    mechinterp_toolkit.errors.ToolkitError: acts is 3 wide and the fit 2; take both from the same
+    hook point.
+    """
     if given.shape[-1] != width:
         raise ToolkitError(
             f"{name} is {given.shape[-1]} wide and {of} {width}; take both from the same hook"
@@ -88,7 +109,11 @@ def same_width(given: Tensor, name: str, width: int, of: str) -> None:
 
 
 def some_draws(draws: int) -> int:
-    """Return `draws`; raises `ToolkitError` where there are none: a control needs at least one."""
+    """Return `draws`; raises `ToolkitError` where there are none: a control needs at least one.
+
+    >>> some_draws(99)
+    99
+    """
     if draws < 1:
         raise ToolkitError(f"got draws={draws}; expected at least one draw of the control.")
     return draws
@@ -96,19 +121,13 @@ def some_draws(draws: int) -> int:
 
 def _shaped(values: Any, name: str, axes: str) -> Tensor:
     if not isinstance(values, Tensor):
-        kind = type(values)
-        said = (
-            kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-        )
+        package, word = type(values).__module__, type(values).__qualname__
+        kind = word if package == "builtins" else f"{package}.{word}"
         raise ToolkitError(
-            f"{name} is a {said}; expected a tensor [{axes}]: give torch.as_tensor({name})."
+            f"{name} is a {kind}; expected a tensor [{axes}]: give torch.as_tensor({name})."
         )
-    expected = axes.split()
-    free, fixed = (
-        expected[0].startswith("*"),
-        [axis for axis in expected if not axis.startswith("*")],
-    )
-    fits = values.dim() >= len(fixed) if free else values.dim() == len(fixed)
+    fixed = [axis for axis in axes.split() if not axis.startswith("*")]
+    fits = values.dim() >= len(fixed) if "*" in axes else values.dim() == len(fixed)
     sizes = zip(reversed(values.shape), reversed(fixed), strict=False)
     if not fits or any(axis.isdigit() and size != int(axis) for size, axis in sizes):
         raise ToolkitError(f"{name} has shape {tuple(values.shape)}; expected [{axes}].")

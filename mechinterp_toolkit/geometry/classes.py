@@ -24,8 +24,15 @@ from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry.arguments import finite, whole_numbers
+from mechinterp_toolkit.geometry.regression import (
+    class_means,
+    left_out_errors,
+    one_hot,
+    ridge_hat,
+)
+from mechinterp_toolkit.nulls import permutations, why_undecided
 from mechinterp_toolkit.results import Estimate, Verdict
-from mechinterp_toolkit.stats import bootstrap, p_value, permutations, too_few_draws
+from mechinterp_toolkit.stats import bootstrap
 
 Reader = Literal["ridge", "nearest_mean"]
 
@@ -45,31 +52,33 @@ class ClassReadout:
     @property
     def p(self) -> float:
         """p-value of the accuracy against shuffled labels."""
-        assert self.accuracy.control is not None
-        return float(p_value(self.accuracy.value, self.accuracy.control))
+        return float(self.accuracy.p())
 
     @property
     def represented(self) -> Verdict:
         """Whether left-out units are classified better than with shuffled labels."""
-        assert self.accuracy.control is not None
-        said = f"left-out units are classified with balanced accuracy {self.accuracy.text()}"
-        short = too_few_draws(len(self.accuracy.control), n_tests=1, procedure="max_statistic")
+        measured = f"left-out units are classified with balanced accuracy {self.accuracy.text()}"
+        short = why_undecided(self.accuracy.draws)
         if short:
-            return Verdict("undecided", f"{said}, but {short}", p=self.p)
+            return Verdict("undecided", f"{measured}, but {short}", p=self.p)
         if self.p <= 0.05:
-            return Verdict("found", f"{said}, better than with shuffled labels.", p=self.p)
-        return Verdict("not_found", f"{said}, no better than with shuffled labels.", p=self.p)
+            return Verdict("found", f"{measured}, better than with shuffled labels.", p=self.p)
+        return Verdict("not_found", f"{measured}, no better than with shuffled labels.", p=self.p)
 
 
 def unit_means(
     acts: Float[Tensor, "n d"], unit: Int[Tensor, "..."], label: Int[Tensor, "..."]
 ) -> tuple[Float[Tensor, "unit d"], Int[Tensor, " unit"]]:
-    """Return the mean activation of each unit, and its label: the most frequent one (the smallest
-    where two tie).
+    """Return the mean activation of each unit, and its most frequent label (of ties the smallest).
 
     Raises:
         ToolkitError: another number of rows, a negative label, or arguments that are no tensors of
             finite numbers.
+
+    >>> acts, unit = torch.tensor([[1.0], [3.0], [9.0]]), torch.tensor([7, 7, 2])
+    >>> means, label = unit_means(acts, unit, label=torch.tensor([1, 1, 0]))
+    >>> means.flatten().tolist(), label.tolist()  # units in rising order
+    ([9.0, 2.0], [0, 1])
     """
     rows = finite(acts, "acts")
     which = whole_numbers(unit, "unit", len(rows)).unique(return_inverse=True)[1]
@@ -79,15 +88,8 @@ def unit_means(
             f"label holds {int(label.min())}; expected classes from 0. Leave such rows out."
         )
     n = int(which.max()) + 1
-    count = which.bincount(minlength=n).double()
-    means = (
-        torch.zeros(n, rows.shape[1], dtype=torch.float64).index_add_(0, which, rows)
-        / count[:, None]
-    )
-    table = torch.zeros(n, int(label.max()) + 1).index_put_(
-        (which, label), torch.ones(len(label)), accumulate=True
-    )
-    return means, table.argmax(1)
+    labelled = one_hot(which, n).T @ one_hot(label, int(label.max()) + 1)  # how often, [unit label]
+    return class_means(rows, which, n), labelled.argmax(1)
 
 
 def read_classes(
@@ -112,6 +114,12 @@ def read_classes(
     Raises:
         ToolkitError: fewer than two classes with two units, an unknown reader, or arguments that
             are no tensors of finite numbers with a row each.
+
+    >>> label = torch.arange(20) % 2
+    >>> noise = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    >>> readout = read_classes(noise + 3 * label[:, None], label, draws=99)
+    >>> readout.accuracy.text(), readout.p, readout.represented.outcome
+    ('1 [1, 1]', 0.01, 'found')
     """
     rows = finite(acts, "acts", "unit d")
     label = whole_numbers(label, "label", len(rows)).unique(return_inverse=True)[1]
@@ -146,21 +154,13 @@ class _Ridge:
     """Left-out predictions of ridge regression on class indicators, intercept free."""
 
     def __init__(self, rows: Tensor) -> None:
-        n = len(rows)
-        centred = rows - rows.mean(0)
-        gram = centred @ centred.T
-        eye = torch.eye(n, dtype=torch.float64)
-        penalty = (gram.diagonal().mean()).clamp_min(torch.finfo(torch.float64).tiny)
-        self.hat = gram @ torch.linalg.inv(gram + penalty * eye) + 1 / n
-        self.n = n
+        self.errors = left_out_errors(ridge_hat(rows, ridge=1.0) + 1 / len(rows))
 
     def predict(self, labels: Int[Tensor, "draw unit"]) -> Int[Tensor, "draw unit"]:
         """The class whose indicator is predicted furthest above its share of the others."""
-        one_hot = torch.nn.functional.one_hot(labels).double()
-        fitted = torch.einsum("ij,djk->dik", self.hat, one_hot)
-        keep = 1 - self.hat.diagonal()[:, None]
-        left_out = one_hot - (one_hot - fitted) / keep
-        share = (one_hot.sum(1, keepdim=True) - one_hot) / (self.n - 1)
+        own = torch.nn.functional.one_hot(labels).double()
+        left_out = own - torch.einsum("ij,djk->dik", self.errors, own)
+        share = (own.sum(1, keepdim=True) - own) / (len(self.errors) - 1)
         return (left_out - share).argmax(-1)
 
 

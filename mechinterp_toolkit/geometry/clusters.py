@@ -20,6 +20,7 @@ reconstructions, planes); the share and its null are this toolkit's.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -66,6 +67,9 @@ def decoder_clusters(
     Raises:
         ToolkitError: no tensor of finite numbers, fewer than two directions, an unknown method, or
             more spectral parts than directions allow.
+
+    >>> decoder_clusters(torch.tensor([[1.0, 0.1], [0.0, 1.0], [2.0, 0.0]]))
+    (tensor([0, 2]),)
     """
     directions = checked(directions, "directions", "latent d").detach().cpu()
     if method not in get_args(ClusterMethod):
@@ -79,11 +83,10 @@ def decoder_clusters(
             f"got {len(alive)} directions that are not zero; expected two or more to group."
         )
     unit = (directions[alive] / norm[alive, None]).float()
-    part = (
-        _connected(unit, neighbours, threshold)
-        if method == "graph"
-        else _spectral(unit, clusters, seed)
-    )
+    if method == "graph":
+        part = _connected(unit, neighbours, threshold)
+    else:
+        part = _spectral(unit, clusters, seed)
     groups = [alive[part == i] for i in part.unique().tolist()]
     return tuple(sorted((g for g in groups if len(g) > 1), key=lambda g: int(g[0])))
 
@@ -108,8 +111,7 @@ def _connected(
 
 
 def _spectral(unit: Float[Tensor, "latent d"], clusters: int, seed: int) -> Int[Tensor, " latent"]:
-    """Normalised cut of 1 - angle / pi, a latent's own affinity being that of a right angle, as
-    published."""
+    """Normalised cut of 1 - angle / pi, as published; to itself a latent has a right angle."""
     from scipy.cluster.vq import kmeans2
     from scipy.sparse.linalg import LinearOperator, eigsh
 
@@ -121,19 +123,16 @@ def _spectral(unit: Float[Tensor, "latent d"], clusters: int, seed: int) -> Int[
     affinity = 1 - (unit @ unit.T).fill_diagonal_(0).clamp_(-1, 1).arccos_() / torch.pi
     scale = affinity.sum(1).rsqrt()
 
-    def multiply(v: Any) -> Any:
-        return (
-            (scale * (affinity @ (scale * torch.from_numpy(v).float().flatten()))).double().numpy()
-        )
+    def multiply(vector: Any) -> Any:
+        scaled = scale * torch.from_numpy(vector).float().flatten()
+        return (scale * (affinity @ scaled)).double().numpy()
 
+    operator = LinearOperator((n, n), matvec=multiply, dtype=float)
     start = torch.ones(n, dtype=torch.float64).numpy()  # its own start would be random
-    _, vectors = eigsh(
-        LinearOperator((n, n), matvec=multiply, dtype=float), k=clusters, which="LA", v0=start
-    )
+    vectors = eigsh(operator, k=clusters, which="LA", v0=start)[1]
     rows = vectors * scale.double().numpy()[:, None]
-    return torch.from_numpy(
-        kmeans2(rows, clusters, minit="++", seed=seed, missing="warn")[1]
-    ).long()
+    parts = kmeans2(rows, clusters, minit="++", seed=seed, missing="warn")[1]
+    return torch.from_numpy(parts).long()
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ def plane_shares(
     groups: tuple[Int[Tensor, " _"], ...],
     *,
     draws: int,
-    seed: int,
+    seed: int = 0,
 ) -> Shares:
     """Measure every plane of every group, with its null.
 
@@ -171,6 +170,13 @@ def plane_shares(
     Raises:
         ToolkitError: directions are no tensor of finite numbers, codes or groups speak of other
             latents, or no draws.
+
+    >>> from scipy.sparse import csc_matrix
+    >>> angle = 2 * torch.pi * torch.arange(7) / 7
+    >>> circle = torch.stack([angle.cos(), angle.sin(), torch.ones(7)], 1)  # to one side
+    >>> shares = plane_shares(csc_matrix(torch.eye(7).numpy()), circle, (torch.arange(7),), draws=9)
+    >>> shares.measured.tolist(), f"{shares.value[0, 0]:.2f}"
+    ([[True, False, False, False]], '1.00')
     """
     directions = checked(directions, "directions", "latent d").detach().cpu()
     _check_latents(codes, groups, len(directions))
@@ -221,6 +227,9 @@ def real_components(values: Float[Tensor, "row member"], own: Float[Tensor, "mem
     Args:
         values: what each latent did at the tokens where one of them is active.
         own: their directions, in the dtype they are stored in.
+
+    >>> real_components(torch.eye(3).double(), torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]))
+    1
     """
     gram = own.double() @ own.double().T
     size = (values.T @ values / len(values) * gram).sum()  # mean squared norm of a row
@@ -231,8 +240,13 @@ def real_components(values: Float[Tensor, "row member"], own: Float[Tensor, "mem
 def firing_covariance(
     codes: Any, group: Int[Tensor, " member"]
 ) -> Float[Tensor, "member member"] | None:
-    """Return the covariance of a group's values over the tokens where one of them is active; None
-    below two such tokens."""
+    """Return the covariance of a group's values over its `active_rows`; None below two of them.
+
+    >>> from scipy.sparse import csc_matrix
+    >>> firing_covariance(csc_matrix([[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]]), torch.arange(2))
+    tensor([[ 1., -1.],
+            [-1.,  1.]], dtype=torch.float64)
+    """
     values = active_rows(codes, group)[1]
     return None if len(values) < 2 else torch.cov(values.T, correction=0)
 
@@ -240,8 +254,13 @@ def firing_covariance(
 def active_rows(
     codes: Any, group: Int[Tensor, " member"]
 ) -> tuple[Int[Tensor, " row"], Float[Tensor, "row member"]]:
-    """Return the tokens at which a latent of the group is active, and the values of all its latents
-    there."""
+    """Return the tokens at which a latent of the group is active, and its latents' values there.
+
+    >>> from scipy.sparse import csc_matrix
+    >>> rows, values = active_rows(csc_matrix([[0.0, 2.0], [3.0, 0.0]]), torch.tensor([1]))
+    >>> rows.tolist(), values.tolist()
+    ([0], [[2.0]])
+    """
     part = codes[:, group.numpy()].tocsr()
     rows = torch.from_numpy(part.getnnz(axis=1)).nonzero().flatten()
     return rows, torch.from_numpy(part[rows.numpy()].toarray()).double()
@@ -250,8 +269,13 @@ def active_rows(
 def partial_reconstruction(
     codes: Any, directions: Float[Tensor, "latent d"], group: Int[Tensor, " member"]
 ) -> tuple[Int[Tensor, " row"], Float[Tensor, "row d"]]:
-    """Return the tokens at which a latent of the group is active, and the sum of values times
-    directions there."""
+    """Return the tokens at which a latent of the group is active, and what the group writes there.
+
+    >>> from scipy.sparse import csc_matrix
+    >>> directions = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> partial_reconstruction(csc_matrix([[4.0, 2.0]]), directions, torch.tensor([1]))[1].tolist()
+    [[0.0, 2.0]]
+    """
     rows, values = active_rows(codes, group)
     return rows, values @ directions[group].double()
 
@@ -259,19 +283,29 @@ def partial_reconstruction(
 def shares_of(
     firing: Float[Tensor, "member member"], gram: Float[Tensor, "*draw member member"], planes: int
 ) -> Float[Tensor, "*draw plane"]:
-    """Return the share of planes (1, 2), (2, 3), ... of rows with this covariance of values along
-    directions of this Gram."""
+    """Return the share of planes (1, 2), (2, 3), ... in what earlier components leave.
+
+    Args:
+        firing: covariance of the values.
+        gram: inner products of the directions.
+        planes: how many.
+
+    >>> shares_of(torch.diag(torch.tensor([4.0, 3.0, 2.0, 1.0])), torch.eye(4), 2)  # 7/10, 5/6
+    tensor([0.7000, 0.8333])
+    """
     variance = _variances(firing, gram)
     left = variance.flip(-1).cumsum(-1).flip(-1)
     pairs = variance[..., :-1] + variance[..., 1:]
-    return (pairs / left[..., :-1].clamp_min(torch.finfo(torch.float64).tiny))[..., :planes]
+    return (pairs / left[..., :-1].clamp_min(torch.finfo(left.dtype).tiny))[..., :planes]
 
 
 def _variances(
     firing: Float[Tensor, "member member"], gram: Float[Tensor, "*draw member member"]
 ) -> Float[Tensor, "*draw component"]:
-    """Variances of the rows' principal components, largest first: the eigenvalues of F^1/2 G
-    F^1/2."""
+    """Variances of the rows' principal components, largest first.
+
+    They are the eigenvalues of F^1/2 G F^1/2.
+    """
     size, vector = torch.linalg.eigh(firing)
     half = vector * size.clamp(min=0).sqrt() @ vector.T
     return torch.linalg.eigvalsh(half @ gram @ half).clamp(min=0).flip(-1)
@@ -290,18 +324,15 @@ def _null_grams(
     root: Float[Tensor, "d d"],
     draws: int,
     generator: torch.Generator,
-) -> Any:
-    """Yield which draws, and Gram matrices of directions with the same mean and the same distances
-    from it."""
+) -> Iterator[tuple[slice, Float[Tensor, "draw member member"]]]:
+    """Yield which draws, and Gram matrices of directions as far from the same mean."""
     mean = own.mean(0)
     distance = (own - mean).norm(dim=1, keepdim=True)
     step = max(1, _NULL_NUMBERS // own.numel())
     for start in range(0, draws, step):
         at = slice(start, min(start + step, draws))
-        random = (
-            torch.randn(at.stop - start, *own.shape, generator=generator, dtype=torch.float64)
-            @ root
-        )
+        shape = (at.stop - start, *own.shape)
+        random = torch.randn(shape, generator=generator, dtype=torch.float64) @ root
         random = random - random.mean(1, keepdim=True)
         drawn = mean + random * distance / random.norm(dim=2, keepdim=True).clamp_min(1e-300)
         yield at, drawn @ drawn.mT

@@ -13,6 +13,7 @@ and the null are this toolkit's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,11 +21,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.geometry.arguments import finite, whole_numbers
+from mechinterp_toolkit.geometry.arguments import finite, some_draws, whole_numbers
+from mechinterp_toolkit.geometry.regression import left_out_errors, one_hot, span, without
+from mechinterp_toolkit.nulls import permuted_within, why_undecided
 from mechinterp_toolkit.results import Estimate, Verdict
-from mechinterp_toolkit.stats import bootstrap, p_value, permuted_within, too_few_draws
+from mechinterp_toolkit.stats import bootstrap
 
-ALPHA = 0.05
 FACTORS = ("index", "domain", "both")
 
 
@@ -68,19 +70,16 @@ class Factoring:
     @property
     def represented(self) -> Verdict:
         """Whether the index adds the same vector in every domain."""
-        control = control_of(self.held_out)
-        why = too_few_draws(len(control), n_tests=1, procedure="max_statistic", alpha=ALPHA)
-        p = float(p_value(self.held_out.value, control))
-        share = (
+        p = float(self.held_out.p())
+        recognised = (
             f"{int(self.right.sum())} of {len(self.right)} held-out cells are predicted nearest to"
             " themselves"
         )
-        if why:
-            return Verdict("undecided", f"{share}, but {why}", p=p)
-        against = (
-            f"with indices permuted within domains {float(control.mean()) * len(self.right):.1f}"
-        )
-        return Verdict("found" if p <= ALPHA else "not_found", f"{share}, {against}.", p=p)
+        short = why_undecided(self.held_out.draws)
+        if short:
+            return Verdict("undecided", f"{recognised}, but {short}", p=p)
+        reason = f"{recognised}; share by chance {self.held_out.control_text()}."
+        return Verdict("found" if p <= 0.05 else "not_found", reason, p=p)
 
     def predict(self, index: int, domain: int) -> Float[Tensor, " d"]:
         """Return the activation the fit expects for a cell, whether or not the table had it.
@@ -120,37 +119,48 @@ def factor(
     Raises:
         ToolkitError: a cell comes twice, all cells are alike, no two cells can be predicted from
             the others, or arguments that are no tensors of finite numbers with a row each.
+
+    >>> index, domain = torch.cartesian_prod(torch.arange(6), torch.arange(3)).T
+    >>> item, kind = torch.randn(9, 8, generator=torch.Generator().manual_seed(0)).split([6, 3])
+    >>> fit = factor(item[index] + kind[domain], index, domain)
+    >>> fit.represented.outcome, fit.held_out.text(), fit.predict(2, 1).shape
+    ('found', '1 [1, 1]', torch.Size([8]))
     """
     rows = finite(acts, "acts", "cell d")
     i_names, i = whole_numbers(index, "index", len(rows)).unique(return_inverse=True)
     d_names, j = whole_numbers(domain, "domain", len(rows)).unique(return_inverse=True)
     _check_table(i, j, i_names, d_names)
-    if len(rows) and float((rows - rows[0]).abs().max()) == 0:
+    if not (rows - rows[0]).any():
         raise ToolkitError(f"all {len(rows)} activations are the same; there is nothing to split.")
-    ones = torch.ones(len(rows), 1, dtype=torch.float64)
-    design = torch.cat([ones, one_hot(i, len(i_names)), one_hot(j, len(d_names))], 1)
-    inverse = torch.linalg.pinv(design)
-    hat = design @ inverse
+    parts = (torch.ones(len(rows), 1).double(), one_hot(i, len(i_names)), one_hot(j, len(d_names)))
+    design = torch.cat(parts, 1)
+    axes = span(design)
     # A cell with leverage 1 is fitted exactly because nothing else says what it is; it cannot be
     # held out.
-    cells = (hat.diagonal() < 1 - 1e-8).nonzero()[:, 0]
+    cells = (axes.square().sum(1) < 1 - 1e-8).nonzero()[:, 0]
     if len(cells) < 2:
         raise ToolkitError(
             f"{len(cells)} of {len(rows)} cells can be predicted from the others ({len(i_names)}"
             f" indices, {len(d_names)} domains); expected at least two: give indices that occur in"
             " two domains or more, in domains that share two indices or more."
         )
-    right, held_out = _held_out(rows, hat, cells, j, draws, seed)
-    fit = inverse @ rows
-    by_index, by_domain = fit[1 : 1 + len(i_names)], fit[1 + len(i_names) :]
+    errors = left_out_errors(axes @ axes.T)[cells]
+
+    def recognised(order: Int[Tensor, " cell"]) -> Bool[Tensor, " candidate"]:
+        return _recognised(rows[order], errors, cells)
+
+    right = recognised(torch.arange(len(rows)))
+    constant, by_index, by_domain = (torch.linalg.pinv(design) @ rows).split(
+        [part.shape[1] for part in parts]
+    )
     return Factoring(
         index=tuple(i_names.tolist()),
         domain=tuple(d_names.tolist()),
-        mean=fit[0] + by_index.mean(0) + by_domain.mean(0),
+        mean=constant[0] + by_index.mean(0) + by_domain.mean(0),
         by_index=by_index - by_index.mean(0),
         by_domain=by_domain - by_domain.mean(0),
-        r2=_explained(rows, design, len(i_names)),
-        held_out=held_out,
+        r2=_explained(rows, *parts),
+        held_out=_held_out(right, recognised, j, draws, seed),
         cells=cells,
         right=right,
         left_out=len(rows) - len(cells),
@@ -169,70 +179,45 @@ def _check_table(i: Tensor, j: Tensor, i_names: Tensor, d_names: Tensor) -> None
         )
 
 
-def _held_out(
-    rows: Tensor, hat: Tensor, cells: Tensor, domain: Tensor, draws: int, seed: int
-) -> tuple[Bool[Tensor, " candidate"], Estimate]:
-    """Which candidates are recognised, and their share beside that of indices permuted within
-    domains."""
-    right = _recognised(rows, hat, cells)
-    if draws < 1:
-        raise ToolkitError(f"got draws={draws}; expected at least one permutation.")
-    generator = torch.Generator().manual_seed(seed)
-    null = [
-        _recognised(rows[permuted_within(domain, generator)], hat, cells).double().mean()
-        for _ in range(draws)
-    ]
-    share = bootstrap(
-        right.double(),
-        unit_name="cells",
-        measured=(
-            f"share of held-out cells nearest to their prediction, in [0, 1], of {len(cells)}"
-            " candidates"
-        ),
-        seed=seed,
-        control=torch.stack(null),
-        control_name="index permuted within each domain",
-    )
-    return right, share
-
-
 def _recognised(
-    rows: Float[Tensor, "cell d"], hat: Float[Tensor, "cell cell"], cells: Int[Tensor, " candidate"]
+    rows: Float[Tensor, "cell d"],
+    errors: Float[Tensor, "candidate cell"],
+    cells: Int[Tensor, " candidate"],
 ) -> Bool[Tensor, " candidate"]:
-    """Whether each candidate, predicted from all other cells, is nearer to its prediction than any
-    other candidate is."""
-    leverage = hat.diagonal()[cells, None]
-    predicted = rows[cells] - (rows - hat @ rows)[cells] / (1 - leverage)
+    """Whether each candidate is nearer to its prediction from all others than any other one is."""
+    predicted = rows[cells] - errors @ rows
     distance = torch.cdist(predicted, rows[cells], compute_mode="donot_use_mm_for_euclid_dist")
     own = distance.diagonal().clone()
     return own < distance.fill_diagonal_(torch.inf).amin(1)
 
 
+def _held_out(
+    right: Tensor, recognised: Callable[[Tensor], Tensor], domain: Tensor, draws: int, seed: int
+) -> Estimate:
+    """Share of candidates recognised, beside that of indices permuted within domains."""
+    generator = torch.Generator().manual_seed(seed)
+    orders = (permuted_within(domain, generator) for _ in range(some_draws(draws)))
+    return bootstrap(
+        right.double(),
+        unit_name="cells",
+        measured=(
+            f"share of held-out cells nearest to their prediction, in [0, 1], of {len(right)}"
+            " candidates"
+        ),
+        seed=seed,
+        control=torch.stack([recognised(order).double().mean() for order in orders]),
+        control_name="index permuted within each domain",
+    )
+
+
 def _explained(
-    rows: Tensor, design: Float[Tensor, "cell column"], n_index: int
-) -> Float[Tensor, "3"]:
+    rows: Tensor, constant: Tensor, by_index: Tensor, by_domain: Tensor
+) -> Float[Tensor, " factor"]:
     """R2 of `FACTORS`; of one factor, what it adds to constant and other factor."""
 
-    def left(columns: Tensor) -> Tensor:
-        return (rows - columns @ (torch.linalg.pinv(columns) @ rows)).square().sum()
+    def left(*columns: Tensor) -> Tensor:
+        return without(rows, span(torch.cat(columns, 1))).square().sum()
 
-    whole = left(design[:, :1]).clamp_min(torch.finfo(torch.float64).tiny)
-    index_alone, domain_alone = (
-        left(design[:, : 1 + n_index]),
-        left(design[:, [0, *range(1 + n_index, design.shape[1])]]),
-    )
-    both = left(design)
-    return (
-        torch.stack([domain_alone - both, index_alone - both, left(design[:, :1]) - both]) / whole
-    )
-
-
-def one_hot(label: Int[Tensor, " n"], classes: int) -> Float[Tensor, "n label"]:
-    """Return one-hot rows in float64."""
-    return torch.nn.functional.one_hot(label.long(), classes).double()
-
-
-def control_of(estimate: Estimate) -> Tensor:
-    """Return the control of an estimate that has one."""
-    assert estimate.control is not None
-    return estimate.control
+    whole, both = left(constant), left(constant, by_index, by_domain)
+    alone = left(constant, by_domain), left(constant, by_index)
+    return (torch.stack([*alone, whole]) - both) / whole

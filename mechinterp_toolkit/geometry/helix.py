@@ -25,22 +25,31 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.geometry.arguments import finite, same_length, some_draws, whole_numbers
+from mechinterp_toolkit.geometry.arguments import some_draws, whole_numbers
+from mechinterp_toolkit.geometry.numbers import ByNumber, by_number, polynomials
+from mechinterp_toolkit.geometry.regression import (
+    folds,
+    k_fold,
+    left_out_errors,
+    projected,
+    read_off,
+    ridge_hat,
+    span,
+    without,
+)
+from mechinterp_toolkit.nulls import max_statistic_p, p_value, why_undecided
 from mechinterp_toolkit.results import Verdict
-from mechinterp_toolkit.stats import max_statistic_p, p_value, too_few_draws
 
 Period = int | float
 """A period of numbers; whole ones have residues."""
 
 ALPHA = 0.05
-FOLDS = 5
 RIDGE = 0.1
 """Penalty of the residue classifier, in units of the mean squared norm of a residual."""
 
@@ -116,7 +125,7 @@ class HelixFit:
     """Squared error of each of `geometry.helix.MODELS` at each number when it is held out;
     "principal components" project instead of predicting."""
 
-    whole: Float[Tensor, "number model"]
+    whole: Float[Tensor, " number"]
     """Squared distance of each number from the mean of the numbers not held out with it."""
 
     scan: PeriodScan
@@ -128,52 +137,57 @@ class HelixFit:
 
     @property
     def r2(self) -> Float[Tensor, " model"]:
-        """R2 on held-out numbers, at most 1; that of "principal components" is a ceiling.
+        """R2 of each of `geometry.helix.MODELS` on held-out numbers, at most 1.
 
-        In the order of `geometry.helix.MODELS`: `dict(zip(MODELS, fit.r2.tolist(), strict=True))`
-        reads them by name.
+        That of "principal components" is a ceiling. `dict(zip(MODELS, fit.r2.tolist()))` reads
+        them by name.
         """
-        return 1 - self.missed.sum(0) / self.whole.sum(0)
+        return 1 - self.missed.sum(0) / self.whole.sum()
 
     @property
     def represented(self) -> Verdict:
         """Whether numbers are represented with a period."""
         best = int(self.scan.p.argmin())
         p = float(torch.maximum(self.scan.p, self.scan.p_separable).amin())
-        short = too_few_draws(
-            len(self.scan.null), n_tests=1, procedure="max_statistic", alpha=ALPHA
-        )
+        short = why_undecided(len(self.scan.null))
         if short:
             return Verdict("undecided", f"Of {len(self.scan.periods)} periods: {short}", p=p)
         if self.scan.found:
-            said = ", ".join(map(period_text, self.scan.found))
-            return Verdict(
-                "found", f"Periods {said}: beyond permuted numbers, with separable residues.", p=p
-            )
+            listed = ", ".join(map(period_text, self.scan.found))
+            reason = f"Periods {listed}: beyond permuted numbers, with separable residues."
+            return Verdict("found", reason, p=p)
         why = "no period's share exceeds permuted numbers'"
         if float(self.scan.p[best]) <= ALPHA:
-            one = period_text(self.scan.periods[best])
-            why = f"period {one} has a share, but n mod {one} cannot be read off"
+            period = period_text(self.scan.periods[best])
+            why = f"period {period} has a share, but n mod {period} cannot be read off"
         first, last = (period_text(extreme(self.scan.periods)) for extreme in (min, max))
         return Verdict("not_found", f"Of periods {first} to {last}: {why}.", p=p)
 
 
 def period_text(period: Period) -> str:
-    """Return a period in words: "5", or "59/12" for a fraction of a modulus."""
+    """Return a period in words: "5", or "59/12" for a fraction of a modulus.
+
+    >>> period_text(5), period_text(59 / 12)
+    ('5', '59/12')
+    """
     return str(Fraction(period).limit_denominator(1000))
 
 
 def helix_basis(
     numbers: Tensor, periods: Sequence[Period], *, linear: bool = True
 ) -> Float[Tensor, "n column"]:
-    """Return constant, line and circles of integers, columns that are zero on every integer left
-    out.
+    """Return constant, line and circles of integers, without columns that are zero on all of them.
 
     A period of 2 has a cosine and no sine; (2, 5, 10, 100) and a line make 9 columns, constant
     included.
 
     Raises:
         ToolkitError: `numbers` is no tensor of whole numbers, or a period is not above zero.
+
+    >>> helix_basis(torch.arange(100), (2, 5, 10, 100)).shape
+    torch.Size([100, 9])
+    >>> helix_basis(torch.arange(3), (2,), linear=False).tolist()
+    [[1.0, 1.0], [1.0, -1.0], [1.0, 1.0]]
     """
     n = whole_numbers(numbers, "numbers").double()
     if not all(period > 0 for period in periods):
@@ -183,14 +197,6 @@ def helix_basis(
         angle = 2 * math.pi * n / period
         columns += [angle.cos()] + [angle.sin()] * (period != 2)
     return torch.stack(columns, 1)
-
-
-def polynomial_basis(numbers: Tensor, degree: int) -> Float[Tensor, "n column"]:
-    """Return an orthonormal basis of polynomials up to a degree, on numbers scaled to [-1, 1]."""
-    n = numbers.double()
-    scaled = 2 * (n - n.min()) / (n.max() - n.min()) - 1
-    columns = [torch.special.legendre_polynomial_p(scaled, k) for k in range(degree + 1)]
-    return torch.linalg.qr(torch.stack(columns, 1)).Q
 
 
 def period_scan(
@@ -218,33 +224,34 @@ def period_scan(
     Raises:
         ToolkitError: fewer than 20 different numbers, a period longer than half their range, no
             draws, or arguments that are no tensors of finite numbers with a row each.
+
+    >>> waves = helix_basis(torch.arange(60), (5,), linear=False)
+    >>> scan = period_scan(waves, torch.arange(60), periods=(3, 5, 7), draws=99)
+    >>> scan.found, [round(share, 3) for share in scan.share.tolist()]
+    ((5,), [0.0, 1.0, 0.008])
     """
-    unique, rows, extra = _by_number(acts, numbers, covariates)
-    looked_at = _checked_periods(unique, periods)
-    design = torch.cat([_cubic(unique), extra], 1)
-    left = _without(rows, design)
-    generator = torch.Generator().manual_seed(seed)
-    orders = torch.stack(
-        [torch.randperm(len(unique), generator=generator) for _ in range(some_draws(draws))]
-    )
-    planes = [_plane(unique, period, extra) for period in looked_at]
-    axes, owner = (
-        torch.cat(planes, 1),
-        torch.tensor([i for i, p in enumerate(planes) for _ in range(p.shape[1])]),
-    )
-    share = _shares(left, axes, owner, len(planes))
+    means = by_number(acts, numbers, covariates, fewest=_FEWEST)
+    looked_at = _checked_periods(means, periods)
+    explained = span(torch.cat([polynomials(means.numbers, 3), means.covariates], 1))
+    left = without(means.acts, explained)
+    n, generator = len(left), torch.Generator().manual_seed(seed)
+    orders = torch.stack([torch.randperm(n, generator=generator) for _ in range(some_draws(draws))])
+    planes = [_plane(means.numbers, period, explained) for period in looked_at]
+    share = _shares(left, planes)
     # What is permuted gets a cubic part again, which the observed residual cannot have: it is
     # removed again.
-    null = torch.stack(
-        [_shares(_without(left[order], design), axes, owner, len(planes)) for order in orders]
-    )
+    null = torch.stack([_shares(without(left[order], explained), planes) for order in orders])
     p = max_statistic_p(share, null)
-    right, by_chance = _residues(left, unique, looked_at, orders[:_FEW_DRAWS])
+    errors = left_out_errors(ridge_hat(left, RIDGE))
+    residues = [_residues(means.numbers, period) for period in looked_at]
+    right = torch.stack([read_off(errors, *residue) for residue in residues], 1)
+    few = orders[:_FEW_DRAWS]
+    by_chance = torch.stack([_by_chance(errors, *residue, few) for residue in residues], 1)
     accuracy = right.double().mean(0)
     p_separable = p_value(accuracy, by_chance)
-    for i in (p <= ALPHA).nonzero().flatten().tolist():  # all draws where it can matter
-        _, all_draws = _residues(left, unique, looked_at[i : i + 1], orders)
-        p_separable[i] = p_value(accuracy[i], all_draws[:, 0])
+    for i, residue in enumerate(residues):
+        if p[i] <= ALPHA:  # all draws where it can matter
+            p_separable[i] = p_value(accuracy[i], _by_chance(errors, *residue, orders))
     return PeriodScan(looked_at, share, null, p, right, by_chance, p_separable)
 
 
@@ -270,142 +277,78 @@ def fit_helix(
 
     Raises:
         ToolkitError: as `period_scan`, or no periods.
+
+    >>> numbers = torch.arange(60)
+    >>> fit = fit_helix(helix_basis(numbers, (2, 5)), numbers, periods=(2, 5), draws=39)
+    >>> fit.represented.outcome, fit.rank, f"{fit.r2[MODELS.index('helix')]:.2f}"
+    ('found', 4, '1.00')
     """
     if not periods:
         raise ToolkitError("a helix needs at least one period.")
-    unique, rows, _ = _by_number(acts, numbers, covariates)
+    unique, rows, _ = by_number(acts, numbers, covariates, fewest=_FEWEST)
     scan = period_scan(acts, numbers, covariates=covariates, draws=draws, seed=seed)
     basis = helix_basis(unique, periods)
     rank = int(torch.linalg.matrix_rank(basis)) - 1
     shuffled = torch.randperm(len(unique), generator=torch.Generator().manual_seed(seed + 1))
-    alternatives = [
-        basis,
-        helix_basis(unique, (max(periods),), linear=False),
-        polynomial_basis(unique, rank),
-        None,
-        basis[shuffled],
-    ]
-    fold = torch.randperm(len(unique), generator=torch.Generator().manual_seed(seed)) % FOLDS
-    missed, whole = zip(*(_held_out(rows, one, fold, rank) for one in alternatives), strict=True)
-    weights = torch.linalg.pinv(basis) @ rows
+    fold = folds(len(unique), torch.Generator().manual_seed(seed))
+    circle = helix_basis(unique, (max(periods),), linear=False)
+    designs = (basis, circle, polynomials(unique, rank), basis[shuffled])
+    predicted = [k_fold(design, fold)(rows) for design in designs]
+    predicted.insert(MODELS.index("principal components"), projected(rows, fold, rank))
+    mean = k_fold(torch.ones(len(rows), 1, dtype=torch.float64), fold)(rows)
     return HelixFit(
-        tuple(periods), rank, torch.stack(missed, 1), torch.stack(whole, 1), scan, weights
+        periods=tuple(periods),
+        rank=rank,
+        missed=torch.stack([(rows - part).square().sum(1) for part in predicted], 1),
+        whole=(rows - mean).square().sum(1),
+        scan=scan,
+        weights=torch.linalg.pinv(basis) @ rows,
     )
 
 
-def _by_number(acts: Any, numbers: Any, covariates: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Different numbers in rising order, and the means of activations and covariates over the rows
-    of each."""
-    rows = finite(acts, "acts")
-    unique, which = whole_numbers(numbers, "numbers", len(rows)).unique(return_inverse=True)
-    if len(unique) < _FEWEST:
-        raise ToolkitError(
-            f"got {len(unique)} different numbers; expected at least {_FEWEST} to look for periods."
-        )
-    count = torch.bincount(which).double()[:, None]
-    extra = (
-        torch.zeros(len(rows), 0, dtype=torch.float64)
-        if covariates is None
-        else finite(covariates, "covariates")
-    )
-    same_length(extra, "covariates", len(rows))
-    sums = [
-        torch.zeros(len(unique), part.shape[1], dtype=torch.float64).index_add_(0, which, part)
-        for part in (rows, extra)
-    ]
-    return unique, sums[0] / count, sums[1] / count
-
-
-def _checked_periods(unique: Tensor, periods: Sequence[Period] | None) -> tuple[Period, ...]:
-    longest = (int(unique[-1]) - int(unique[0]) + 1) // 2
+def _checked_periods(means: ByNumber, periods: Sequence[Period] | None) -> tuple[Period, ...]:
+    longest = means.longest
     looked_at = tuple(range(2, longest + 1)) if periods is None else tuple(periods)
     wrong = [t for t in looked_at if not 2 <= t <= longest]
     if wrong or not looked_at:
         raise ToolkitError(
             f"period {f'{wrong[0]:g}' if wrong else 'none'} cannot be judged on numbers from"
-            f" {int(unique[0])} to {int(unique[-1])}: expected 2 to {longest}, half the range."
+            f" {int(means.numbers[0])} to {int(means.numbers[-1])}: expected 2 to {longest}, half"
+            " the range."
         )
     return looked_at
 
 
-def _cubic(unique: Tensor) -> Float[Tensor, "n 4"]:
-    return polynomial_basis(unique, 3)
-
-
-def _without(rows: Float[Tensor, "n d"], design: Float[Tensor, "n k"]) -> Float[Tensor, "n d"]:
-    span = torch.linalg.qr(design).Q
-    return rows - span @ (span.T @ rows)
-
-
-def _plane(unique: Tensor, period: Period, extra: Tensor) -> Float[Tensor, "n axis"]:
-    """Orthonormal cos and sin of a period on these numbers, with what cubic and covariates explain
-    taken out."""
-    waves = helix_basis(unique, (period,), linear=False)[:, 1:]
-    left, size, _ = torch.linalg.svd(
-        _without(waves, torch.cat([_cubic(unique), extra], 1)), full_matrices=False
-    )
-    return left[:, size > 1e-6 * len(unique) ** 0.5]
+def _plane(
+    unique: Int[Tensor, " n"], period: Period, explained: Float[Tensor, "n column"]
+) -> Float[Tensor, "n axis"]:
+    """Orthonormal cos and sin of a period, with what cubic and covariates explain taken out."""
+    waves = without(helix_basis(unique, (period,), linear=False)[:, 1:], explained)
+    axes, size, _ = torch.linalg.svd(waves, full_matrices=False)
+    return axes[:, size > 1e-6 * len(unique) ** 0.5]
 
 
 def _shares(
-    left: Float[Tensor, "n d"],
-    axes: Float[Tensor, "n axis"],
-    owner: Int[Tensor, " axis"],
-    periods: int,
+    left: Float[Tensor, "n d"], planes: Sequence[Float[Tensor, "n _"]]
 ) -> Float[Tensor, " period"]:
-    """Share of the variance along the axes of each period; `owner` says which period an axis
-    belongs to."""
-    along = (axes.T @ left).square().sum(1)
-    sums = torch.zeros(periods, dtype=torch.float64).index_add_(0, owner, along)
-    return sums / left.square().sum().clamp_min(torch.finfo(torch.float64).tiny)
+    """Share of the variance along the axes of each period."""
+    along = (torch.cat(list(planes), 1).T @ left).square().sum(1)
+    parts = along.split([plane.shape[1] for plane in planes])
+    whole = left.square().sum().clamp_min(torch.finfo(torch.float64).tiny)
+    return torch.stack([part.sum() for part in parts]) / whole
 
 
-def _residues(
-    left: Float[Tensor, "n d"],
-    unique: Tensor,
-    periods: Sequence[Period],
+def _residues(unique: Int[Tensor, " n"], period: Period) -> tuple[Int[Tensor, " n"], int]:
+    """n mod a whole period; of another one, which of up to eight parts of it n falls in."""
+    parts = int(period) if period == int(period) else max(2, min(8, int(period)))
+    return (unique % period * parts / period).long(), parts
+
+
+def _by_chance(
+    errors: Float[Tensor, "n n"],
+    residue: Int[Tensor, " n"],
+    parts: int,
     orders: Int[Tensor, "draw n"],
-) -> tuple[Bool[Tensor, "n period"], Float[Tensor, "draw period"]]:
-    """Held-out readings of n mod T by ridge regression on one-hot residues; the formula leaves one
-    number out."""
-    gram = left @ left.T
-    penalty = RIDGE * gram.diagonal().mean().clamp_min(1e-300)
-    hat = gram @ torch.linalg.inv(gram + penalty * torch.eye(len(gram), dtype=torch.float64))
-    inner = hat.diagonal()
-
-    def right(residue: Int[Tensor, " n"], classes: int) -> Bool[Tensor, " n"]:
-        target = torch.nn.functional.one_hot(residue, classes).double()
-        target = target - target.mean(0)
-        score = (hat @ target - inner[:, None] * target) / (1 - inner)[:, None]
-        return score.argmax(1) == residue
-
-    parts = [period if period == int(period) else max(2, min(8, int(period))) for period in periods]
-    residues = [(unique % t * k / t).long() for t, k in zip(periods, parts, strict=True)]
-    observed = [right(residue, int(k)) for residue, k in zip(residues, parts, strict=True)]
-    null = [
-        torch.stack([right(residue[order], int(k)).double().mean() for order in orders])
-        for residue, k in zip(residues, parts, strict=True)
-    ]
-    return torch.stack(observed, 1), torch.stack(null, 1)
-
-
-def _held_out(
-    rows: Float[Tensor, "n d"],
-    design: Float[Tensor, "n k"] | None,
-    fold: Int[Tensor, " n"],
-    rank: int,
-) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Squared error at each number of a fold predicted from the others (without a design, of their
-    principal components), and its squared distance from their mean."""
-    missed, whole = (torch.zeros(len(rows), dtype=torch.float64) for _ in range(2))
-    for k in range(FOLDS):
-        out: Bool[Tensor, " n"] = fold == k
-        centre = rows[~out].mean(0)
-        if design is None:
-            axes = torch.linalg.svd(rows[~out] - centre, full_matrices=False)[2][:rank]
-            predicted = centre + (rows[out] - centre) @ axes.T @ axes
-        else:
-            predicted = design[out] @ (torch.linalg.pinv(design[~out]) @ rows[~out])
-        missed[out] = (rows[out] - predicted).square().sum(1)
-        whole[out] = (rows[out] - centre).square().sum(1)
-    return missed, whole
+) -> Float[Tensor, " draw"]:
+    """Share of numbers read right, for permuted numbers."""
+    return torch.stack([read_off(errors, residue[o], parts).double().mean() for o in orders])

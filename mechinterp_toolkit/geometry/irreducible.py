@@ -31,8 +31,8 @@ from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry.arguments import finite, some_draws
+from mechinterp_toolkit.nulls import p_value, why_undecided
 from mechinterp_toolkit.results import Verdict
-from mechinterp_toolkit.stats import too_few_draws
 
 BINS = 10
 """Bins per coordinate, as published."""
@@ -80,35 +80,24 @@ class Irreducibility:
     @property
     def p(self) -> float:
         """p-value of independent coordinates at some rotation."""
-        return (1 + int((self.null >= self.separability_raw).sum())) / (1 + len(self.null))
+        return float(p_value(torch.tensor(self.separability_raw).double(), self.null))
 
     @property
     def represented(self) -> Verdict:
-        """Whether the cloud is irreducible: its coordinates depend on each other at every rotation,
-        and it is no mixture."""
-        said = (
-            f"S = {self.separability:.2f} bits, M ="
-            f" {self.mixture:.2f}{'' if self.exact else ' at least'}"
-        )
-        short = too_few_draws(len(self.null), n_tests=1, procedure="max_statistic")
+        """Whether the cloud is irreducible: dependent at every rotation, and no mixture."""
+        bound = "" if self.exact else " at least"
+        indices = f"S = {self.separability:.2f} bits, M = {self.mixture:.2f}{bound}"
+        short = why_undecided(len(self.null))
         if short:
-            return Verdict("undecided", f"{said}; {short}", p=self.p)
+            return Verdict("undecided", f"{indices}; {short}", p=self.p)
         if self.p > 0.05:
-            return Verdict(
-                "not_found", f"{said}: at some rotation the coordinates are independent.", p=self.p
-            )
+            reason = f"{indices}: at some rotation the coordinates are independent."
+            return Verdict("not_found", reason, p=self.p)
         if self.mixture > MIXTURE:
-            return Verdict(
-                "not_found",
-                f"{said}: most points lie along one line, so it is a mixture.",
-                p=self.p,
-            )
-        return Verdict(
-            "found",
-            f"{said}: no rotation separates it, and it is no mixture.",
-            p=self.p,
-            smallest_effect=MIXTURE,
-        )
+            reason = f"{indices}: most points lie along one line, so it is a mixture."
+            return Verdict("not_found", reason, p=self.p)
+        reason = f"{indices}: no rotation separates it, and it is no mixture."
+        return Verdict("found", reason, p=self.p, smallest_effect=MIXTURE)
 
     @property
     def score(self) -> float:
@@ -129,13 +118,18 @@ def irreducibility(
     Raises:
         ToolkitError: no tensor, fewer than 20 points, fewer than two dimensions, a number that is
             not finite, or no draws.
+
+    >>> angle = 2 * torch.pi * torch.rand(300, generator=torch.Generator().manual_seed(0))
+    >>> cloud = irreducibility(torch.stack([angle.cos(), angle.sin()], 1))
+    >>> f"S = {cloud.separability:.1f}, M = {cloud.mixture:.1f}", cloud.represented.outcome
+    ('S = 1.3, M = 0.3', 'found')
     """
     cloud, draws = _checked(points), some_draws(draws)
     generator = torch.Generator().manual_seed(seed)
     planes = [cloud[:, i : i + 2] for i in range(cloud.shape[1] - 1)]
     raw, null = min(
         (_against_permuted(plane, draws, generator) for plane in planes),
-        key=lambda one: one[0] - float(one[1].mean()),
+        key=lambda raw_and_null: raw_and_null[0] - float(raw_and_null[1].mean()),
     )
     exact = cloud.shape[1] == 2
     on_line = mixture(cloud) if exact else _sampled_mixture(cloud, generator)
@@ -145,11 +139,16 @@ def irreducibility(
 def separability(
     points: Float[Tensor, "n 2"], *, bins: int = BINS, angles: int = ANGLES
 ) -> tuple[float, int]:
-    """Return the least mutual information over rotations in bits, bias included, and the index of
-    its angle in [0, pi / 2).
+    """Return the least mutual information over rotations in bits, bias included, and its angle.
+
+    The angle is an index: one of `angles` at even distances in [0, pi / 2).
 
     Raises:
         ToolkitError: no tensor [n 2] of finite numbers.
+
+    >>> square = torch.cartesian_prod(torch.arange(10.0), torch.arange(10.0))  # independent
+    >>> [round(number, 9) for number in separability(square)]
+    [0.0, 0]
     """
     turned = _turned(finite(points, "points", "n 2"), angles)
     information = _information(turned[..., 0], turned[..., 1], bins)
@@ -160,14 +159,22 @@ def separability(
 def mixture(
     points: Float[Tensor, "n 2"], *, epsilon: float = EPSILON, directions: int = DIRECTIONS
 ) -> float:
-    """Return the largest share of points within `epsilon` of a line of any offset, over
-    `directions` directions.
+    """Return the largest share of points within `epsilon` of a line of any offset and direction.
 
     The distance from a line at offset c is measured in its own root mean square, sqrt(E[(v.x -
     c)^2]), as published, so that lines far from the cloud are wider.
 
+    Args:
+        points: a cloud in the plane.
+        epsilon: half width of a line, in these units.
+        directions: how many are tried, at even angles in [0, pi).
+
     Raises:
         ToolkitError: no tensor [n 2] of finite numbers.
+
+    >>> cross = torch.tensor([[1.0, 0], [2, 0], [-1, 0], [-2, 0], [0, 1], [0, -1]])
+    >>> f"{mixture(cross):.2f}"  # four of six points lie on the first axis
+    '0.67'
     """
     angle = torch.arange(directions, dtype=torch.float64) * torch.pi / directions
     axes = torch.stack([angle.cos(), angle.sin()])

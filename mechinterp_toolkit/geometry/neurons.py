@@ -24,11 +24,11 @@ from torch import Tensor
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry.arguments import finite, whole_numbers
 from mechinterp_toolkit.geometry.helix import Period
+from mechinterp_toolkit.geometry.regression import FOLDS, folds, k_fold, span, without
+from mechinterp_toolkit.nulls import p_value
 from mechinterp_toolkit.results import Verdict
-from mechinterp_toolkit.stats import p_value
 
 FAMILIES = ("a", "b", "a + b")
-FOLDS = 5
 
 JUDGED, DRAWS = 64, 19
 """Neurons that the verdict is about, and permutations behind it."""
@@ -66,14 +66,14 @@ class NeuronFits:
     def represented(self) -> Verdict:
         """Whether the neurons are waves of a, b and a + b, or lines, on pairs held out."""
         p = float(p_value(torch.tensor(self.observed), self.null))
-        said = (
+        explained = (
             f"Of {self.judged} neurons of largest variance, waves explain {self.observed:.2f} of"
             " held-out pairs"
         )
-        against = f"permuted pairs {float(self.null.mean()):.2f}"
+        permuted = f"permuted pairs {float(self.null.mean()):.2f}"
         if p <= 0.05 and self.observed > 0:
-            return Verdict("found", f"{said}; {against}.", p=p)
-        return Verdict("not_found", f"{said}, no more than {against}.", p=p)
+            return Verdict("found", f"{explained}; {permuted}.", p=p)
+        return Verdict("not_found", f"{explained}, no more than {permuted}.", p=p)
 
 
 def fit_neurons(
@@ -96,6 +96,12 @@ def fit_neurons(
     Raises:
         ToolkitError: fewer pairs than columns, fewer than five sums, or arguments that are no
             tensors of finite numbers with a row each.
+
+    >>> a, b = torch.cartesian_prod(torch.arange(20), torch.arange(20)).T
+    >>> neuron = (2 * math.pi * (a + b) / 5 + 0.3).cos()[:, None]
+    >>> fits = fit_neurons(neuron, a, b, periods=(2, 5))
+    >>> f"{fits.r2[0]:.2f}", [round(lost, 2) for lost in fits.family[:, 0].tolist()]
+    ('1.00', [0.0, 0.0, 1.0])
     """
     y = finite(preacts, "preacts", "pair neuron")
     a, b = whole_numbers(a, "a", len(y)), whole_numbers(b, "b", len(y))
@@ -107,31 +113,28 @@ def fit_neurons(
             f" pairs than columns, and {FOLDS} sums or more."
         )
     generator = torch.Generator().manual_seed(seed)
-    fold = (torch.randperm(len(sums), generator=generator) % FOLDS)[which]
-    whole = (y - y.mean(0)).square().sum(0)
-    tiny = torch.finfo(torch.float64).tiny
-    inverses = [torch.linalg.pinv(design[fold != k]) for k in range(FOLDS)]
+    predict = k_fold(design, folds(len(sums), generator)[which])
+
+    def r2(values: Float[Tensor, "pair some"], left: Tensor) -> Float[Tensor, " some"]:
+        whole = (values - values.mean(0)).square().sum(0)
+        return 1 - left.square().sum(0) / whole.clamp_min(torch.finfo(torch.float64).tiny)
 
     def held_out(values: Float[Tensor, "pair some"]) -> Float[Tensor, " some"]:
-        missed = torch.zeros(values.shape[1], dtype=torch.float64)
-        for k, inverse in enumerate(inverses):
-            out = fold == k
-            missed += (values[out] - design[out] @ (inverse @ values[~out])).square().sum(0)
-        return 1 - missed / (values - values.mean(0)).square().sum(0).clamp_min(tiny)
+        return r2(values, values - predict(values))
 
-    r2, largest = held_out(y), whole.topk(min(JUDGED, y.shape[1])).indices
+    scores, variance = held_out(y), y.var(0, correction=0)
+    largest = variance.topk(min(JUDGED, y.shape[1])).indices
     orders = [torch.randperm(len(y), generator=generator) for _ in range(DRAWS)]
-    weights = torch.linalg.pinv(design) @ y
-    base = (y - design @ weights).square().sum(0)
-    without = torch.stack([_missed_without(design, columns, y, family) for family in FAMILIES])
+    in_sample = r2(y, without(y, span(design)))
+    rest = [[not _is_wave(name, family) for name in columns] for family in FAMILIES]
     return NeuronFits(
         columns=columns,
-        weights=weights,
-        r2=r2,
-        family=(without - base) / whole.clamp_min(tiny),
-        variance=whole / len(y),
+        weights=torch.linalg.pinv(design) @ y,
+        r2=scores,
+        family=torch.stack([in_sample - r2(y, without(y, span(design[:, k]))) for k in rest]),
+        variance=variance,
         judged=len(largest),
-        observed=float(r2[largest].mean()),
+        observed=float(scores[largest].mean()),
         null=torch.stack([held_out(y[order][:, largest]).mean() for order in orders]),
     )
 
@@ -154,13 +157,5 @@ def _design(
     return tuple(named), torch.stack(list(named.values()), 1)
 
 
-def _missed_without(
-    design: Tensor, columns: tuple[str, ...], y: Tensor, family: str
-) -> Float[Tensor, " neuron"]:
-    kept = [
-        i
-        for i, name in enumerate(columns)
-        if not name.endswith(f" of {family}") or name.startswith("line")
-    ]
-    part = design[:, kept]
-    return (y - part @ (torch.linalg.pinv(part) @ y)).square().sum(0)
+def _is_wave(column: str, family: str) -> bool:
+    return column.endswith(f" of {family}") and not column.startswith("line")

@@ -9,16 +9,10 @@ import pytest
 import torch
 
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.geometry import circle
-from mechinterp_toolkit.geometry.circle import (
-    class_means,
-    closure_limit,
-    closure_of,
-    closure_text,
-    fit_circle,
-    held_out_r2,
-    smoother,
-)
+from mechinterp_toolkit.geometry import cycle
+from mechinterp_toolkit.geometry.circle import fit_circle, transfer
+from mechinterp_toolkit.geometry.closure import closure_limit
+from mechinterp_toolkit.geometry.regression import ridge_weights
 
 D, TEMPLATES = 128, 7
 
@@ -61,9 +55,8 @@ def prompts(means: torch.Tensor, seed: int, noise: float = 1.0) -> dict[str, tor
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        circle, "RESAMPLES", 99
-    )  # the ends of intervals are not what most of these tests are about
+    """The ends of intervals are not what most of these tests are about."""
+    monkeypatch.setattr(cycle, "RESAMPLES", 99)
 
 
 def fit(means: torch.Tensor, seed: int, draws: int = 5040, **options):
@@ -131,45 +124,17 @@ def test_orders_that_always_score_alike_count_once():
 
 def test_the_fit_in_the_sample_believes_random_means_and_the_held_out_one_does_not():
     means = planted(7, 0.0, 5)
-    weights = circle.ridge_weights(means, ring(7), 1e-6)
+    weights = ridge_weights(means, ring(7), 1e-6)
     fitted = (means - means.mean(0)) @ weights
     assert 1 - (ring(7) - fitted).square().sum() / 7 > 0.99
     assert fit(means, 5).r2.value < 0.3
 
 
-def test_leaving_one_class_out_by_the_formula_is_leaving_it_out():
-    means, target = planted(7, 0.5, 1), ring(7)
-    missed = []
-    for out in range(7):
-        kept = torch.arange(7) != out
-        centre = means[kept].mean(0)
-        gram = (means - means.mean(0)) @ (means - means.mean(0)).T
-        penalty = 0.1 * gram.trace() / 7
-        x, y = means[kept] - centre, target[kept] - target[kept].mean(0)
-        weights = x.T @ torch.linalg.solve(x @ x.T + penalty * torch.eye(6, dtype=torch.float64), y)
-        missed.append(target[out] - target[kept].mean(0) - (means[out] - centre) @ weights)
-    assert torch.allclose(smoother(means, 0.1) @ target, torch.stack(missed), atol=1e-10)
-
-
-def test_the_mean_of_the_others_scores_zero():
-    far = torch.eye(7, dtype=torch.float64)  # no class says anything about another
-    assert held_out_r2(smoother(far, 1e9), ring(7)).item() == pytest.approx(0, abs=1e-6)
-
-
 def test_a_ring_closes():
-    found = fit(planted(12, 0.7, 2), 2, draws=999)
-    assert found.ring.found
-    assert closure_of(ring(12)) == pytest.approx(1)
+    assert fit(planted(12, 0.7, 2), 2, draws=999).ring.found
 
 
-def test_where_closure_is_kept_it_is_said_in_words():
-    assert closure_text(0.9, 1.1) == "closure [0.9, 1.1]"
-    assert closure_text(-5.0, 3.5, 1.0) == "closure 1 [none, 3.5]"
-    assert closure_text(0.2, 5.0) == "closure [0.2, 5 or more]"
-    assert (
-        closure_text(-5.0, -5.0)
-        == "no closure to speak of (neighbours are hardly nearer than classes half a cycle apart)"
-    )
+def test_no_closure_to_speak_of_is_no_ring_and_no_number():
     found = fit(planted(12, 1.0, 3), 3, draws=99)
     least = torch.tensor(-5.0, dtype=torch.float64)
     open_ = replace(found, closure=replace(found.closure, value=least, low=least, high=least))
@@ -197,18 +162,12 @@ def test_open_curves_are_ordered_and_no_rings(name, period):
 
 
 @pytest.mark.parametrize("period", [7, 12])
-def test_a_linear_factor_opens_a_ring_at_the_length_that_is_said(period):
+def test_a_ring_with_a_long_line_is_ordered_and_not_shown_closed(period):
     line = torch.linspace(-0.5, 0.5, period, dtype=torch.float64)[:, None]
-    limit = closure_limit(period)
-    shorter, longer = (
-        closure_of(torch.cat([ring(period), f * limit * line], 1)) for f in (0.98, 1.02)
-    )
-    assert shorter > 0.5 > longer
-    assert closure_of(torch.cat([ring(period), limit * line], 1)) == pytest.approx(0.5, abs=0.02)
-    with_line = torch.cat([ring(period), 3 * limit * line], 1) @ frame(3, 1)
+    with_line = torch.cat([ring(period), 3 * closure_limit(period) * line], 1) @ frame(3, 1)
     found = fit(3 * with_line, 1, draws=999)
-    assert found.represented.found  # it is there all the same,
-    assert not found.ring.found  # not shown closed,
+    assert found.represented.found
+    assert not found.ring.found
     assert found.linear > 0.5  # and the line is said
 
 
@@ -245,23 +204,12 @@ def test_angles_are_those_of_the_classes_and_what_lies_between_falls_between():
     assert found.between(middle, 2, 3) == 0
 
 
-def test_a_circle_is_the_first_harmonic_and_its_double_the_second():
-    for k in (1, 2, 3):
-        given = prompts(3 * ring(7, k) @ frame(2, 1), 1, noise=0.1)
-        found = circle.harmonics(**given, period=7)
-        assert found.value[k - 1] > 0.98
-        assert found.value.sum() == pytest.approx(1)
-        assert found.value[k - 1] > found.control[:, k - 1].quantile(0.9)
-    even = torch.tensor([1.0, -1.0] * 3, dtype=torch.float64)[:, None]
-    assert circle._harmonic_shares(even, 3).tolist() == pytest.approx([0, 0, 1])
-
-
 def test_a_circle_of_some_templates_gives_the_angles_in_another_and_random_means_do_not():
-    found = circle.transfer(**prompts(planted(12, 0.5, 3), 3), period=12)
+    found = transfer(**prompts(planted(12, 0.5, 3), 3), period=12)
     assert found.value > 0.9
     assert found.value > found.control.max()
     generator = normal(7 * TEMPLATES, D, seed=2)
-    random = circle.transfer(
+    random = transfer(
         generator,
         torch.arange(7).repeat_interleave(TEMPLATES),
         7,
@@ -272,12 +220,7 @@ def test_a_circle_of_some_templates_gives_the_angles_in_another_and_random_means
 
 def test_templates_that_do_not_show_every_class_cannot_be_held_out():
     with pytest.raises(ToolkitError, match="two templates or more that show all 7 classes; got 7"):
-        circle.transfer(normal(7, 4, seed=0), torch.arange(7), 7, torch.arange(7))
-
-
-def test_class_means_weigh_rows_alike():
-    acts = torch.tensor([[1.0], [3.0], [5.0]])
-    assert class_means(acts, torch.tensor([0, 0, 1]), 2).tolist() == [[2], [5]]
+        transfer(normal(7, 4, seed=0), torch.arange(7), 7, torch.arange(7))
 
 
 def test_what_cannot_be_judged_is_refused():
