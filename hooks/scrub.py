@@ -26,16 +26,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import NotApplicable, ToolkitError, nearest
-from mechinterp_toolkit.hooks.erase import LeaceEraser, LeaceFitter, random_eraser, shuffled_eraser
+from mechinterp_toolkit.hooks.erase import (
+    ErasureMethod,
+    LeaceEraser,
+    LeaceFitter,
+    random_eraser,
+    shuffled_eraser,
+)
 from mechinterp_toolkit.intervention import Edits, applied
-from mechinterp_toolkit.model import HookedModel
-from mechinterp_toolkit.record import activations
+from mechinterp_toolkit.model import HookedModel, takes_model
+from mechinterp_toolkit.record import record
 from mechinterp_toolkit.results import Estimate
 from mechinterp_toolkit.stats import bootstrap
 
 ScrubMethod = Literal["leace", "orth", "random", "shuffled"]
-"""LEACE; orthogonal projection on the same covariances; as many random directions; LEACE of
-permuted labels."""
+"""LEACE; its orthogonal variant; as many random directions; LEACE of labels without meaning."""
 
 _FLOAT64 = 8  # bytes
 
@@ -57,11 +62,15 @@ class ScrubbedModel:
     """Tokens each eraser was fitted on."""
 
 
+@takes_model
 def scrub_sites(model: HookedModel) -> tuple[str, ...]:
     """Return the normalised input of every sublayer, in the order they run.
 
     Raises:
         NotApplicable: the model is no transformer with normalised sublayers.
+
+    >>> scrub_sites("toy/sentiment")[:2]
+    ('blocks.0.ln1.hook_normalized', 'blocks.0.ln2.hook_normalized')
     """
     if not model.is_transformer:
         raise NotApplicable(
@@ -80,14 +89,19 @@ def scrub_sites(model: HookedModel) -> tuple[str, ...]:
     return sites
 
 
+@takes_model
 def scrub_memory(model: HookedModel, z_dim: int) -> int:
-    """Return about how many bytes `scrub` holds beside the model: one site's moments, and the
-    erasers so far."""
+    """Return about how many bytes `scrub` holds beside the model: moments of a site, and erasers.
+
+    >>> scrub_memory("toy/sentiment", 2)
+    139392
+    """
     d = model.cfg.d_model
     moments = _FLOAT64 * (d * d + d * z_dim + z_dim * z_dim)
     return 4 * moments + len(scrub_sites(model)) * 2 * _FLOAT64 * d * max(z_dim - 1, 1)
 
 
+@takes_model
 def scrub(
     model: HookedModel,
     tokens: Int[Tensor, "batch pos"],
@@ -104,7 +118,6 @@ def scrub(
     Costs one pass over the tokens per sublayer; `scrub_memory` says beforehand what is held.
 
     Args:
-        model: a transformer.
         tokens: text; right-padded, or with `mask`.
         labels: class of each token, 0 to z_dim - 1; -1 where it has none: it is read and edited,
             and no eraser is fitted on it.
@@ -119,9 +132,13 @@ def scrub(
         NotApplicable: as `scrub_sites`.
         ToolkitError: labels of another shape, fewer than two classes with tokens, or an unknown
             method.
+
+    >>> tokens = torch.tensor([[1, 67, 107, 108, 25], [1, 78, 79, 80, 57]])
+    >>> set(scrub("toy/sentiment", tokens, tokens % 2, 2).rank.values())
+    {1}
     """
-    if method not in get_args(ScrubMethod):
-        known = get_args(ScrubMethod)
+    known = get_args(ScrubMethod)
+    if method not in known:
         raise ToolkitError(
             f"method is one of {', '.join(known)}, not {method!r}.{nearest(method, known)}"
         )
@@ -131,17 +148,17 @@ def scrub(
             " per token."
         )
     erasers: dict[str, LeaceEraser] = {}
-    count = 0
+    projection: ErasureMethod = "orth" if method == "orth" else "leace"
     for i, site in enumerate(scrub_sites(model)):
-        fitter = LeaceFitter(
-            model.cfg.d_model, z_dim, method="orth" if method == "orth" else "leace"
-        )
-        _feed(model, tokens, labels, mask, site, erasers, fitter, batch_size)
-        count = fitter.n
+        fitter = LeaceFitter(model.cfg.d_model, z_dim, method=projection)
+        into = {site: _WithClass(fitter)}
+        record(model, tokens, into, mask=mask, labels=labels, edits=erasers, batch_size=batch_size)
         erasers[site] = _eraser(fitter, method, seed + i)
-    return ScrubbedModel(erasers, method, {site: one.rank for site, one in erasers.items()}, count)
+    rank = {site: eraser.rank for site, eraser in erasers.items()}
+    return ScrubbedModel(erasers, method, rank, fitter.n)
 
 
+@takes_model
 def bits_per_byte(
     model: HookedModel,
     tokens: Int[Tensor, "batch pos"],
@@ -152,21 +169,23 @@ def bits_per_byte(
     batch_size: int = 64,
     seed: int = 0,
 ) -> Estimate:
-    """Estimate the cross-entropy of the next token in bits per byte of text, with an interval over
-    prompts.
+    """Estimate the cross-entropy of the next token in bits per byte of text.
 
     Args:
-        model: a transformer.
         tokens: text; right-padded, or with `mask`.
         n_bytes: bytes of text that the predicted tokens of each prompt stand for (UTF-8), the first
             token's not among them.
         mask: True at real tokens.
         edits: edits in place, e.g. `ScrubbedModel.erasers`.
         batch_size: prompts per forward pass.
-        seed: of the interval.
+        seed: of the interval, which resamples prompts.
 
     Raises:
         ToolkitError: a prompt without bytes.
+
+    >>> tokens = torch.tensor([[1, 67, 107, 108, 25], [1, 78, 79, 80, 57]])  # The game looks nice
+    >>> bits_per_byte("toy/sentiment", tokens, torch.tensor([19, 21])).unit
+    'bits per byte'
     """
     if bool((n_bytes <= 0).any()):
         raise ToolkitError(
@@ -185,36 +204,24 @@ def bits_per_byte(
     )
 
 
+@dataclass(frozen=True)
+class _WithClass:
+    """Hands on to a fitter the rows that have a class, those of label -1 left out."""
+
+    fitter: LeaceFitter
+
+    def update(self, x: Tensor, z: Tensor | None = None, mask: Tensor | None = None) -> None:
+        assert z is not None
+        has_class = (z >= 0).to(x.device)
+        self.fitter.update(x, z.clamp(min=0), has_class if mask is None else has_class & mask)
+
+
 def _eraser(fitter: LeaceFitter, method: ScrubMethod, seed: int) -> LeaceEraser:
     if method == "random":
         return random_eraser(fitter.x_dim, fitter.eraser.rank, mean=fitter.mean_x, seed=seed)
-    return (
-        shuffled_eraser(fitter, seed=seed, matched=False) if method == "shuffled" else fitter.eraser
-    )
-
-
-def _feed(
-    model: HookedModel,
-    tokens: Tensor,
-    labels: Tensor,
-    mask: Tensor | None,
-    site: str,
-    edits: Mapping[str, LeaceEraser],
-    fitter: LeaceFitter,
-    batch_size: int,
-) -> None:
-    """Run everything through the model as edited so far, and the site's activations into the
-    fitter."""
-    for start in range(0, len(tokens), batch_size):
-        rows = slice(start, start + batch_size)
-        part = None if mask is None else mask[rows]
-        has_class = labels[rows] >= 0
-        read = activations(
-            model, tokens[rows], (site,), mask=part, edits=edits, batch_size=batch_size
-        )[site]
-        fitter.update(
-            read, labels[rows].clamp(min=0), has_class if part is None else has_class & part
-        )
+    if method == "shuffled":
+        return shuffled_eraser(fitter, seed=seed, matched=False)
+    return fitter.eraser
 
 
 @torch.no_grad()
@@ -224,8 +231,7 @@ def _bits(
     """Bits of all next tokens of each prompt."""
     with applied(model, edits or {}, mask=mask):
         logits = model.logits(tokens, mask).double().cpu()
-    nats = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
-    )
+    predicted, following = logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
+    nats = torch.nn.functional.cross_entropy(predicted, following, reduction="none")
     nats = nats.reshape(len(tokens), -1)
     return (nats if mask is None else nats * mask[:, 1:]).sum(1) / math.log(2)

@@ -14,7 +14,6 @@ Source: Arditi et al. 2024, arXiv:2406.11717, section on weight orthogonalisatio
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,15 +22,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mechinterp_toolkit.errors import NotApplicable, ToolkitError
-from mechinterp_toolkit.model import HookedModel
+from mechinterp_toolkit.model import HookedModel, takes_model
 
 # Norms behind attention and MLP, as in Gemma 2 and 3, rescale what was written and would turn the
 # direction back in.
 _NORMS_BEHIND = ("ln1_post", "ln2_post")
 
 
+@takes_model
 def writing_hook_points(model: HookedModel) -> tuple[str, ...]:
-    """Return the hook points of everything that writes to the stream, for `ablate_direction`."""
+    """Return the hook points of everything that writes to the stream, for `ablate_direction`.
+
+    >>> writing_hook_points("toy/sentiment")[:3]
+    ('hook_embed', 'hook_pos_embed', 'blocks.0.hook_attn_out')
+    """
     blocks = [
         f"blocks.{i}.{part}"
         for i in range(model.cfg.n_layers)
@@ -41,27 +45,31 @@ def writing_hook_points(model: HookedModel) -> tuple[str, ...]:
     return tuple(start + blocks)
 
 
+@takes_model
 def orthogonalise_weights(model: HookedModel, direction: Float[Tensor, " d_model"]) -> HookedModel:
-    """Return a copy of the model whose weights write nothing along `direction`; the model itself
-    stays as it is.
+    """Return a copy of the model whose weights write nothing along `direction`.
+
+    The model itself stays as it is.
 
     Raises:
         ToolkitError: a direction of length zero or of another width.
         NotApplicable: the model is no transformer, or has a norm behind a sublayer.
+
+    >>> blind = orthogonalise_weights("toy/sentiment", torch.eye(64)[5])
+    >>> bool((blind.model.W_E[:, 5] == 0).all())
+    True
     """
     _check(model, direction)
-    made = _copied(model.model)
+    copied = _copied(model.model)
     unit = direction.double() / direction.double().norm()
     with torch.no_grad():
-        _untie(made)
-        for weight in _writers(made):
-            along = unit.to(weight.device)
-            whole = weight.double()
-            weight.copy_(whole - (whole @ along)[..., None] * along)
-    provenance = replace(
-        model.provenance, checkpoint=f"{model.provenance.checkpoint} (one direction orthogonalised)"
-    )
-    return replace(model, model=made.eval(), provenance=provenance, make_twin=None)
+        _untie(copied)
+        for weight in _writers(copied):
+            along, whole = unit.to(weight.device), weight.double()
+            weight.copy_(whole - (whole @ along)[..., None] * along)  # W - (W r) r'
+    checkpoint = f"{model.provenance.checkpoint} (one direction orthogonalised)"
+    provenance = replace(model.provenance, checkpoint=checkpoint)
+    return replace(model, model=copied.eval(), provenance=provenance, make_twin=None)
 
 
 def _check(model: HookedModel, direction: Tensor) -> None:
@@ -82,8 +90,10 @@ def _check(model: HookedModel, direction: Tensor) -> None:
 
 
 def _copied(model: Any) -> Any:
-    """A deep copy. What a Bridge remembers of a forward pass with gradients (its attention pattern)
-    is no part of it."""
+    """A deep copy, without what a Bridge remembers of a forward pass (its attention pattern).
+
+    A tensor that has a history of gradients cannot be copied.
+    """
     remembered = [
         value
         for module in model.modules()
@@ -93,42 +103,26 @@ def _copied(model: Any) -> Any:
     return copy.deepcopy(model, {id(value): None for value in remembered})
 
 
-def _writers(model: Any) -> Iterator[Tensor]:
+def _writers(model: Any) -> list[Tensor]:
     """Views, last axis d_model, of every weight and bias that writes to the stream."""
-    yield model.W_E
-    positions = _positions(model)
-    if positions is not None:
-        yield positions
+    writers = [model.W_E, _positions(model)]
     for block in model.blocks:
-        for part, names in ((block.attn, ("W_O", "b_O")), (block.mlp, ("W_out", "b_out"))):
-            yield getattr(part, names[0])
-            bias = _bias(part, names[1])
-            if bias is not None:
-                yield bias
+        writers += [block.attn.W_O, block.mlp.W_out]
+        # A layer without a bias has None, or, on a Bridge, no such name.
+        writers += [getattr(block.attn, "b_O", None), getattr(block.mlp, "b_out", None)]
         # A gated MLP of a Bridge with folded weights runs on these, which a copy separates from its
         # parameters.
-        processed = [getattr(block.mlp, f"_processed_{name}", None) for name in ("W_out", "b_out")]
-        yield from (
-            tensor.mT if tensor.dim() == 2 else tensor for tensor in processed if tensor is not None
-        )
-
-
-def _bias(part: Any, name: str) -> Tensor | None:
-    """The bias, or None where the layer has none (a Bridge raises then)."""
-    try:
-        bias: Tensor | None = getattr(part, name)
-    except AttributeError:
-        return None
-    return bias
+        weight = getattr(block.mlp, "_processed_W_out", None)
+        writers += [None if weight is None else weight.mT]
+        writers += [getattr(block.mlp, "_processed_b_out", None)]
+    return [tensor for tensor in writers if tensor is not None]
 
 
 def _positions(model: Any) -> Tensor | None:
     """The table of absolute positions, or None for rotary ones."""
     module = getattr(model, "pos_embed", None)
-    table = getattr(module, "W_pos", None)
-    if table is None:
-        table = getattr(module, "weight", None)
-    return table if isinstance(table, Tensor) else None
+    tables = (getattr(module, name, None) for name in ("W_pos", "weight"))
+    return next((table for table in tables if isinstance(table, Tensor)), None)
 
 
 def _untie(model: Any) -> None:

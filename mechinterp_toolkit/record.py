@@ -1,8 +1,9 @@
-"""`record(model, tokens, {hook name: accumulator})`: activations by name, batched, streamed into
-accumulators.
+"""`record(model, tokens, {hook name: accumulator})`: activations by name, in batches.
 
-Nothing keeps all activations unless asked to (`Keep`); the others hold sums. What is recorded is a
-detached copy, so that no later edit, of whomever, can change it.
+Nothing keeps all activations unless asked to (`Keep`); other accumulators hold sums. What is
+recorded is a detached copy, so that no later edit, whoever makes it, can change it.
+
+What would fool it: padding without its `mask`, which counts like any token.
 """
 
 from __future__ import annotations
@@ -35,11 +36,10 @@ def record(
     edits: Edits | None = None,
     batch_size: int = 256,
 ) -> Mapping[str, A]:
-    """Run `tokens` through the model and feed each named activation, batch by batch, to its
-    accumulator.
+    """Run `tokens` through the model and feed each named activation to its accumulator.
 
     Args:
-        model: a `HookedModel` or a TransformerLens model.
+        model: whatever `load_model` takes.
         tokens: token ids [batch pos] of a transformer, right-padded or with `mask`; [batch 2] of a
             group network.
         into: hook name -> accumulator, called as `update(activation, z=labels, mask=mask)`.
@@ -58,6 +58,11 @@ def record(
 
     Raises:
         HookError: an unknown hook name, or a hook point that never fired.
+
+    >>> from mechinterp_toolkit.accumulate import Mean
+    >>> pairs = torch.tensor([[0, 1], [2, 3], [4, 5]])
+    >>> record("toy/s5", pairs, {"hook_hidden": Mean()})["hook_hidden"].count
+    3
     """
     for rows, caught in _passes(model, tokens, tuple(into), mask, edits or {}, batch_size):
         for name, activation in caught.items():
@@ -79,10 +84,14 @@ def activations(
     edits: Edits | None = None,
     batch_size: int = 256,
 ) -> dict[str, Tensor]:
-    """Return the named activations of all prompts, kept whole on the CPU; arguments and errors are
-    those of `record`.
+    """Return the named activations of all prompts, kept whole on the CPU.
 
-    Padding keeps its place: `mask` is for the model's attention only.
+    Arguments and errors are those of `record`. Padding keeps its place: `mask` is for the model's
+    attention only.
+
+    >>> read = activations("toy/sentiment", torch.tensor([[1, 55, 56]]), ("blocks.0.attn.hook_z",))
+    >>> read["blocks.0.attn.hook_z"].shape  # batch pos head d_head
+    torch.Size([1, 3, 4, 16])
     """
     kept = {name: Keep() for name in names}
     for rows, caught in _passes(model, tokens, names, mask, edits or {}, batch_size):
@@ -123,9 +132,8 @@ def _catch(
     def keep(activation: Tensor, hook: Site) -> None:
         if hook.name not in caught:
             caught[hook.name] = activation.detach().clone()
-        elif not torch.equal(
-            activation, caught[hook.name]
-        ):  # a LayerNorm may run for queries, keys and values alike
+        # A LayerNorm may run for queries, keys and values alike.
+        elif not torch.equal(activation, caught[hook.name]):
             raise HookError(
                 f"{hook.name!r} fired twice in one forward pass with different activations; record"
                 " a hook point that fires once."
