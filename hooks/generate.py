@@ -1,5 +1,4 @@
-"""`generate(model, tokens, edits)`: continue prompts with edits in force, the same tokens however
-it is run.
+"""`generate(model, tokens, edits)`: continue prompts with edits in force, the same however it runs.
 
 With a KV cache and without, in one left-padded batch and one by one, on either wrapper: an edit
 that says where it acts (`Where`) gives the same tokens, up to rounding where two logits all but
@@ -13,18 +12,18 @@ refused.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from mechinterp_toolkit.errors import CacheError, ToolkitError
 from mechinterp_toolkit.intervention import Edits, applied
-from mechinterp_toolkit.model import HookedModel, load_model
+from mechinterp_toolkit.model import HookedModel, takes_model
 
 Combine = Callable[[Float[Tensor, "rows d_vocab"]], Float[Tensor, "batch d_vocab"]]
 """Makes one row of logits for each row that is generated, of all the rows that run."""
@@ -34,7 +33,7 @@ Combine = Callable[[Float[Tensor, "rows d_vocab"]], Float[Tensor, "batch d_vocab
 class Decoding:
     """How tokens are chosen and when a row is done."""
 
-    max_new_tokens: int
+    max_new_tokens: int = 20
     """Tokens generated behind each prompt."""
 
     temperature: float = 0.0
@@ -64,81 +63,79 @@ class Decoding:
                 " (temperature above 0) needs a seed, and taking the likeliest token has none."
             )
 
+    @torch.no_grad()
+    def run(
+        self,
+        model: HookedModel,
+        tokens: Int[Tensor, "rows pos"],
+        mask: Bool[Tensor, "rows pos"] | None,
+        edits: Edits,
+        *,
+        group: Int[Tensor, " rows"] | None = None,
+        combine: Combine | None = None,
+        copies: int = 1,
+    ) -> Int[Tensor, "batch new"]:
+        """Return what `generate` does, or what `combine` makes of several rows of logits.
 
+        With `combine` the rows that run are `copies` blocks of the rows that are generated, and
+        each block goes on with the same token. Errors are those of `generate`; `group` is handed to
+        `applied`.
+        """
+        check_left_padded(tokens, mask)
+        if mask is None:
+            _check_no_padding(model, tokens)
+        _check_context(model, tokens, self.max_new_tokens)
+        tokens, prompt = tokens.to(model.device), tokens.shape[1]
+        mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.to(model.device)
+        place = (
+            applied(model, edits, mask=mask, prompt_length=prompt, group=group)
+            if edits
+            else nullcontext()
+        )
+        runner = _Runner(model, self.use_cache)
+        chooser = _Chooser(self, len(tokens) // copies, model.device)
+        with place:
+            for _ in range(self.max_new_tokens):
+                logits = runner.last_logits(tokens, mask)
+                new = chooser.next(logits if combine is None else combine(logits))
+                again = new.repeat(copies)[:, None]
+                tokens = torch.cat([tokens, again], 1)
+                mask = torch.cat([mask, torch.ones_like(again, dtype=torch.bool)], 1)
+                if chooser.all_done:
+                    break
+        return chooser.filled()
+
+
+@takes_model
 def generate(
-    model: HookedModel | nn.Module,
+    model: HookedModel,
     tokens: Int[Tensor, "batch pos"],
     edits: Edits | None = None,
     *,
     mask: Bool[Tensor, "batch pos"] | None = None,
-    max_new_tokens: int = 20,
-    temperature: float = 0.0,
-    seed: int | None = None,
-    stop: Sequence[int] = (),
-    use_cache: bool = True,
+    **decoding: Any,
 ) -> Int[Tensor, "batch new"]:
     """Return the tokens that follow each prompt, with `edits` in force throughout.
 
     Args:
-        model: a `HookedModel` or a TransformerLens model.
         tokens: prompts, left-padded where they differ in length.
         edits: hook name -> edit, as for `applied`.
         mask: True at real tokens; needed where there is padding.
-        max_new_tokens, temperature, seed, stop, use_cache: see `Decoding`.
+        **decoding: fields of `Decoding`: max_new_tokens, temperature, seed, stop, use_cache.
 
     Raises:
         ToolkitError: padding on the right, a continuation beyond the model's context, or options
             that do not fit.
         HookError: see `applied`; nothing is left on the model.
+
+    >>> from mechinterp_toolkit import load_model
+    >>> toy = load_model("toy/sentiment")
+    >>> text = "<bos> The new game looks foolish, people say. I think it is"
+    >>> tokens = toy.tokenizer.encode(text, return_tensors="pt")
+    >>> toy.tokenizer.decode(generate(toy, tokens, max_new_tokens=1)[0]) in ("bad", "terrible")
+    True
     """
-    decoding = Decoding(max_new_tokens, temperature, seed, tuple(stop), use_cache)
-    return decode(load_model(model), tokens, mask, edits or {}, decoding)
-
-
-@torch.no_grad()
-def decode(
-    model: HookedModel,
-    tokens: Int[Tensor, "rows pos"],
-    mask: Bool[Tensor, "rows pos"] | None,
-    edits: Edits,
-    decoding: Decoding,
-    *,
-    group: Int[Tensor, " rows"] | None = None,
-    combine: Combine | None = None,
-    copies: int = 1,
-) -> Int[Tensor, "batch new"]:
-    """Return what `generate` does; with `combine`, all rows run and one token is chosen for each
-    row it returns.
-
-    The rows that run are then `copies` blocks of the rows that are generated, and each block goes
-    on with the same token. Arguments and errors are those of `generate` otherwise, `group` is
-    handed to `applied`.
-    """
-    check_left_padded(tokens, mask)
-    if mask is None:
-        _check_no_padding(model, tokens)
-    _check_context(model, tokens, decoding.max_new_tokens)
-    tokens, prompt = tokens.to(model.device), tokens.shape[1]
-    mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.to(model.device)
-    place = (
-        applied(model, edits, mask=mask, prompt_length=prompt, group=group)
-        if edits
-        else nullcontext()
-    )
-    with place:
-        runner, chooser = (
-            _Runner(model, decoding.use_cache),
-            _Chooser(decoding, len(tokens) // copies, model.device),
-        )
-        for _ in range(decoding.max_new_tokens):
-            logits = runner.last_logits(tokens, mask)
-            new = chooser.next(logits if combine is None else combine(logits))
-            again = new.repeat(copies)[:, None]
-            tokens = torch.cat([tokens, again], 1)
-            mask = torch.cat([mask, torch.ones_like(again, dtype=torch.bool)], 1)
-            if chooser.all_done:
-                break
-    return chooser.filled()
+    return Decoding(**decoding).run(model, tokens, mask, edits or {})
 
 
 @dataclass
@@ -154,11 +151,11 @@ class _Runner:
         if not self.use_cache:
             return self.model.logits(tokens, mask)[:, -1]
         try:
-            logits, self.cache = self.model.logits_and_cache(
-                tokens[:, self.ran :], mask, self.cache
-            )
+            new = tokens[:, self.ran :]
+            logits, self.cache = self.model.logits_and_cache(new, mask, self.cache)
         except CacheError as error:
-            warnings.warn(f"generating without a cache, which is slower: {error}", stacklevel=5)
+            # Levels of the stack: this, run (and no_grad), generate (and its door), the caller.
+            warnings.warn(f"generating without a cache, which is slower: {error}", stacklevel=6)
             self.use_cache, self.cache = False, None
             return self.last_logits(tokens, mask)
         self.ran = tokens.shape[1]
@@ -191,9 +188,8 @@ class _Chooser:
     def _score(self, logits: Tensor) -> Tensor:
         if not self._noise:
             return logits
-        # The largest of logits plus Gumbel noise is a draw from the softmax (Gumbel 1954), and
-        # small changes of the logits, as between a batch and a single row, rarely change which is
-        # the largest.
+        # The largest of logits plus Gumbel noise is a draw from the softmax (Gumbel 1954). Small
+        # changes of the logits, as between a batch and a single row, rarely change which it is.
         uniform = torch.stack(
             [torch.rand(logits.shape[1], generator=g, dtype=torch.float64) for g in self._noise]
         )
@@ -211,8 +207,10 @@ class _Chooser:
 def check_left_padded(
     tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "rows columns"] | None
 ) -> None:
-    """Raise `ToolkitError` unless each row is padding first and real tokens then, at least one of
-    them."""
+    """Raise `ToolkitError` unless each row is padding first and then real tokens, one or more.
+
+    >>> check_left_padded(torch.tensor([[0, 5]]), torch.tensor([[False, True]]))
+    """
     if mask is None:
         return
     if mask.shape != tokens.shape:
@@ -230,13 +228,12 @@ def check_left_padded(
 def _check_no_padding(model: HookedModel, tokens: Tensor) -> None:
     """Raise `ToolkitError` where a prompt begins or ends with a token that is for padding alone."""
     tokenizer = model.tokenizer
-    if tokenizer is None or tokenizer.pad_token_id in (
-        None,
-        tokenizer.bos_token_id,
-        tokenizer.eos_token_id,
-    ):
+    if tokenizer is None:
         return
-    if bool((tokens[:, [0, -1]] == tokenizer.pad_token_id).any()):
+    padding, ends = tokenizer.pad_token_id, (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    if padding in (None, *ends):
+        return
+    if bool((tokens[:, [0, -1]] == padding).any()):
         raise ToolkitError(
             f"a prompt begins or ends with the padding token {tokenizer.pad_token!r}, and no mask"
             " says what is real; pad on the left and give mask=."

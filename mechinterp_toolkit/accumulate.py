@@ -183,8 +183,7 @@ def _rows(x: Tensor, z: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Ten
 
 
 def spread(part: Tensor, leading: tuple[int, ...], name: str) -> Tensor:
-    """Return `part` repeated along the row axes behind its own; raises `ToolkitError` if it has
-    others."""
+    """Return `part` repeated along the row axes behind its own, or raise `ToolkitError`."""
     if tuple(part.shape) != tuple(leading[: part.dim()]):
         raise ToolkitError(
             f"{name} has shape {tuple(part.shape)}, but x begins with {tuple(leading)}; give one"
