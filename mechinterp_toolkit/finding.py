@@ -59,6 +59,10 @@ class Finding:
     found, and what may be is undecided. Needed unless `represented` is written anew; without it
     `locations` has to be too."""
 
+    fields_version: ClassVar[int] = 1
+    """Raise it where a field changes its meaning or kind, so that results saved before are refused
+    instead of misread. A field that is new, gone or renamed is noticed without it."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if cls.represented is Finding.represented and cls.smallest_effect is None:

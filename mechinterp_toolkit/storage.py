@@ -39,7 +39,7 @@ def save_result(finding: Finding, folder: str | Path) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
-    body = {
+    fields = {
         f.name: _encode(getattr(finding, f.name), f.name, tensors)
         for f in dataclasses.fields(finding)
     }
@@ -48,8 +48,9 @@ def save_result(finding: Finding, folder: str | Path) -> Path:
         "schema_version": SCHEMA_VERSION,
         "analysis": run.analysis if run else None,
         "finding": type(finding).__name__,
+        "fields_version": finding.fields_version,
         "verdicts": {k: dataclasses.asdict(getattr(finding, k)) for k in ("represented", "used")},
-        "fields": body,
+        "fields": fields,
     }
     save_file(tensors, folder / "tensors.safetensors")
     _write_tables(finding, folder)
@@ -60,9 +61,12 @@ def save_result(finding: Finding, folder: str | Path) -> Path:
 def load_result(folder: str | Path) -> Finding:
     """Return the finding that `save_result` wrote into `folder`.
 
+    Results of older versions are read as long as their fields mean the same.
+
     Raises:
-        ResultError: the folder holds no result, a newer schema, or an analysis that is not
-            registered here.
+        ResultError: the folder holds no result, one of a newer schema, or one whose fields have
+            changed since.
+        RegistryError: the analysis is not registered here.
     """
     from safetensors.torch import load_file
 
@@ -84,10 +88,20 @@ def load_result(folder: str | Path) -> Finding:
             " by name."
         )
     cls = get_analysis(document["analysis"]).result
-    tensors = load_file(Path(folder) / "tensors.safetensors")
-    known = _known_types(cls)
-    fields = {name: _decode(value, tensors, known) for name, value in document["fields"].items()}
-    return cls(**fields)
+    try:
+        written = document.get("fields_version", 1)
+        if written != cls.fields_version:
+            raise ResultError(
+                f"its fields are those of version {written} of {cls.__name__}, and this is version"
+                f" {cls.fields_version}."
+            )
+        tensors, known = load_file(path.with_name("tensors.safetensors")), _known_types(cls)
+        return _built(cls, document["fields"], tensors, known)
+    except ResultError as reason:
+        raise ResultError(
+            f"{path} cannot be read: {reason} Run it again (its fields name the command), or read"
+            " it with the version of the toolkit that wrote it."
+        ) from reason
 
 
 def tables_of(folder: str | Path) -> list[str]:
@@ -138,21 +152,36 @@ def _encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
 
 def _decode(value: Any, tensors: Mapping[str, Tensor], known: Mapping[str, type]) -> Any:
     if isinstance(value, list):
-        return tuple(_decode(v, tensors, known) for v in value)
+        return tuple(_decode(part, tensors, known) for part in value)
     if not isinstance(value, dict):
         return value
     if "tensor" in value:
         return tensors[value["tensor"]]
     if "mapping" in value:
-        return {k: _decode(v, tensors, known) for k, v in value["mapping"].items()}
+        return {key: _decode(part, tensors, known) for key, part in value["mapping"].items()}
     if value["type"] not in known:
         raise ResultError(
-            f"result.json holds a {value['type']!r}, which neither the core nor the analysis"
-            " defines."
+            f"it holds a {value['type']!r}, which neither the core nor the analysis defines."
         )
-    return known[value["type"]](
-        **{k: _decode(v, tensors, known) for k, v in value["fields"].items()}
-    )
+    return _built(known[value["type"]], value["fields"], tensors, known)
+
+
+def _built(
+    cls: type, fields: Mapping[str, Any], tensors: Mapping[str, Tensor], known: Mapping[str, type]
+) -> Any:
+    declared = {f.name: f for f in dataclasses.fields(cls)}
+    needed = {
+        name
+        for name, f in declared.items()
+        if f.default is f.default_factory is dataclasses.MISSING
+    }
+    for what, names in (
+        ("no longer has", fields.keys() - declared.keys()),
+        ("now has", needed - fields.keys()),
+    ):
+        if names:
+            raise ResultError(f"{cls.__name__} {what} {', '.join(sorted(names))}.")
+    return cls(**{name: _decode(value, tensors, known) for name, value in fields.items()})
 
 
 def _known_types(cls: type) -> dict[str, type]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,9 +92,44 @@ def test_reading_back_refuses_strangers(tmp_path):
         load_result(tmp_path)
 
 
-def test_a_type_nobody_defines_is_not_looked_up_anywhere(tmp_path):
-    with pytest.raises(ResultError, match="'Path', which neither"):
-        storage._decode({"type": "Path", "fields": {}}, {}, {})
+OLD = Path(__file__).parent / "data" / "linear_direction"
+"""A result written before the analyses had folders: `mechinterp run linear_direction toy/sentiment`
+with 19 draws, `edit_draws` 19 and 2 steps."""
+
+
+def test_a_result_of_an_older_version_comes_back_with_its_numbers():
+    finding = load_result(OLD)
+    written = json.loads((OLD / "result.json").read_text())
+    for kind in ("represented", "used"):
+        verdict = getattr(finding, kind)
+        assert verdict.outcome == written["verdicts"][kind]["outcome"] == "found"
+        assert verdict.p == written["verdicts"][kind]["p"] == 0.05
+    assert finding.effect.text() == "7.18 [5.63, 8.61]"
+    assert finding.locations == ("blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre")
+    assert "agree with a mean |cosine| of 0.61, least that of k-means with 0.03" in finding.answer()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fields_version": 7}, "are those of version 7 of LinearDirection, and this is version 1"),
+        ({"fields": {"gone": 1}}, "LinearDirection no longer has gone"),
+        ({"fields": {}}, "LinearDirection now has accuracy, agreement, classes"),
+        ({"fields": {"notes": {"type": "Path", "fields": {}}}}, "it holds a 'Path', which neither"),
+        (
+            {"fields": {"fall": {"type": "Estimate", "fields": {"mean": 1}}}},
+            "Estimate no longer has mean",
+        ),
+    ],
+)
+def test_a_result_whose_fields_have_changed_is_refused_with_the_reason(tmp_path, change, words):
+    document = json.loads((OLD / "result.json").read_text())
+    if change.get("fields"):
+        change = {"fields": document["fields"] | change["fields"]}
+    write_json(tmp_path / "result.json", document | change)
+    (tmp_path / "tensors.safetensors").write_bytes((OLD / "tensors.safetensors").read_bytes())
+    with pytest.raises(ResultError, match=f"cannot be read: .*{re.escape(words)}.*Run it again"):
+        load_result(tmp_path)
 
 
 def test_one_table_is_written_per_estimate(tmp_path):
