@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mechinterp_toolkit.errors import RegistryError
-from mechinterp_toolkit.registry import Analysis, get_analysis, model_and_options
+from mechinterp_toolkit.registry import Analysis, as_planted, get_analysis
 from mechinterp_toolkit.results import Estimate, Verdict
 from mechinterp_toolkit.stats import calibrated, calibration_limit, power_curve
 
@@ -240,9 +240,9 @@ def power(
 
 
 def _run(entry: Analysis, made: Any, seed: int, options: Mapping[str, Any] | None) -> Any:
-    model, needed = model_and_options(made)
+    planted = as_planted(made)
     seeded = {"seed": seed} if "seed" in entry.options else {}
-    return entry.function(model, **{**seeded, **needed, **(options or {})})
+    return entry.function(planted.model, **{**seeded, **planted.options, **(options or {})})
 
 
 def _count(kind: str, which: str, verdicts: list[Verdict]) -> NullCount:

@@ -5,12 +5,7 @@ walking that package. Another package registers through the entry-point group
 `mechinterp_toolkit.analyses`; one that does not import is listed with its reason and takes nothing
 else down.
 
-Example, a whole third-party analysis::
-
-    @analysis(question="Which heads attend to the token before?", paper="Elhage et al. 2021") def
-    previous_token_heads(model: HookedModel, *, draws: int = 200, seed: int = 0) ->
-    PreviousTokenHeads:
-        ...
+A whole third-party analysis is in the README, under "Adding an analysis".
 """
 
 from __future__ import annotations
@@ -21,14 +16,13 @@ import importlib.metadata
 import inspect
 import json
 import pkgutil
-import resource
 import shlex
 import sys
 import textwrap
 import time
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -63,8 +57,7 @@ class Planted:
 
 @dataclass(frozen=True)
 class Analysis:
-    """One registered analysis: the function and everything the CLI, the report and the tests know
-    of it."""
+    """One registered analysis: the function, and all that others know of it."""
 
     name: str
     """Function, file, registry and CLI name: the same word."""
@@ -79,44 +72,47 @@ class Analysis:
     paper: str
     """Where the finding was published."""
 
-    applies: Callable[[HookedModel], str | None] | None
+    source: str
+    """Package it came from."""
+
+    applies: Callable[[HookedModel], str | None] | None = None
     """Returns the reason why a model cannot be judged, or None where it can."""
 
-    planted: Callable[[float, int], Planted] | None
+    planted: Callable[[float, int], Planted] | None = None
     """`planted(strength, seed)`: a model with the structure at `strength` in [0, 1], and where it
     is."""
 
-    twins: Mapping[str, Callable[[int], HookedModel | Planted]]
+    twins: Mapping[str, Callable[[int], HookedModel | Planted]] = field(default_factory=dict)
     """Name -> `twin(seed)`: null models without the structure, for calibration; `Planted` where
     they need options."""
 
-    core: Callable[..., Any] | None
+    core: Callable[..., Any] | None = None
     """`core(activations, labels, **options)`: the judgement on plain tensors, without a model; None
     where there is none."""
 
-    cost: Cost
+    cost: Cost = "quick"
     """Whether `mechinterp report` runs it without `--all`."""
-
-    source: str
-    """Package it came from."""
 
     @property
     def result(self) -> type[Finding]:
         """Class of its finding, read from the return annotation."""
-        return typing.get_type_hints(inspect.unwrap(self.function))["return"]
+        finding: type[Finding] = self._types()["return"]
+        return finding
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
         """Name -> parameter of each option, read from the signature."""
-        parameters = list(inspect.signature(inspect.unwrap(self.function)).parameters.values())
-        return {p.name: p for p in parameters[1:]}
+        _, *options = inspect.signature(inspect.unwrap(self.function)).parameters.values()
+        return {option.name: option for option in options}
 
     @property
     def fooled_by(self) -> str:
         """The paragraph "What would fool it" of the module's docstring, or ""."""
-        return docstring_section(
-            inspect.getmodule(inspect.unwrap(self.function)), "What would fool it:"
-        )
+        module = inspect.getmodule(inspect.unwrap(self.function))
+        return docstring_section(module, "What would fool it:")
+
+    def _types(self) -> dict[str, Any]:
+        return typing.get_type_hints(inspect.unwrap(self.function))
 
     def reason_not(self, model: HookedModel) -> str | None:
         """Return why `model` cannot be judged, or None."""
@@ -154,7 +150,7 @@ def analysis(
     provenance filled in.
 
     Raises:
-        RegistryError: the name is taken, an option has no default, or the return type is not a
+        RegistryError: the name is taken, an option has no default, or the return annotation is no
             `Finding`.
         NotApplicable: (when the analysis is called) `applies` gave a reason.
     """
@@ -183,14 +179,14 @@ def analysis(
             run,
             question,
             paper,
-            applies,
-            planted,
-            dict(twins or {}),
-            core,
-            cost,
-            function.__module__.split(".")[0],
+            source=function.__module__.split(".")[0],
+            applies=applies,
+            planted=planted,
+            twins=dict(twins or {}),
+            core=core,
+            cost=cost,
         )
-        _check(entry, function)
+        _check(entry)
         _registered[name] = entry
         return run
 
@@ -204,15 +200,15 @@ def get_analysis(name: str) -> Analysis:
         RegistryError: no such analysis; the nearest names, and the reasons of packages that failed,
             are given.
     """
-    found, broken = all_analyses()
-    if name in found:
-        return found[name]
+    known, broken = all_analyses()
+    if name in known:
+        return known[name]
     failed = "".join(
         f" ({b.name} could not be imported: {b.reason})" for b in broken if name in b.name
     )
     raise RegistryError(
-        f"no analysis is called {name!r}.{nearest(name, found)}{failed} `mechinterp list` shows all"
-        f" {len(found)}."
+        f"no analysis is called {name!r}.{nearest(name, known)}{failed} `mechinterp list` shows all"
+        f" {len(known)}."
     )
 
 
@@ -223,12 +219,10 @@ def all_analyses() -> tuple[dict[str, Analysis], tuple[Broken, ...]]:
 
 
 def parse_option(entry: Analysis, name: str, text: str) -> Any:
-    """Turn `text` from a command line into the value of option `name`: JSON where it parses, else
-    the text itself.
+    """Turn a text of a command line into the value of an option: JSON where it parses, else itself.
 
     Raises:
-        RegistryError: the analysis has no such option, or a `Literal` option does not allow the
-            value.
+        RegistryError: the analysis has no such option, or the option does not allow the value.
     """
     if name not in entry.options:
         raise RegistryError(
@@ -240,36 +234,43 @@ def parse_option(entry: Analysis, name: str, text: str) -> Any:
     except json.JSONDecodeError:
         value = text
     value = tuple(value) if isinstance(value, list) else value
-    hint = typing.get_type_hints(inspect.unwrap(entry.function)).get(name)
-    if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
+    hint = entry._types().get(name)
+    choices = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal and value not in choices:
         raise RegistryError(
-            f"{entry.name}.{name} is one of {', '.join(map(str, typing.get_args(hint)))}, not"
-            f" {text!r}."
+            f"{entry.name}.{name} is one of {', '.join(map(str, choices))}, not {text!r}."
         )
-    if (
-        hint in (int, float, bool, str)
-        and not isinstance(value, hint)
-        and not (hint is float and isinstance(value, int))
-    ):
+    allowed = (int, float) if hint is float else hint
+    if hint in (int, float, bool, str) and not isinstance(value, allowed):
         raise RegistryError(f"{entry.name}.{name} is of type {hint.__name__}, not {text!r}.")
     return value
 
 
-def model_and_options(made: Any) -> tuple[Any, Mapping[str, Any]]:
-    """Return the model of a twin or `Planted`, and the options it needs: none for a bare model."""
-    return (made.model, made.options) if isinstance(made, Planted) else (made, {})
+def as_planted(made: HookedModel | Planted) -> Planted:
+    """Return a twin or planted model with the options it needs: none for a bare model."""
+    return made if isinstance(made, Planted) else Planted(made, (), {})
 
 
-def docstring_section(module: Any, heading: str) -> str:
-    """Return the paragraph of a module's docstring that starts with `heading`, without the heading,
-    on one line."""
-    for paragraph in textwrap.dedent(inspect.getdoc(module) or "").split("\n\n"):
+def docstring_section(documented: object, heading: str) -> str:
+    """Return the paragraph of a docstring behind `heading`, on one line; "" where it has none."""
+    for paragraph in textwrap.dedent(inspect.getdoc(documented) or "").split("\n\n"):
         if paragraph.strip().startswith(heading):
             return " ".join(paragraph.strip()[len(heading) :].split())
     return ""
 
 
-def _check(entry: Analysis, function: Callable[..., Any]) -> None:
+def peak_memory_mb() -> float | None:
+    """Return the largest resident memory of the process so far, in MB; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    per_mb = 1024**2 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / per_mb, 1)
+
+
+def _check(entry: Analysis) -> None:
+    function = inspect.unwrap(entry.function)
     taken = _registered.get(entry.name)
     if taken and inspect.unwrap(taken.function).__module__ != function.__module__:
         raise RegistryError(
@@ -277,41 +278,43 @@ def _check(entry: Analysis, function: Callable[..., Any]) -> None:
             " another name."
         )
     bare = [
-        p.name
-        for p in entry.options.values()
-        if p.default is p.empty or p.kind is not p.KEYWORD_ONLY
+        option.name
+        for option in entry.options.values()
+        if option.default is option.empty or option.kind is not option.KEYWORD_ONLY
     ]
     if bare:
         raise RegistryError(f"{entry.name}: options {bare} must be keyword-only and have defaults.")
+    try:
+        returned = entry._types().get("return")
+    except NameError:  # an annotation that its module does not know
+        returned = None
+    if not (isinstance(returned, type) and issubclass(returned, Finding)):
+        raise RegistryError(
+            f"{entry.name}: annotate what it returns with its own subclass of Finding, under a name"
+            " of its module; results are read back by it."
+        )
 
 
 def _describe_run(
     entry: Analysis, model: HookedModel, given: Mapping[str, Any], began: datetime, seconds: float
 ) -> Run:
-    used = {name: given.get(name, p.default) for name, p in entry.options.items()}
+    defaults = {name: option.default for name, option in entry.options.items()}
+    used = {**defaults, **given}
     plain = {
-        k: v if isinstance(v, str | int | float | bool | tuple | None) else str(v)
-        for k, v in used.items()
+        name: value if isinstance(value, str | int | float | bool | tuple | None) else str(value)
+        for name, value in used.items()
     }
-    changed = [
-        f"{k}={json.dumps(plain[k])}" for k, p in entry.options.items() if used[k] != p.default
-    ]
-    unit = 1024 if sys.platform != "darwin" else 1024**2
+    words = ["mechinterp", "run", entry.name, *_words(model)]
+    for name, default in defaults.items():
+        if used[name] != default:
+            words += ["--set", f"{name}={json.dumps(plain[name])}"]
     return Run(
         analysis=entry.name,
         options=plain,
         date=began.isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
-        peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1),
-        command=shlex.join(
-            [
-                "mechinterp",
-                "run",
-                entry.name,
-                *_words(model),
-                *(w for text in changed for w in ("--set", text)),
-            ]
-        ),
+        peak_memory_mb=peak_memory_mb(),
+        command=shlex.join(words),
     )
 
 
@@ -326,29 +329,22 @@ def _words(model: HookedModel) -> list[str]:
 @functools.cache
 def _import_built_ins() -> tuple[Broken, ...]:
     package = importlib.import_module(BUILT_IN)
-    names = [
-        f"{BUILT_IN}.{m.name}"
-        for m in pkgutil.iter_modules(package.__path__)
-        if not m.name.startswith("_")
-    ]
-    return tuple(
-        b
-        for b in (_try(name, functools.partial(importlib.import_module, name)) for name in names)
-        if b
-    )
+    modules = (m.name for m in pkgutil.iter_modules(package.__path__))
+    names = (f"{BUILT_IN}.{name}" for name in modules if not name.startswith("_"))
+    tried = (_try(name, functools.partial(importlib.import_module, name)) for name in names)
+    return tuple(broken for broken in tried if broken)
 
 
 @functools.cache
 def _import_entry_points() -> tuple[Broken, ...]:
     points = importlib.metadata.entry_points(group=ENTRY_POINTS)
-    return tuple(b for b in (_try(point.name, point.load) for point in points) if b)
+    tried = (_try(point.name, point.load) for point in points)
+    return tuple(broken for broken in tried if broken)
 
 
 def _try(name: str, load: Callable[[], Any]) -> Broken | None:
     try:
         load()
-    except (
-        Exception
-    ) as error:  # a broken plug-in must be listed with its reason, whatever it raises
+    except Exception as error:  # a broken plug-in is listed with its reason, whatever it raises
         return Broken(name, f"{type(error).__name__}: {error}")
     return None

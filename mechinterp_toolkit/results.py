@@ -329,8 +329,8 @@ class Run:
     seconds: float
     """Wall time of the run in seconds."""
 
-    peak_memory_mb: float
-    """Largest resident memory of the process so far, in MB."""
+    peak_memory_mb: float | None
+    """Largest resident memory of the process so far, in MB; None where the system does not say."""
 
     command: str = ""
     """The command that makes this section again."""

@@ -27,13 +27,15 @@ class Fake:
 
 @pytest.fixture
 def entry(monkeypatch):
-    """A registered analysis whose p-value on the model with seed i is (i + 1) / models."""
-    from mechinterp_toolkit.registry import get_analysis
+    """A registered analysis whose p-value on the null model of a seed is given."""
+    from mechinterp_toolkit.model import load_model
+    from mechinterp_toolkit.registry import Planted, get_analysis
 
-    base = get_analysis("group_fourier")
+    base, model = get_analysis("group_fourier"), load_model("toy/s5")
 
-    def use(make):
-        made = replace(base, function=lambda p, seed: Fake(p), twins={"nulls": make})
+    def use(p_of_seed):
+        nulls = {"nulls": lambda seed: Planted(model, (), {"p": p_of_seed(seed)})}
+        made = replace(base, function=lambda model, seed, p: Fake(p), twins=nulls)
         monkeypatch.setattr(calibration, "get_analysis", lambda name: made)
 
     return use

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -119,6 +120,27 @@ def test_options_need_defaults_and_keywords(register):
         RegistryError, match=r"options \['draws', 'seed'\] must be keyword-only and have defaults"
     ):
         register(bare)
+
+
+def test_what_is_returned_must_be_annotated_as_a_finding(register):
+    def bare(model: HookedModel, *, seed: int = 0):
+        return Count(0)
+
+    def number(model: HookedModel, *, seed: int = 0) -> int:
+        return 0
+
+    def unknown(model: HookedModel, *, seed: int = 0) -> "Nowhere":
+        return Count(0)
+
+    for function in (bare, number, unknown):
+        with pytest.raises(RegistryError, match="annotate what it returns with its own subclass"):
+            register(function)
+
+
+def test_memory_is_left_open_where_the_system_has_no_module_for_it(monkeypatch):
+    assert registry.peak_memory_mb() > 1
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows: the import fails
+    assert registry.peak_memory_mb() is None
 
 
 def test_options_of_a_command_line_are_parsed_and_checked(register):

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,8 +24,8 @@ from mechinterp_toolkit.registry import (
     Analysis,
     Planted,
     all_analyses,
+    as_planted,
     get_analysis,
-    model_and_options,
 )
 from mechinterp_toolkit.storage import load_result, save_result
 
@@ -47,9 +47,9 @@ def entry(request: pytest.FixtureRequest) -> Analysis:
     return all_analyses()[0][request.param]
 
 
-def subject(entry: Analysis, seed: int = 0) -> tuple[HookedModel, Mapping[str, Any]]:
-    """A model with the structure planted at full strength, and its options; else a bundled toy."""
-    return model_and_options(entry.planted(1.0, seed) if entry.planted else load_model(TOY))
+def subject(entry: Analysis, seed: int = 0) -> Planted:
+    """A model with the structure planted at full strength; else a bundled toy."""
+    return entry.planted(1.0, seed) if entry.planted else as_planted(load_model(TOY))
 
 
 def null_models(entry: Analysis) -> dict[str, Callable[[int], HookedModel | Planted]]:
@@ -66,16 +66,16 @@ NULLS = [(name, kind) for name, entry in all_analyses()[0].items() for kind in n
 @pytest.fixture(scope="module")
 def on_planted(entry: Analysis) -> Finding:
     """The finding on the model with the structure."""
-    model, options = subject(entry)
-    return entry.function(model, **quick(entry), **options)
+    made = subject(entry)
+    return entry.function(made.model, **quick(entry), **made.options)
 
 
 @pytest.fixture(scope="module")
 def on_random(entry: Analysis) -> Finding:
     """The finding on the first random-weight twin."""
     make = entry.twins.get("random weights", load_model(TOY).random_twin)
-    model, options = model_and_options(make(0))
-    return entry.function(model, **quick(entry), **options)
+    twin = as_planted(make(0))
+    return entry.function(twin.model, **quick(entry), **twin.options)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -145,8 +145,8 @@ def test_findings_on_a_few_null_models_are_no_more_than_a_right_test_makes(name,
     """
     entry, verdicts = get_analysis(name), []
     for seed in range(6):
-        model, options = model_and_options(null_models(entry)[kind](seed))
-        finding = entry.function(model, seed=seed, **quick(entry), **options)
+        twin = as_planted(null_models(entry)[kind](seed))
+        finding = entry.function(twin.model, seed=seed, **quick(entry), **twin.options)
         verdicts.append(finding.represented)
     assert sum(v.p is not None and v.p <= 0.05 for v in verdicts) <= 2
 
@@ -162,8 +162,8 @@ def test_headline_numbers_carry_interval_sample_size_and_control(on_planted):
 
 
 def test_it_is_deterministic_under_a_seed(entry, on_planted):
-    model, options = subject(entry)
-    again = entry.function(model, **quick(entry), **options)
+    made = subject(entry)
+    again = entry.function(made.model, **quick(entry), **made.options)
     assert same(
         dataclasses.replace(again, provenance=None),
         dataclasses.replace(on_planted, provenance=None),
@@ -171,10 +171,11 @@ def test_it_is_deterministic_under_a_seed(entry, on_planted):
 
 
 def test_the_model_is_unchanged_afterwards(entry):
-    model, options = subject(entry, seed=1)
+    made = subject(entry, seed=1)
+    model = made.model
     before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
     state = torch.get_rng_state()
-    entry.function(model, **quick(entry), **options)
+    entry.function(model, **quick(entry), **made.options)
     after = model.model.state_dict()
     assert before.keys() == after.keys()
     assert all(
