@@ -1,5 +1,4 @@
-"""Does an analysis find too much where nothing is, and enough where something is? Run it on such
-models and count.
+"""Does an analysis find too much where nothing is, and enough where something is? Run it and count.
 
 The null models of an analysis are its `twins`: random weights, and the same toy trained on a
 scrambled order (random weights alone are too easy). At level alpha a right test rejects alpha of
@@ -12,18 +11,25 @@ are counted over all models that ran.
 
 Power is how often it finds what was planted, where it was planted, over the strength of the
 structure (`planted`; what strength means is said there). A "not found" is worth as much as that.
+
+Source: Clopper & Pearson 1934 (intervals of a probability).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from mechinterp_toolkit.errors import RegistryError
-from mechinterp_toolkit.registry import Analysis, as_planted, get_analysis
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from mechinterp_toolkit.errors import RegistryError, ToolkitError
+from mechinterp_toolkit.finding import Finding
+from mechinterp_toolkit.model import HookedModel
+from mechinterp_toolkit.registry import Analysis, Planted, as_planted, get_analysis
 from mechinterp_toolkit.results import Estimate, Verdict
-from mechinterp_toolkit.stats import calibrated, calibration_limit, power_curve
 
 ALPHA = 0.05
 
@@ -59,14 +65,13 @@ class NullCount:
 
     @property
     def limit(self) -> int | None:
-        """Largest number of rejections that a right test is not doubted for; None where no test was
-        made."""
-        return calibration_limit(self.models, alpha=ALPHA) if self.models else None
+        """Most rejections for which a right test is not doubted; None where no test was made."""
+        return calibration_limit(self.models) if self.models else None
 
     @property
     def passed(self) -> bool:
         """Whether the count is within the limit."""
-        return self.models == 0 or calibrated(self.rejected, self.models, alpha=ALPHA)
+        return self.limit is None or self.rejected <= self.limit
 
 
 @dataclass(frozen=True)
@@ -200,11 +205,13 @@ def power(
 ) -> Power:
     """Run an analysis on models with its structure planted and count how often it finds it there.
 
+    Every strength sees the same seeds, so that neighbouring points differ by strength alone.
+
     Args:
         name: a registered analysis.
         strengths: of the planted structure; 1 is clear, 0 is a null model.
-        models: planted models per strength, the same seeds at each.
-        seed: decides these seeds.
+        models: planted models per strength.
+        seed: decides their seeds.
         options: options of the analysis, defaults otherwise.
         progress: called after each model.
 
@@ -212,34 +219,104 @@ def power(
         RegistryError: no such analysis, or it plants nothing.
         ToolkitError: no strength, or no model.
     """
-    entry, total = get_analysis(name), models * len(strengths)
-    plant = entry.planted
-    if plant is None:
+    entry = get_analysis(name)
+    if entry.planted is None:
         raise RegistryError(
             f"{name} plants nothing; give its decorator planted=a function of strength and seed."
         )
-    seen: dict[tuple[float, int], tuple[bool, bool]] = {}
-
-    def found(strength: float, one: int) -> tuple[bool, bool]:
-        if (strength, one) not in seen:
-            planted = plant(strength, one)
-            finding = _run(entry, planted, one, options)
-            first = finding.locations[: len(planted.locations)]
-            there = finding.represented.found and set(first) == set(planted.locations)
-            seen[strength, one] = there, there and finding.used.found
-            if progress:
-                progress(len(seen), total, f"strength {strength:g}")
-        return seen[strength, one]
-
-    def curve(which: int) -> Estimate:
-        return power_curve(
-            lambda strength, one: found(strength, one)[which], strengths, repeats=models, seed=seed
+    if not strengths or models < 1:
+        raise ToolkitError(
+            f"got {len(strengths)} strengths and {models} models; expected at least one of each."
         )
+    generator = torch.Generator().manual_seed(seed)
+    seeds = torch.randint(2**31, (models,), generator=generator).tolist()
+    there, used = (torch.zeros(len(strengths), models, dtype=torch.bool) for _ in range(2))
+    for row, strength in enumerate(strengths):
+        for column, model_seed in enumerate(seeds):
+            planted = entry.planted(strength, model_seed)
+            finding = _run(entry, planted, model_seed, options)
+            first = finding.locations[: len(planted.locations)]
+            at_its_place = set(first) == set(planted.locations)
+            there[row, column] = finding.represented.found and at_its_place
+            used[row, column] = there[row, column] and finding.used.found
+            if progress:
+                done = row * models + column + 1
+                progress(done, models * len(strengths), f"strength {strength:g}")
+    return Power(name, _share_found(there, strengths), _share_found(used, strengths))
 
-    return Power(name, curve(0), curve(1))
+
+def calibration_limit(n: int = 200, *, alpha: float = ALPHA, level: float = 0.01) -> int:
+    """Return the most false findings in `n` null runs that a one-sided binomial test at `level`
+    accepts as rate `alpha`.
+
+    At `level` 1 % that is 18 of 200. Asking for "at most 5 % observed" (10 of 200) instead fails a
+    perfect test 42 % of the time.
+
+    Raises:
+        ToolkitError: no runs, or a level or rate outside (0, 1).
+    """
+    from scipy.special import bdtrc
+
+    if n < 1 or not 0 < alpha < 1 or not 0 < level < 1:
+        raise ToolkitError(
+            f"got n={n}, alpha={alpha}, level={level}; expected n >= 1 and rates in (0, 1)."
+        )
+    # bdtrc(k - 1, n, alpha) is P(at least k false findings); it falls in k.
+    return max(k for k in range(n + 1) if k == 0 or bdtrc(k - 1, n, alpha) > level)
 
 
-def _run(entry: Analysis, made: Any, seed: int, options: Mapping[str, Any] | None) -> Any:
+class Interval(NamedTuple):
+    """The lower and the upper end of an interval."""
+
+    low: Tensor
+    high: Tensor
+
+
+def binomial_interval(successes: Int[Tensor, "*axes"], n: int, *, level: float = 0.95) -> Interval:
+    """Return the Clopper-Pearson interval of a probability: exact, so it covers at least `level`,
+    often more.
+
+    Raises:
+        ToolkitError: successes outside 0 to `n`, or no trial.
+    """
+    from scipy.special import betaincinv
+
+    if n < 1 or bool(((successes < 0) | (successes > n)).any()):
+        raise ToolkitError(
+            f"got successes {successes.tolist()} of n={n}; expected at least one trial and 0 to n."
+        )
+    k = successes.detach().cpu().double()
+    tail = (1 - level) / 2
+    # Successes 0 and n have no beta distribution on that side (a shape of 0): the interval reaches
+    # 0 or 1 there.
+    low = torch.as_tensor(
+        betaincinv(k.clamp(min=1).numpy(), (n - k + 1).numpy(), tail), dtype=torch.float64
+    )
+    high = torch.as_tensor(
+        betaincinv((k + 1).numpy(), (n - k).clamp(min=1).numpy(), 1 - tail), dtype=torch.float64
+    )
+    return Interval(low.where(k > 0, torch.zeros_like(k)), high.where(k < n, torch.ones_like(k)))
+
+
+def _share_found(found: Bool[Tensor, "strength run"], strengths: Sequence[float]) -> Estimate:
+    """The share of runs that found it, along the axis "strength"."""
+    successes, runs = found.sum(1), found.shape[1]
+    interval = binomial_interval(successes, runs)
+    return Estimate(
+        value=successes.double() / runs,
+        low=interval.low,
+        high=interval.high,
+        n=runs,
+        unit="fraction of runs that find it, in [0, 1]",
+        method=f"Clopper-Pearson interval, {runs} runs per strength",
+        axes=("strength",),
+        labels={"strength": tuple(f"{strength:g}" for strength in strengths)},
+    )
+
+
+def _run(
+    entry: Analysis, made: HookedModel | Planted, seed: int, options: Mapping[str, Any] | None
+) -> Finding:
     planted = as_planted(made)
     seeded = {"seed": seed} if "seed" in entry.options else {}
     return entry.function(planted.model, **{**seeded, **planted.options, **(options or {})})

@@ -6,13 +6,13 @@ knows a model. Whatever is random takes its seed. What an estimate is compared w
 What would fool it: units that are not exchangeable, such as prompts where the claim is about
 weekdays. No function here can see that.
 
-Source: Efron & Tibshirani 1993 (bootstrap); Clopper & Pearson 1934.
+Source: Efron & Tibshirani 1993 (bootstrap).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -74,13 +74,6 @@ def judge_effect(
             "undecided", f"{said}, beyond {control}, but perhaps below {smallest}.", **sure
         )
     return Verdict("found", f"{said}, more than {control}.", **sure)
-
-
-class Interval(NamedTuple):
-    """The lower and the upper end of an interval."""
-
-    low: Tensor
-    high: Tensor
 
 
 def weighted_mean(
@@ -182,87 +175,3 @@ def _resample(
             " that is defined when units are missing."
         )
     return resampled
-
-
-def binomial_interval(successes: Int[Tensor, "*axes"], n: int, *, level: float = 0.95) -> Interval:
-    """Return the Clopper-Pearson interval of a probability: exact, so it covers at least `level`,
-    often more.
-
-    Raises:
-        ToolkitError: successes outside 0 to `n`, or no trial.
-    """
-    from scipy.special import betaincinv
-
-    if n < 1 or bool(((successes < 0) | (successes > n)).any()):
-        raise ToolkitError(
-            f"got successes {successes.tolist()} of n={n}; expected at least one trial and 0 to n."
-        )
-    k = successes.detach().cpu().double()
-    tail = (1 - level) / 2
-    # Successes 0 and n have no beta distribution on that side (a shape of 0): the interval reaches
-    # 0 or 1 there.
-    low = torch.as_tensor(
-        betaincinv(k.clamp(min=1).numpy(), (n - k + 1).numpy(), tail), dtype=torch.float64
-    )
-    high = torch.as_tensor(
-        betaincinv((k + 1).numpy(), (n - k).clamp(min=1).numpy(), 1 - tail), dtype=torch.float64
-    )
-    return Interval(low.where(k > 0, torch.zeros_like(k)), high.where(k < n, torch.ones_like(k)))
-
-
-def calibration_limit(n: int = 200, *, alpha: float = 0.05, level: float = 0.01) -> int:
-    """Return the most false findings in `n` null runs that a one-sided binomial test at `level`
-    accepts as rate `alpha`.
-
-    At `level` 1 % that is 18 of 200. Asking for "at most 5 % observed" (10 of 200) instead fails a
-    perfect test 42 % of the time.
-
-    Raises:
-        ToolkitError: no runs, or a level or rate outside (0, 1).
-    """
-    from scipy.special import bdtrc
-
-    if n < 1 or not 0 < alpha < 1 or not 0 < level < 1:
-        raise ToolkitError(
-            f"got n={n}, alpha={alpha}, level={level}; expected n >= 1 and rates in (0, 1)."
-        )
-    # bdtrc(k - 1, n, alpha) is P(at least k false findings); it falls in k.
-    return max(k for k in range(n + 1) if k == 0 or bdtrc(k - 1, n, alpha) > level)
-
-
-def calibrated(count: int, n: int = 200, *, alpha: float = 0.05, level: float = 0.01) -> bool:
-    """Return whether `count` false findings in `n` null runs are compatible with a rate of
-    `alpha`."""
-    return count <= calibration_limit(n, alpha=alpha, level=level)
-
-
-def power_curve(
-    run: Callable[[float, int], bool], strengths: Sequence[float], *, repeats: int, seed: int
-) -> Estimate:
-    """Estimate the fraction of runs `run(strength, seed)` that find a structure, along the axis
-    "strength".
-
-    Every strength sees the same `repeats` seeds, so that neighbouring points differ by strength
-    alone.
-
-    Raises:
-        ToolkitError: no strength or no repeat.
-    """
-    if not strengths or repeats < 1:
-        raise ToolkitError(
-            f"got {len(strengths)} strengths and {repeats} repeats; expected at least one of each."
-        )
-    generator = torch.Generator().manual_seed(seed)
-    seeds = torch.randint(2**31, (repeats,), generator=generator).tolist()
-    found = torch.tensor([sum(bool(run(strength, s)) for s in seeds) for strength in strengths])
-    low, high = binomial_interval(found, repeats)
-    return Estimate(
-        value=found.double() / repeats,
-        low=low,
-        high=high,
-        n=repeats,
-        unit="fraction of runs that find it, in [0, 1]",
-        method=f"Clopper-Pearson interval, {repeats} runs per strength",
-        axes=("strength",),
-        labels={"strength": tuple(f"{strength:g}" for strength in strengths)},
-    )

@@ -5,15 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import pytest
+import scipy.stats
+import torch
 
 from mechinterp_toolkit import calibration
-from mechinterp_toolkit.calibration import NullCount, calibrate, power
-from mechinterp_toolkit.errors import RegistryError
+from mechinterp_toolkit.calibration import (
+    NullCount,
+    binomial_interval,
+    calibrate,
+    calibration_limit,
+    power,
+)
+from mechinterp_toolkit.errors import RegistryError, ToolkitError
+from mechinterp_toolkit.finding import Finding
 from mechinterp_toolkit.results import Verdict
 
 
 @dataclass(frozen=True)
-class Fake:
+class Fake(Finding):
     p: float
 
     @property
@@ -195,6 +204,21 @@ def test_power_runs_each_model_once_and_the_same_ones_at_every_strength(planting
     assert seen[-1] == (8, 8, "strength 1")
 
 
+def test_the_share_of_models_has_an_exact_interval_along_the_strength(planting):
+    result = power("fake", strengths=[0.25, 0.5], models=100).represented
+    assert result.value.tolist() == [0.0, 1.0]
+    # 95 % limits of 0 of 100: 1 - 0.025^(1/100).
+    assert result.high[0].item() == pytest.approx(1 - 0.025 ** (1 / 100), rel=1e-9)
+    assert (result.n, result.axes) == (100, ("strength",))
+    assert result.labels == {"strength": ("0.25", "0.5")}
+    assert len({seed for _, seed in planting}) == 100
+
+
+def test_power_refuses_nothing_to_run(planting):
+    with pytest.raises(ToolkitError, match="0 strengths and 5 models"):
+        power("fake", strengths=[], models=5)
+
+
 def test_an_analysis_that_plants_nothing_has_no_power(monkeypatch):
     from mechinterp_toolkit.registry import get_analysis
 
@@ -202,3 +226,59 @@ def test_an_analysis_that_plants_nothing_has_no_power(monkeypatch):
     monkeypatch.setattr(calibration, "get_analysis", lambda name: bare)
     with pytest.raises(RegistryError, match="plants nothing"):
         power("group_fourier")
+
+
+# --- counts and their limits ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 7, 144])
+def test_binomial_interval_agrees_with_scipy(n: int):
+    found = binomial_interval(torch.arange(n + 1), n)
+    exact = [scipy.stats.binomtest(k, n).proportion_ci(method="exact") for k in range(n + 1)]
+    low, high = (torch.tensor([e[side] for e in exact], dtype=torch.float64) for side in (0, 1))
+    # scipy finds these roots by bisection to within 2e-12.
+    torch.testing.assert_close(found.low, low, rtol=0, atol=1e-11)
+    torch.testing.assert_close(found.high, high, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.3, 0.5, 0.97])
+def test_binomial_interval_covers_at_least_95_percent(rate: float):
+    low, high = binomial_interval(torch.arange(31), 30)
+    chance = torch.from_numpy(scipy.stats.binom.pmf(range(31), 30, rate))
+    assert chance[(low <= rate) & (rate <= high)].sum() >= 0.95
+
+
+def test_binomial_interval_refuses_impossible_counts():
+    with pytest.raises(ToolkitError, match="expected at least one trial and 0 to n"):
+        binomial_interval(torch.tensor([3, 8]), 7)
+
+
+def test_eighteen_of_two_hundred_false_findings_are_the_limit():
+    assert calibration_limit() == 18
+
+
+def test_asking_for_at_most_five_percent_fails_a_perfect_test_42_percent_of_the_time():
+    perfect = scipy.stats.binom(200, 0.05)
+    assert round(perfect.sf(10), 2) == 0.42
+    assert perfect.sf(calibration_limit()) < 0.01  # ours fails it in 6 of 1,000
+
+
+@pytest.mark.parametrize(
+    ("n", "alpha", "level"), [(1, 0.05, 0.01), (50, 0.1, 0.05), (1000, 0.05, 0.01), (20, 0.9, 0.5)]
+)
+def test_calibration_limit_is_the_last_count_the_binomial_test_accepts(
+    n: int, alpha: float, level: float
+):
+    limit = calibration_limit(n, alpha=alpha, level=level)
+    assert (
+        limit == 0 or scipy.stats.binomtest(limit, n, alpha, alternative="greater").pvalue > level
+    )
+    assert (
+        limit == n
+        or scipy.stats.binomtest(limit + 1, n, alpha, alternative="greater").pvalue <= level
+    )
+
+
+def test_calibration_limit_refuses_rates_outside_zero_and_one():
+    with pytest.raises(ToolkitError, match="rates in \\(0, 1\\)"):
+        calibration_limit(200, alpha=5.0)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mechinterp_toolkit.calibration import calibration_limit
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry.factoring import FACTORS, factor
-from mechinterp_toolkit.stats import calibration_limit
 
 D = 32
 NUMBERS = torch.arange(100)

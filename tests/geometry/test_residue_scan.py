@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
+from mechinterp_toolkit.calibration import calibration_limit
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry.residue_scan import residue_scan
-from mechinterp_toolkit.stats import calibration_limit
 
 D = 32
 NUMBERS = torch.arange(100)
