@@ -16,8 +16,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mechinterp_toolkit.analyses.group_fourier.neurons import coset_stabilisers
-from mechinterp_toolkit.groups import Group, cosets, subgroups, symmetric
+from mechinterp_toolkit.groups import (
+    Group,
+    cosets,
+    fourier,
+    fourier_matrix,
+    irreps,
+    stabilisers,
+    subgroups,
+    symmetric,
+)
 from mechinterp_toolkit.registry import get_analysis
 
 
@@ -35,7 +43,7 @@ def seconds(run: Callable[[], object], repeats: int = 5) -> float:
 def loop_transform(group: Group, f: Tensor) -> list[Tensor]:
     """The transform as a sum over elements, irrep by irrep and element by element."""
     parts = []
-    for irrep in group.irreps:
+    for irrep in irreps(group):
         total = torch.zeros(len(f), irrep.dimension, irrep.dimension, dtype=torch.float64)
         for g in range(group.order):
             total += f[:, g, None, None] * irrep.matrices[g]
@@ -74,8 +82,8 @@ def transforms() -> None:
     """Print the transforms of S_6, S_7 and S_8."""
     group = symmetric(6)
     f = torch.randn(256, group.order, dtype=torch.float64)
-    matrix = group.fourier_matrix()
-    ours, dense = seconds(lambda: group.fourier(f)), seconds(lambda: f @ matrix)
+    matrix = fourier_matrix(group)
+    ours, dense = seconds(lambda: fourier(group, f)), seconds(lambda: f @ matrix)
     loop = seconds(lambda: loop_transform(group, f), repeats=1)
     print(
         f"S_6, 256 columns: {ours * 1e3:.1f} ms, {ours / dense:.2f} x a dense product,"
@@ -84,27 +92,26 @@ def transforms() -> None:
     for n, columns in ((7, 128), (8, 16)):
         g = symmetric(n)
         f = torch.randn(columns, g.order, dtype=torch.float64)
-        g.fourier(f[:1])  # tables of the irreps' generators are made once
+        fourier(g, f[:1])  # tables of the irreps' generators are made once
         print(
-            f"S_{n}, {columns} columns: {seconds(lambda g=g, f=f: g.fourier(f), repeats=2):.2f} s"
+            f"S_{n}, {columns} columns: {seconds(lambda g=g, f=f: fourier(g, f), repeats=2):.2f} s"
         )
 
 
-def stabilisers() -> None:
+def find_stabilisers() -> None:
     """Print the stabilisers of 128 functions on S_6, lattice-free and exhaustive."""
     group = symmetric(6)
     start = time.process_time()
     found = [members for members in subgroups(group) if len(members) < group.order]
     listing = time.process_time() - start
     f = coset_functions(group, found, 128)
-    coset_stabilisers(group, f[:1], of="left")  # irreps and cyclic subgroups are made once
-    ours = seconds(lambda: coset_stabilisers(group, f, of="left"), repeats=3)
+    stabilisers(group, f[:1], side="left")  # irreps and cyclic subgroups are made once
+    ours = seconds(lambda: stabilisers(group, f, side="left"), repeats=3)
     start = time.process_time()
     expected = exhaustive(group, f, found)
     search = time.process_time() - start
     same = sum(
-        a.members == b
-        for a, b in zip(coset_stabilisers(group, f, of="left"), expected, strict=True)
+        a.members == b for a, b in zip(stabilisers(group, f, side="left"), expected, strict=True)
     )
     print(
         f"stabilisers of 128 functions on S_6: {ours:.2f} s; exhaustive search {search:.1f} s"
@@ -127,5 +134,5 @@ def analysis() -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     transforms()
-    stabilisers()
+    find_stabilisers()
     analysis()

@@ -23,27 +23,53 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import HookError, ToolkitError
-from mechinterp_toolkit.groups import Group, Side, cosets
+from mechinterp_toolkit.groups import (
+    Group,
+    Side,
+    blocks,
+    cosets,
+    fourier_matrix,
+    irrep,
+    irrep_labels,
+    isotypic_projector,
+)
 from mechinterp_toolkit.intervention import Site
 
 
 def irrep_projector(group: Group, labels: Sequence[str]) -> Float[Tensor, "order order"]:
-    """Return the orthogonal projector onto the isotypic subspaces of some irreps."""
+    """Return the orthogonal projector onto the isotypic subspaces of some irreps.
+
+    Raises:
+        ToolkitError: no irrep is named, or one that the group does not have.
+
+    >>> from mechinterp_toolkit.groups import symmetric
+    >>> int(irrep_projector(symmetric(3), ["(2,1)"]).trace().round())  # of 6 dimensions
+    4
+    """
     if not labels:
         raise ToolkitError(
-            f"name at least one irrep of {group.name}: {', '.join(group.irrep_labels[:12])}."
+            f"name at least one irrep of {group.name}: {', '.join(irrep_labels(group)[:12])}."
         )
-    return torch.stack([group.isotypic_projector(label) for label in labels]).sum(0)
+    return torch.stack([isotypic_projector(group, label) for label in labels]).sum(0)
 
 
 def coset_projector(
     group: Group, members: Sequence[int], *, side: Side
 ) -> Float[Tensor, "order order"]:
-    """Return the projector onto functions constant on the cosets Hx (`side="left"`) or xH
-    ("right"), constants left out.
+    """Return the projector onto functions constant on cosets, constants left out.
+
+    Args:
+        group: the group.
+        members: a subgroup H.
+        side: "left" for the cosets Hx, "right" for xH.
 
     Raises:
         ToolkitError: `members` is not a subgroup.
+
+    >>> from mechinterp_toolkit.groups import cyclic
+    >>> f = torch.tensor([3.0, 1.0, 5.0, 3.0]).double()  # means 4, 2 on the cosets, 3 on all
+    >>> (coset_projector(cyclic(4), (0, 2), side="left") @ f).tolist()
+    [1.0, -1.0, 1.0, -1.0]
     """
     rows = cosets(group, members, side=side)
     projector = torch.full((group.order, group.order), -1 / group.order, dtype=torch.float64)
@@ -53,17 +79,21 @@ def coset_projector(
 
 
 def irrep_swap(group: Group, first: str, second: str) -> Float[Tensor, "order order"]:
-    """Return the orthogonal operator that exchanges the Fourier coefficients of two irreps of one
-    size.
+    """Return the operator that exchanges the Fourier coefficients of two irreps of one size.
 
-    Entry (i, j) of one goes to entry (i, j) of the other, in the bases the group's irreps are built
-    in.
+    It is orthogonal. Entry (i, j) of one goes to entry (i, j) of the other, in the bases the
+    group's irreps are built in.
 
     Raises:
         ToolkitError: the irreps have different sizes, or are the same.
+
+    >>> from mechinterp_toolkit.groups import cyclic
+    >>> constant = torch.ones(4, dtype=torch.float64)
+    >>> (irrep_swap(cyclic(4), "k=0", "k=2") @ constant).round().tolist()
+    [1.0, -1.0, 1.0, -1.0]
     """
-    blocks = {block.label: block for block in group.blocks}
-    a, b = (blocks[group.irrep(label).label] for label in (first, second))
+    place = {block.label: block for block in blocks(group)}
+    a, b = (place[irrep(group, label).label] for label in (first, second))
     if (a.dimension, a.multiplicity) != (b.dimension, b.multiplicity) or first == second:
         raise ToolkitError(
             f"{first} (dimension {a.dimension}) and {second} (dimension {b.dimension}) cannot be"
@@ -71,7 +101,7 @@ def irrep_swap(group: Group, first: str, second: str) -> Float[Tensor, "order or
         )
     order = torch.arange(group.order)
     order[a.columns], order[b.columns] = order[b.columns].clone(), order[a.columns].clone()
-    basis = group.fourier_matrix()
+    basis = fourier_matrix(group)
     return basis @ basis[:, order].T
 
 
@@ -79,9 +109,13 @@ def irrep_swap(group: Group, first: str, second: str) -> Float[Tensor, "order or
 class ProjectRows:
     """Keep or remove a part of what an activation says about the group element of its row.
 
-    An orthogonal projection: removing twice is removing once. Rows of an element that never occurs
-    count as absent, not as
-    zero: every element must have as many rows.
+    An orthogonal projection: removing twice is removing once. Every element must have as many rows.
+
+    >>> from mechinterp_toolkit.groups import cyclic
+    >>> element, rows = torch.tensor([0, 1, 0, 1]), torch.tensor([[5.0], [1.0], [3.0], [1.0]])
+    >>> edit = ProjectRows(element, irrep_projector(cyclic(2), ["k=1"]), "remove")
+    >>> edit(rows, hook=Site("hook_hidden")).tolist()  # the elements' means were 4 and 1
+    [[3.5], [2.5], [1.5], [2.5]]
     """
 
     element: Int[Tensor, " batch"]
@@ -105,20 +139,25 @@ class ProjectRows:
         """
         if activation.dim() == 3:
             return _at_last(self, activation, hook)
-        part = row_part(activation, self.element, self.projector, hook)
+        part = _row_part(activation, self.element, self.projector, hook)
         return part if self.mode == "keep" else activation - part
 
 
 @dataclass(frozen=True)
 class MapRows:
-    """Pass what an activation says about the group element of its row through an operator, e.g.
-    from `irrep_swap`."""
+    """Pass what an activation says about the group element of its row through an operator.
+
+    >>> from mechinterp_toolkit.groups import cyclic
+    >>> edit = MapRows(torch.tensor([0, 1]), irrep_swap(cyclic(2), "k=0", "k=1"))
+    >>> edit(torch.tensor([[1.0], [1.0]]), hook=Site("hook_hidden")).round().tolist()
+    [[1.0], [-1.0]]
+    """
 
     element: Int[Tensor, " batch"]
     """Group element of each row of the activation."""
 
     operator: Float[Tensor, "order order"]
-    """Operator on functions of the group."""
+    """Operator on functions of the group, e.g. from `irrep_swap`."""
 
     def __call__(
         self, activation: Float[Tensor, "batch *pos d"], hook: Site
@@ -127,17 +166,20 @@ class MapRows:
         if activation.dim() == 3:
             return _at_last(self, activation, hook)
         change = self.operator - torch.eye(len(self.operator), dtype=self.operator.dtype)
-        return activation + row_part(activation, self.element, change, hook)
+        return activation + _row_part(activation, self.element, change, hook)
 
 
-def row_part(
+def _row_part(
     activation: Float[Tensor, "batch d"],
     element: Int[Tensor, " row"],
     operator: Float[Tensor, "order order"],
     hook: Site,
 ) -> Float[Tensor, "batch d"]:
-    """Return `operator` applied to the mean row of each element, row by row, in the activation's
-    dtype."""
+    """Return `operator` applied to the mean row of each element, for every row, in its own dtype.
+
+    Raises:
+        HookError: there are other rows than elements, or elements have different numbers of rows.
+    """
     if len(activation) != len(element):
         raise HookError(
             f"the edit at {hook.name!r} knows the elements of {len(element)} rows but got"
@@ -151,8 +193,7 @@ def row_part(
             f"group elements have between {int(counts.min())} and {int(counts.max())} rows; the"
             " projection is orthogonal only where each has as many: run all pairs."
         )
-    # Sorted by element the rows form a block, and its mean is far quicker than adding rows up one
-    # by one.
+    # Sorted by element the rows form a block; its mean is far quicker than adding up row by row.
     grouped = activation[element.argsort()].reshape(order, int(counts[0]), -1)
     part = operator.to(activation.device, torch.float64) @ grouped.mean(1, dtype=torch.float64)
     return part.to(activation.dtype)[element]

@@ -1,4 +1,4 @@
-"""In which irreps does a network that learned a group multiply? `finding` asks; the other modules
-are its parts."""
+"""In which irreps does a network that learned a group multiply? `finding` asks, the rest helps."""
 
-from mechinterp_toolkit.analyses.group_fourier.finding import GroupFourier, group_fourier
+from mechinterp_toolkit.analyses.group_fourier.finding import group_fourier
+from mechinterp_toolkit.analyses.group_fourier.result import GroupFourier

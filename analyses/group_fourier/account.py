@@ -1,10 +1,10 @@
-"""The whole account of a network that learned a group: every number of `neurons`, `answers`,
-`interventions` and `explanations` with its interval and its null.
+"""What are the neurons of a group network, and what does it say of the product, number by number?
 
-Neurons are resampled for what is said of neurons, left elements for what is said of answers. Nulls:
-neurons that are random vectors of the very same irreps ("random irrep vectors"), random subspaces
-of equal rank, a scrambled product, neurons in random order, and the same architecture with random
-weights.
+Every number of `neurons`, `answers`, `interventions` and `explanations` with its interval and its
+null. Neurons are resampled for what is said of neurons, left elements for what is said of answers.
+Nulls: neurons that are random vectors of the very same irreps ("random irrep vectors"), random
+subspaces of equal rank, a scrambled product, neurons in random order, and the same architecture
+with random weights.
 
 What would fool it: reading one column without the next. In a dihedral group random vectors of a
 two-dimensional irrep are as pure and as much of rank one as trained neurons; only their cosets
@@ -16,29 +16,32 @@ Source: Chughtai et al. 2023, arXiv:2302.03025; Stander et al. 2023, arXiv:2312.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechinterp_toolkit.analyses.group_fourier import answers
-from mechinterp_toolkit.analyses.group_fourier.cyclic_measures import cyclic_measures
+from mechinterp_toolkit.analyses.group_fourier.cyclic_measures import (
+    CyclicMeasures,
+    cyclic_measures,
+)
 from mechinterp_toolkit.analyses.group_fourier.energies import embedding_energy
 from mechinterp_toolkit.analyses.group_fourier.explanations import RhoSet, explain
 from mechinterp_toolkit.analyses.group_fourier.interventions import intervention_table
 from mechinterp_toolkit.analyses.group_fourier.network import GroupNetwork, group_network
 from mechinterp_toolkit.analyses.group_fourier.neurons import (
     RANK_ONE,
-    SIDES,
     NeuronTable,
-    coset_stabilisers,
+    constant_on_cosets,
     neuron_table,
     random_irrep_functions,
     random_subspace_shares,
     rank_one_share,
 )
-from mechinterp_toolkit.groups.table import Group
+from mechinterp_toolkit.groups import Group, irrep_labels
 from mechinterp_toolkit.results import Estimate
 from mechinterp_toolkit.stats import bootstrap
 
@@ -58,8 +61,7 @@ class NeuronAccount:
     """The same table for neurons that are random vectors of the same irreps."""
 
     random_weights: NeuronTable | None
-    """The same table for the architecture with random weights; None where it cannot be built anew.
-    """
+    """The same table for the architecture with random weights; None where it cannot be built."""
 
     rank_one: Estimate
     """Fraction of live neurons whose left and right coefficients are of rank one (> 99 %), in [0,
@@ -76,6 +78,19 @@ class NeuronAccount:
     explained: Estimate | None
     """Share of variance their cosets explain, over those neurons, in [0, 1]; control: random
     subspaces of that rank."""
+
+    def text(self) -> str:
+        """Return rank and cosets of the live neurons in words, beside random vectors."""
+        assert self.rank_one.control is not None
+        assert self.coset_constant.control is not None
+        common = Counter(zip(*self.table.stabilisers, strict=True)).most_common(2)
+        names = ", ".join(f"{left} and {right} ({n})" for (left, right), n in common)
+        return (
+            f"{self.rank_one.text()} of the live neurons are of rank one (random vectors of the"
+            f" same irreps: {self.rank_one.control.mean():.3g}) and {self.coset_constant.text()}"
+            f" constant on cosets ({self.coset_constant.control.mean():.3g}); most common left and"
+            f" right stabilisers: {names}."
+        )
 
 
 @dataclass(frozen=True)
@@ -129,25 +144,30 @@ class AnswerAccount:
 def neuron_account(
     network: GroupNetwork, group: Group, *, draws: int = 19, seed: int = 0
 ) -> NeuronAccount:
-    """Describe the neurons beside `draws` sets of random vectors of their irreps."""
+    """Describe the neurons beside `draws` sets of random vectors of their irreps.
+
+    >>> from mechinterp_toolkit.analyses.group_fourier.network import known_group
+    >>> network = group_network("toy/a5")
+    >>> neuron_account(network, known_group(network), draws=2).coset_constant.text()
+    '1 [1, 1]'
+    """
     functions = network.functions
     table = neuron_table(group, functions)
     randoms = [
         random_irrep_functions(group, functions, seed=seed + draw)[:, :, table.neuron]
         for draw in range(draws)
     ]
-    ranks, constant = zip(*(_flags(group, random, table.irrep) for random in randoms), strict=True)
+    ranks = torch.stack([_of_rank_one(group, random, table) for random in randoms])
+    constant = torch.stack([constant_on_cosets(group, random) for random in randoms])
     own_constant = (table.stabiliser_order > 1).all(0)
     return NeuronAccount(
         table=table,
         random_vectors=neuron_table(group, randoms[0]),
         random_weights=_twin_table(network, group, seed),
-        rank_one=_fraction((table.rank_one > RANK_ONE).all(0), torch.stack(ranks), seed),
-        coset_constant=_fraction(own_constant, torch.stack(constant), seed),
+        rank_one=_fraction((table.rank_one > RANK_ONE).all(0), ranks, seed),
+        coset_constant=_fraction(own_constant, constant, seed),
         embedding_energy=embedding_energy(network, group, draws, seed),
-        explained=(
-            _explained(group, table, own_constant, seed) if int(own_constant.sum()) > 1 else None
-        ),
+        explained=_explained(group, table, own_constant, seed) if own_constant.sum() > 1 else None,
     )
 
 
@@ -160,12 +180,31 @@ def answer_account(
     draws: int = 19,
     seed: int = 0,
 ) -> AnswerAccount:
-    """Describe the answers; `keys` are positions of the irreps that the characters' explanation may
-    use."""
+    """Describe the answers beside `draws` scrambled products.
+
+    Args:
+        network: the network.
+        group: its group.
+        neurons: its live neurons.
+        keys: positions of the irreps that the characters' explanation may use.
+        draws: scrambled products behind the controls.
+        seed: of all draws.
+
+    >>> from mechinterp_toolkit.analyses.group_fourier.network import known_group
+    >>> network = group_network("toy/a5")
+    >>> group = known_group(network)
+    >>> neurons = neuron_table(group, network.functions)
+    >>> answer_account(network, group, neurons, [3], draws=2).logit_fve.text()
+    '0.527 [0.526, 0.528]'
+    """
     similarity, fve = _similarity(network, group, draws, seed)
     interventions = intervention_table(network, group, seed=seed)
     explained = explain(network, group, keys, seed=seed)
-    cyclic = cyclic_measures(network, group, seed=seed) if group.family == "cyclic" else None
+    cyclic = (
+        cyclic_measures(network, group, seed=seed)._asdict()
+        if group.family == "cyclic"
+        else dict.fromkeys(CyclicMeasures._fields)
+    )
     return AnswerAccount(
         logit_similarity=similarity,
         logit_fve=fve,
@@ -175,37 +214,25 @@ def answer_account(
         pruning=_pruning(network, group, neurons, min(draws, 9), seed),
         explanations=explained.scores,
         rho_sets=explained.rho_sets,
-        gini=cyclic.gini if cyclic else None,
-        distance_irrelevance=cyclic.distance_irrelevance if cyclic else None,
-        gradient_symmetricity=cyclic.gradient_symmetricity if cyclic else None,
-        circularity=cyclic.circularity if cyclic else None,
+        **cyclic,
     )
 
 
-def scrambled_product(group: Group, generator: torch.Generator) -> Int[Tensor, " pairs"]:
-    """Return a product with a, b and ab renamed at random: as many pairs for each element, no
-    relation to the group."""
-    a, b, c = (torch.randperm(group.order, generator=generator) for _ in range(3))
-    return c[group.table[a][:, b]].flatten()
+def _of_rank_one(
+    group: Group, functions: Float[Tensor, "site order neuron"], table: NeuronTable
+) -> Bool[Tensor, " neuron"]:
+    return (rank_one_share(group, functions[:2], table.irrep) > RANK_ONE).all(0)
 
 
-def _flags(
-    group: Group, functions: Float[Tensor, "site order neuron"], irrep: Int[Tensor, " neuron"]
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Fractions of neurons of rank one, and constant on cosets, on both sides."""
-    rank = torch.stack([rank_one_share(group, functions[s].T, irrep) for s in range(2)])
-    found = [coset_stabilisers(group, functions[s].T, of=side) for s, side in enumerate(SIDES)]
-    orders = torch.tensor([[len(one.members) for one in side] for side in found])
-    return (rank > RANK_ONE).all(0).double().mean(), (orders > 1).all(0).double().mean()
-
-
-def _fraction(which: Bool[Tensor, " live"], control: Float[Tensor, " draw"], seed: int) -> Estimate:
+def _fraction(
+    which: Bool[Tensor, " live"], control: Bool[Tensor, "draw live"], seed: int
+) -> Estimate:
     return bootstrap(
         which.double(),
         unit_name="live neurons",
         measured="fraction of live neurons in [0, 1]",
         seed=seed,
-        control=control,
+        control=control.double().mean(1),
         control_name=RANDOM_VECTORS,
     )
 
@@ -213,9 +240,8 @@ def _fraction(which: Bool[Tensor, " live"], control: Float[Tensor, " draw"], see
 def _twin_table(network: GroupNetwork, group: Group, seed: int) -> NeuronTable | None:
     if network.model.make_twin is None:
         return None
-    return neuron_table(
-        group, group_network(network.model.random_twin(seed), order=group.order).functions
-    )
+    twin = group_network(network.model.random_twin(seed), order=group.order)
+    return neuron_table(group, twin.functions)
 
 
 def _explained(
@@ -238,10 +264,10 @@ def _similarity(
     generator = torch.Generator().manual_seed(seed)
     everyone = torch.ones(1, group.order, dtype=torch.float64)
     parts = answers.logit_similarity(group, network.logits())
-    null = [
-        answers.logit_similarity(group, network.logits(), scrambled_product(group, generator))
-        for _ in range(draws)
-    ]
+    null = []
+    for _ in range(draws):
+        product = answers.scrambled_product(group, generator)
+        null.append(answers.logit_similarity(group, network.logits(), product))
     similarity = bootstrap(
         parts,
         unit_name="left elements",
@@ -249,8 +275,8 @@ def _similarity(
         seed=seed,
         statistic=answers.similarity,
         axes=("irrep",),
-        labels={"irrep": group.irrep_labels},
-        control=torch.cat([answers.similarity(one, everyone) for one in null]),
+        labels={"irrep": irrep_labels(group)},
+        control=torch.cat([answers.similarity(scrambled, everyone) for scrambled in null]),
         control_name="product scrambled",
     )
     fve = bootstrap(
@@ -259,7 +285,7 @@ def _similarity(
         measured="fraction of the variance in [0, 1]",
         seed=seed,
         statistic=answers.fve,
-        control=torch.cat([answers.fve(one, everyone) for one in null]),
+        control=torch.cat([answers.fve(scrambled, everyone) for scrambled in null]),
         control_name="product scrambled",
     )
     return similarity, fve
@@ -287,8 +313,10 @@ def _hidden_shares(network: GroupNetwork, group: Group, draws: int, seed: int) -
         seed=seed,
         statistic=share,
         axes=("part", "irrep"),
-        labels={"part": answers.PARTS, "irrep": group.irrep_labels},
-        control=torch.cat([share(parts(network.hidden_of(one)), everyone) for one in randoms]),
+        labels={"part": answers.PARTS, "irrep": irrep_labels(group)},
+        control=torch.cat(
+            [share(parts(network.hidden_of(random)), everyone) for random in randoms]
+        ),
         control_name=RANDOM_VECTORS,
     )
 

@@ -14,30 +14,43 @@ Source: Chughtai et al. 2023, arXiv:2302.03025; maximum statistic, Westfall & Yo
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from mechinterp_toolkit.analyses.group_fourier.network import SITES, GroupNetwork
-from mechinterp_toolkit.analyses.group_fourier.neurons import LIVE, PURE
-from mechinterp_toolkit.groups.table import Group
+from mechinterp_toolkit.analyses.group_fourier.neurons import (
+    live_neurons,
+    pure_neurons,
+    trivial_irrep,
+)
+from mechinterp_toolkit.groups import Group, irrep_labels, isotypic_energy, isotypic_projector
+from mechinterp_toolkit.nulls import max_statistic_p
 from mechinterp_toolkit.results import Estimate
-from mechinterp_toolkit.stats import bootstrap, max_statistic_p
+from mechinterp_toolkit.stats import bootstrap
 
 
 def neuron_energy(
     group: Group, functions: Float[Tensor, "site order neuron"]
 ) -> Float[Tensor, "neuron site irrep"]:
-    """Return the energy of each function in each isotypic block."""
-    return group.isotypic_energy(functions.transpose(1, 2)).transpose(0, 1)
+    """Return the energy of each function in each isotypic block.
+
+    >>> from mechinterp_toolkit.groups import cyclic
+    >>> neuron_energy(cyclic(2), torch.tensor([[[1.0], [-1.0]]])).round().tolist()
+    [[[0.0, 2.0]]]
+    """
+    return isotypic_energy(group, functions.transpose(1, 2)).transpose(0, 1)
 
 
 def shares(
     values: Float[Tensor, "n site irrep"], weights: Float[Tensor, "draw n"]
 ) -> Float[Tensor, "draw site irrep"]:
-    """Return the share of each irrep in the energy of each site, over weighted neurons."""
+    """Return the share of each irrep in the energy of each site, over weighted neurons.
+
+    >>> energy = torch.tensor([[[0.0, 2.0]], [[1.0, 1.0]]])  # two neurons, one site, two irreps
+    >>> shares(energy, torch.tensor([[1.0, 1.0], [0.0, 2.0]])).tolist()
+    [[[0.25, 0.75]], [[0.5, 0.5]]]
+    """
     sums = torch.einsum("dn,nsr->dsr", weights, values)
     return sums / sums.sum(-1, keepdim=True)
 
@@ -45,10 +58,17 @@ def shares(
 def shuffled_shares(
     group: Group, functions: Float[Tensor, "site order neuron"], draws: int, seed: int
 ) -> Float[Tensor, "draw site irrep"]:
-    """Return the shares with the elements of each site shuffled on their own, by way of the Gram
-    matrix of the elements."""
-    projectors = torch.stack([group.isotypic_projector(label) for label in group.irrep_labels])
+    """Return the shares with the elements of each site shuffled on their own.
+
+    >>> from mechinterp_toolkit.groups import cyclic
+    >>> wave = torch.tensor([1.0, -1.0, 1.0, -1.0]).double()[:, None].expand(3, 4, 1)  # k = 2
+    >>> shuffled_shares(cyclic(4), wave, 2, seed=0).shape
+    torch.Size([2, 3, 3])
+    """
+    projectors = torch.stack([isotypic_projector(group, label) for label in irrep_labels(group)])
     generator = torch.Generator().manual_seed(seed)
+    # The energy in a projector P is the sum over x and y of P[x, y] gram[x, y]: a shuffle of the
+    # elements only moves the entries of the Gram matrix.
     gram = (functions @ functions.transpose(1, 2)).flatten(1)
     flat, n = projectors.flatten(1).T.contiguous(), group.order
     rows = []
@@ -66,7 +86,15 @@ def energy_estimate(
     shuffled: Float[Tensor, "draw site irrep"],
     seed: int,
 ) -> Estimate:
-    """Return the shares per site and irrep, resampling neurons, beside the shuffled ones."""
+    """Return the shares per site and irrep, resampling neurons, beside the shuffled ones.
+
+    >>> from mechinterp_toolkit.groups import cyclic
+    >>> functions = torch.eye(4).double().expand(3, 4, 4)
+    >>> neurons = neuron_energy(cyclic(4), functions)
+    >>> shuffled = shuffled_shares(cyclic(4), functions, 2, seed=0)
+    >>> energy_estimate(cyclic(4), neurons, shuffled, seed=0).at(site="left", irrep="k=1").text()
+    '0.5 [0.5, 0.5]'
+    """
     return bootstrap(
         neurons,
         unit_name="neurons",
@@ -74,111 +102,80 @@ def energy_estimate(
         seed=seed,
         statistic=shares,
         axes=("site", "irrep"),
-        labels={"site": SITES, "irrep": group.irrep_labels},
+        labels={"site": SITES, "irrep": irrep_labels(group)},
         control=shuffled,
         control_name="elements shuffled",
     )
 
 
 def embedding_energy(network: GroupNetwork, group: Group, draws: int, seed: int) -> Estimate:
-    """Return the share of each irrep in each embedding table, [table irrep], constants included,
-    beside shuffled elements."""
-    tables = network.embeddings
+    """Return the share of each irrep in each embedding table, [table irrep], constants included.
+
+    Control: the elements shuffled.
+
+    >>> from mechinterp_toolkit.analyses.group_fourier.network import group_network, known_group
+    >>> network = group_network("toy/s5")
+    >>> energy = embedding_energy(network, known_group(network), draws=5, seed=0)
+    >>> bool(energy.at(table="a", irrep="(4,1)").value > 0.5 > energy.control.max())
+    True
+    """
     generator = torch.Generator().manual_seed(seed)
-
-    def share(
-        values: Float[Tensor, "d_embed table irrep"], weights: Float[Tensor, "draw d_embed"]
-    ) -> Tensor:
-        return shares(values, weights)
-
-    def energies(
-        moved: Float[Tensor, "table order d_embed"],
-    ) -> Float[Tensor, "d_embed table irrep"]:
-        return group.isotypic_energy(moved.transpose(1, 2)).transpose(0, 1)
-
-    one = torch.ones(1, tables.shape[2], dtype=torch.float64)
-    null = [
-        share(energies(tables[:, torch.randperm(group.order, generator=generator)]), one)
-        for _ in range(draws)
-    ]
+    everyone = torch.ones(1, network.embeddings.shape[2], dtype=torch.float64)
+    null = []
+    for _ in range(draws):
+        shuffled = network.embeddings[:, torch.randperm(group.order, generator=generator)]
+        null.append(shares(neuron_energy(group, shuffled), everyone))
     return bootstrap(
-        energies(tables),
+        neuron_energy(group, network.embeddings),
         unit_name="embedding dimensions",
         measured="fraction of the table's energy in [0, 1]",
         seed=seed,
-        statistic=share,
+        statistic=shares,
         axes=("table", "irrep"),
         labels={
-            "table": ("a", "b") if len(tables) == 2 else ("a and b",),
-            "irrep": group.irrep_labels,
+            "table": ("a", "b") if len(network.embeddings) == 2 else ("a and b",),
+            "irrep": irrep_labels(group),
         },
         control=torch.cat(null),
         control_name="elements shuffled",
     )
 
 
-def activation_energy(
-    network: GroupNetwork, group: Group, site: str, *, by: Literal["a", "b", "ab"], seed: int = 0
-) -> Estimate:
-    """Return, at any hook point, the share of each irrep in what its activations say of a, of b or
-    of ab alone, [irrep].
-
-    Rows are averaged over the pairs of each element and centred; activations with positions are
-    read at the last one. Control: the elements renamed at random.
-
-    Args:
-        network: the network.
-        group: its group.
-        site: a hook point that fires on all pairs, e.g. "blocks.0.hook_resid_mid".
-        by: the element that rows belong to.
-        seed: of the intervals and of 19 renamings.
-    """
-    rows = network.activations(site).double()
-    generator = torch.Generator().manual_seed(seed)
-    elements = {"a": network.pairs[:, 0], "b": network.pairs[:, 1], "ab": group.table.flatten()}
-
-    def energies(renamed: Int[Tensor, " order"]) -> Float[Tensor, "d site irrep"]:
-        means = rows[renamed[elements[by]].argsort()].reshape(group.order, group.order, -1).mean(1)
-        return group.isotypic_energy((means - means.mean(0)).T)[:, None]
-
-    one = torch.ones(1, rows.shape[1], dtype=torch.float64)
-    null = [
-        shares(energies(torch.randperm(group.order, generator=generator)), one)[:, 0]
-        for _ in range(19)
-    ]
-    return bootstrap(
-        energies(torch.arange(group.order)),
-        unit_name="dimensions",
-        measured="fraction of the variance in [0, 1]",
-        seed=seed,
-        statistic=lambda values, weights: shares(values, weights)[:, 0],
-        axes=("irrep",),
-        labels={"irrep": group.irrep_labels},
-        control=torch.cat(null),
-        control_name="elements renamed",
-    )
-
-
 def adjusted_p(
-    share: Float[Tensor, " irrep"], null: Float[Tensor, "draw irrep"], trivial: int
-) -> Float[Tensor, " irrep"]:
-    """Return p-values corrected over irreps; 1 for the trivial one."""
-    others = [i for i in range(len(share)) if i != trivial]
-    p = torch.ones(len(share), dtype=torch.float64)
-    p[others] = max_statistic_p(share[others], null[:, others], studentise=True)
+    group: Group, share: Float[Tensor, "*steps irrep"], null: Float[Tensor, "draw *steps irrep"]
+) -> Float[Tensor, "*steps irrep"]:
+    """Return p-values corrected over irreps (and steps of training); 1 for the trivial irrep.
+
+    >>> from mechinterp_toolkit.groups import cyclic
+    >>> null = torch.tensor([[0.2, 0.3, 0.5], [0.1, 0.5, 0.4], [0.3, 0.4, 0.3]]).double()
+    >>> adjusted_p(cyclic(4), torch.tensor([0.0, 0.0, 1.0]).double(), null).tolist()
+    [1.0, 1.0, 0.25]
+    """
+    others = [i for i in range(share.shape[-1]) if i != trivial_irrep(group)]
+    p = torch.ones_like(share)
+    p[..., others] = max_statistic_p(share[..., others], null[..., others], studentise=True)
     return p
 
 
 def concentration(
+    group: Group,
     neurons: Float[Tensor, "neuron site irrep"],
     keys: list[int],
-    trivial: int,
     shuffled: Float[Tensor, "draw site irrep"],
     seed: int,
 ) -> Estimate:
-    """Return the share of the chosen irreps (of the strongest, where none is chosen); the control
-    chooses as many anew."""
-    null = shuffled.mean(1)
+    """Return the share of the chosen irreps (of the strongest, where none is chosen).
+
+    The control chooses as many anew among the shuffled shares.
+
+    >>> from mechinterp_toolkit.groups import cyclic
+    >>> functions = torch.eye(4).double().expand(3, 4, 4)
+    >>> neurons = neuron_energy(cyclic(4), functions)
+    >>> shuffled = shuffled_shares(cyclic(4), functions, 2, seed=0)
+    >>> concentration(cyclic(4), neurons, [1, 2], shuffled, seed=0).text()
+    '0.75 [0.75, 0.75]'
+    """
+    null, trivial = shuffled.mean(1), trivial_irrep(group)
     excess = (null - null.mean(0)) / null.std(0).clamp_min(torch.finfo(null.dtype).tiny)
     excess[:, trivial] = -torch.inf
     observed = neurons.sum(0).mean(0).index_fill(0, torch.tensor([trivial]), -1.0)
@@ -201,28 +198,24 @@ def concentration(
     )
 
 
-def pure(energy: Float[Tensor, "neuron site irrep"], trivial: int) -> Float[Tensor, " live"]:
-    """Return which live neurons have 95 % of their left and right energy, constants aside, in the
-    same irrep, as 0 or 1."""
-    energy = energy[:, :2].index_fill(2, torch.tensor([trivial]), 0.0)
-    size = energy.sum(-1).amin(1)
-    live = size > LIVE**2 * size.max()
-    best = energy / energy.sum(-1, keepdim=True).clamp_min(torch.finfo(energy.dtype).tiny)
-    return (best.amin(1).amax(1) > PURE)[live].double()
-
-
 def purity(
-    group: Group, functions: Float[Tensor, "site order neuron"], trivial: int, draws: int, seed: int
+    group: Group, functions: Float[Tensor, "site order neuron"], draws: int, seed: int
 ) -> Estimate:
-    """Return the fraction of live neurons that are pure, beside the same with the elements
-    shuffled."""
+    """Return the fraction of live neurons that are pure; control: the elements shuffled.
+
+    >>> from mechinterp_toolkit.groups import cyclic
+    >>> wave = torch.tensor([1.0, -1.0, 1.0, -1.0]).double()[:, None].expand(3, 4, 2)  # k = 2
+    >>> purity(cyclic(4), wave, draws=3, seed=0).text()
+    '1 [1, 1]'
+    """
+    alive = functions[:, :, live_neurons(functions)]
     generator = torch.Generator().manual_seed(seed)
     control = []
     for _ in range(draws):
         order = torch.randperm(group.order, generator=generator)
-        control.append(pure(neuron_energy(group, functions[:, order]), trivial).mean())
+        control.append(pure_neurons(group, alive[:, order]).double().mean())
     return bootstrap(
-        pure(neuron_energy(group, functions), trivial),
+        pure_neurons(group, alive).double(),
         unit_name="live neurons",
         measured="fraction of live neurons in [0, 1]",
         seed=seed,

@@ -1,5 +1,6 @@
-"""What do the published interventions do to a group network? Swap the tables, flip signs, |x| for
-ReLU, noise: one call.
+"""What do the published interventions do to a group network?
+
+Swap the tables, flip signs, |x| for ReLU, noise: one call.
 
 Each intervention is an edit at a hook point on all pairs. If neurons work as |l(a) + r(b)|, zero
 exactly where ab lies in their coset, then flipping both shares changes nothing, flipping one
@@ -23,9 +24,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechinterp_toolkit.analyses.group_fourier.answers import Scores, score
+from mechinterp_toolkit.analyses.group_fourier.answers import Scores, by_left, score
 from mechinterp_toolkit.analyses.group_fourier.network import GroupNetwork
-from mechinterp_toolkit.groups.table import Group
+from mechinterp_toolkit.groups import Group
 from mechinterp_toolkit.intervention import Edit, Edits, Site
 from mechinterp_toolkit.results import Estimate
 from mechinterp_toolkit.stats import bootstrap
@@ -59,6 +60,12 @@ def intervention_table(network: GroupNetwork, group: Group, *, seed: int = 0) ->
         network: the network.
         group: its group.
         seed: of the noise and of the intervals, which resample left elements.
+
+    >>> from mechinterp_toolkit.analyses.group_fourier.network import group_network, known_group
+    >>> network = group_network("toy/a5")
+    >>> accuracy = intervention_table(network, known_group(network)).accuracy
+    >>> accuracy.at(intervention="flip both").text(), accuracy.at(intervention="flip left").text()
+    ('1 [1, 1]', '0 [0, 0]')
     """
     product = group.table.flatten()
     scores = {"none": score(network.logits(), product)}
@@ -114,11 +121,9 @@ def _noise(mean: float, deviation: float, seed: int) -> Edit:
 def _estimate(
     network: GroupNetwork, scores: dict[str, Scores], what: str, measured: str, seed: int
 ) -> Estimate:
-    per_left = [
-        getattr(one, what).reshape(network.order, network.order).mean(1) for one in scores.values()
-    ]
+    values = torch.stack([getattr(judged, what) for judged in scores.values()], 1)
     return bootstrap(
-        torch.stack(per_left, 1),
+        by_left(values, network.order),
         unit_name="left elements",
         measured=measured,
         seed=seed,

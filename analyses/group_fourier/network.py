@@ -26,10 +26,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import NotApplicable, ToolkitError
-from mechinterp_toolkit.groups.recover import cayley_table_from_answers
-from mechinterp_toolkit.groups.table import Group
+from mechinterp_toolkit.groups import Group, cayley_table_from_answers, group_by_name
 from mechinterp_toolkit.intervention import Edits, applied, observed
-from mechinterp_toolkit.model import HookedModel, ModelLike, load_model
+from mechinterp_toolkit.model import HookedModel, takes_model
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.toys.loop import ACTIVATIONS
 
@@ -38,12 +37,11 @@ SITES = ("left", "right", "unembedding")
 _TRANSFORMER_HIDDEN = "blocks.0.mlp.hook_post"
 _TRANSFORMER_PRE = "blocks.0.mlp.hook_pre"
 
-
 PAIRS_AT_ONCE = 2**24
-"""Numbers in the logits of the pairs that `GroupNetwork.blocks` runs together: 64 MB of float32."""
+"""Numbers in the logits of the pairs that `GroupNetwork.pieces` runs together: 64 MB of float32."""
 
 
-class Block(NamedTuple):
+class Piece(NamedTuple):
     """Some pairs of a group network, in the order of `GroupNetwork.pairs`."""
 
     rows: slice
@@ -94,7 +92,7 @@ class GroupNetwork:
     @property
     def pairs(self) -> Int[Tensor, "pairs 2"]:
         """Every pair of elements."""
-        return torch.cartesian_prod(torch.arange(self.order), torch.arange(self.order))
+        return _pairs(torch.arange(self.order), self.order)
 
     @property
     def tokens(self) -> Int[Tensor, "pairs pos"]:
@@ -102,8 +100,7 @@ class GroupNetwork:
         return _tokens(self.model, self.pairs, self.order)
 
     def logits(self, edits: Edits | None = None) -> Float[Tensor, "pairs order"]:
-        """Return the logits of every pair, on the CPU in the model's dtype, with edits at hook
-        points in place."""
+        """Return the logits of every pair under edits, on the CPU in the model's dtype."""
         if edits:
             with applied(self.model, edits):
                 return _answers(self.model.logits(self.tokens), self.order)
@@ -115,18 +112,19 @@ class GroupNetwork:
         return self.activations(self.hidden_site)
 
     def activations(self, site: str) -> Float[Tensor, "pairs d"]:
-        """Return the activations at a hook point on every pair (at the last position), on the CPU
-        in the model's dtype."""
+        """Return the activations at a hook point on every pair, on the CPU in the model's dtype.
+
+        Of activations with positions those at the last one.
+        """
         return self._once(site, lambda: _record(self.model, self.tokens, site))
 
-    def blocks(self) -> Iterator[Block]:
-        """Yield all pairs, some left elements at a time, and keep none: a whole network's logits
-        hold |G|^3 numbers."""
-        right = torch.arange(self.order)
-        for left in right.split(max(1, PAIRS_AT_ONCE // self.order**2)):
-            tokens = _tokens(
-                self.model, torch.cartesian_prod(left, right).reshape(-1, 2), self.order
-            )
+    def pieces(self) -> Iterator[Piece]:
+        """Yield all pairs, some left elements at a time, and keep none.
+
+        The logits of a whole network hold |G|^3 numbers.
+        """
+        for left in torch.arange(self.order).split(max(1, PAIRS_AT_ONCE // self.order**2)):
+            tokens = _tokens(self.model, _pairs(left, self.order), self.order)
             caught: list[Tensor] = []
 
             def keep(activation: Tensor, hook: object, caught: list[Tensor] = caught) -> None:
@@ -135,7 +133,7 @@ class GroupNetwork:
             with torch.no_grad(), observed(self.model, {self.hidden_site: keep}):
                 logits = _answers(self.model.logits(tokens), self.order)
             start = int(left[0]) * self.order
-            yield Block(slice(start, start + len(tokens)), logits, caught[0])
+            yield Piece(slice(start, start + len(tokens)), logits, caught[0])
 
     def _once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         if name not in self._kept:
@@ -146,20 +144,19 @@ class GroupNetwork:
     def through(
         self, functions: Float[Tensor, "site order neuron"]
     ) -> Float[Tensor, "pairs order"]:
-        """Return the logits, in float32, of a one-hidden-layer network with these neurons, this
-        activation and bias."""
+        """Return the float32 logits of a one-hidden-layer network of these neurons."""
         return self.hidden_of(functions) @ functions[2].float().T + self.bias.float()
 
     def hidden_of(
         self, functions: Float[Tensor, "site order neuron"]
     ) -> Float[Tensor, "pairs neuron"]:
-        """Return the activations, in float32, of a one-hidden-layer network with these neurons and
-        this activation."""
+        """Return the float32 activations of a one-hidden-layer network of these neurons."""
         left, right = functions[:2].float()
         return ACTIVATIONS[self.activation]((left[:, None] + right[None]).flatten(0, 1))
 
 
-def group_network(model: ModelLike, *, order: int | None = None) -> GroupNetwork:
+@takes_model
+def group_network(model: HookedModel, *, order: int | None = None) -> GroupNetwork:
     """Return the view of a `GroupMLP`, or of a one-layer transformer over `[a, b, =]`.
 
     Args:
@@ -169,18 +166,25 @@ def group_network(model: ModelLike, *, order: int | None = None) -> GroupNetwork
 
     Raises:
         NotApplicable: the model is neither, with the reason.
+
+    >>> group_network("toy/s5").functions.shape  # site, element, neuron
+    torch.Size([3, 120, 128])
     """
-    hooked = load_model(model)
-    reason = why_no_group_network(hooked)
+    reason = why_no_group_network(model)
     if reason:
         raise NotApplicable(
-            f"{hooked.provenance.checkpoint} is no network on pairs of group elements: {reason}"
+            f"{model.provenance.checkpoint} is no network on pairs of group elements: {reason}"
         )
-    return _of_transformer(hooked, order) if hooked.is_transformer else _of_mlp(hooked)
+    return _of_transformer(model, order) if model.is_transformer else _of_mlp(model)
 
 
 def why_no_group_network(model: HookedModel) -> str | None:
-    """Return why a model is no network on pairs of group elements, or None where it is one."""
+    """Return why a model is no network on pairs of group elements, or None where it is one.
+
+    >>> from mechinterp_toolkit.model import load_model
+    >>> why_no_group_network(load_model("toy/s5")) is None
+    True
+    """
     net = model.model
     if not model.is_transformer:
         if all(hasattr(net, name) for name in ("left", "right", "unembed", "hook_hidden")):
@@ -204,24 +208,47 @@ def why_no_group_network(model: HookedModel) -> str | None:
     return None
 
 
-def recover_group(model: ModelLike | GroupNetwork, *, name: str = "recovered") -> Group:
-    """Return the group whose Cayley table the network answers, read from the largest logit of every
-    pair.
+def recover_group(network: GroupNetwork) -> Group:
+    """Return the group whose Cayley table the network answers, by the largest logit of every pair.
 
     Element i of the group is the network's own element i, so nothing needs to be said of their
     order.
 
-    Args:
-        model: any model `group_network` takes.
-        name: what to call the group.
-
     Raises:
         ToolkitError: "not a group operation", with the axiom that fails and the fraction of
             violated triples.
+
+    >>> recover_group(group_network("toy/a5"))
+    Group(recovered, order 60)
     """
-    network = model if isinstance(model, GroupNetwork) else group_network(model)
     answers = network.logits().argmax(-1).reshape(network.order, network.order)
-    return cayley_table_from_answers(answers, name=name)
+    return cayley_table_from_answers(answers)
+
+
+def known_group(network: GroupNetwork, name: str | None = None) -> Group:
+    """Return the group called `name`, else the one recorded with the network, else the recovered.
+
+    Raises:
+        NotApplicable: the group has another order than the network, or none is known and the
+            answers are no group operation.
+
+    >>> known_group(group_network("toy/a5"))
+    Group(A5, order 60)
+    """
+    group = group_by_name(name) if name else getattr(network.model.model, "group", None)
+    if group is None:
+        try:
+            return recover_group(network)
+        except ToolkitError as error:
+            raise NotApplicable(
+                f"no group is named (group='S5') or recorded with the network, and {error}"
+            ) from error
+    if group.order != network.order:
+        raise NotApplicable(
+            f"{group.name} has {group.order} elements, but the network answers with"
+            f" {network.order}."
+        )
+    return group
 
 
 def _of_mlp(model: HookedModel) -> GroupNetwork:
@@ -230,15 +257,15 @@ def _of_mlp(model: HookedModel) -> GroupNetwork:
     bias = torch.zeros(net.order) if net.b_out is None else net.b_out.detach().cpu()
     tables = torch.stack([net.embed_left, net.embed_right]).detach().cpu().double()
     return GroupNetwork(
-        model,
-        net.order,
-        functions,
-        tables,
-        bias.double(),
-        net.activation,
-        "hook_hidden",
-        "hook_pre",
-        True,
+        model=model,
+        order=net.order,
+        functions=functions,
+        embeddings=tables,
+        bias=bias.double(),
+        activation=net.activation,
+        hidden_site="hook_hidden",
+        pre_site="hook_pre",
+        is_additive=True,
     )
 
 
@@ -251,23 +278,34 @@ def _of_transformer(model: HookedModel, order: int | None) -> GroupNetwork:
             f" {net.W_U.shape[1]}; a network on {order} elements reads {order + 1}, the equals sign"
             " last, and answers the elements first."
         )
-    tokens = _tokens(model, torch.cartesian_prod(torch.arange(order), torch.arange(order)), order)
+    tokens = _tokens(model, _pairs(torch.arange(order), order), order)
     pre = _record(model, tokens, _TRANSFORMER_PRE).double().unflatten(0, (order, order))
     w_out = net.blocks[0].mlp.W_out.detach().double()
     unembed = (w_out @ net.W_U.detach().double()[:, :order]).T.cpu()
     functions = torch.stack([pre.mean(1), pre.mean(0), unembed])
     name = getattr(getattr(net, "cfg", None), "act_fn", "relu")
-    if name not in ACTIVATIONS and not name.startswith("gelu"):
+    activation = "gelu" if name.startswith("gelu") else name
+    if activation not in ACTIVATIONS:
         raise NotApplicable(
             f"{model.provenance.checkpoint} has activation {name!r}; known are"
             f" {', '.join(ACTIVATIONS)}."
         )
-    bias = torch.zeros(order, dtype=torch.float64)
-    act = name if name in ACTIVATIONS else "gelu"
-    table = net.W_E.detach().cpu().double()[None, :order]
     return GroupNetwork(
-        model, order, functions, table, bias, act, _TRANSFORMER_HIDDEN, _TRANSFORMER_PRE, False
+        model=model,
+        order=order,
+        functions=functions,
+        embeddings=net.W_E.detach().cpu().double()[None, :order],
+        bias=torch.zeros(order, dtype=torch.float64),
+        activation=activation,
+        hidden_site=_TRANSFORMER_HIDDEN,
+        pre_site=_TRANSFORMER_PRE,
+        is_additive=False,
     )
+
+
+def _pairs(left: Int[Tensor, " left"], order: int) -> Int[Tensor, "pairs 2"]:
+    """Pairs of some left elements with every right one, b fastest."""
+    return torch.cartesian_prod(left, torch.arange(order))
 
 
 def _tokens(

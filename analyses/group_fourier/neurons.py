@@ -6,10 +6,10 @@ coefficient matrix A of l(g) = tr(rho(g) A) is to rank one, and the stabilisers:
 l(ha) = l(a) and the one with r(bh) = r(b), found without a list of subgroups.
 
 What would fool it: the wrong side. Left shares are constant on right cosets Ha and right shares on
-left cosets bH; the other side is not empty but its subgroups are small, so it is refused here. And
-the lack of a null: in a two-dimensional irrep of a dihedral group, or any of a cyclic one, a random
-vector passes for a neuron. `random_irrep_functions` gives neurons that are random vectors of the
-very same irreps; read every column beside theirs.
+left cosets bH; the other side is not empty, but its subgroups are small. `coset_stabilisers` takes
+no side for this reason. And the lack of a null: in a two-dimensional irrep of a dihedral group, or
+any of a cyclic one, a random vector passes for a neuron. `random_irrep_functions` gives neurons
+that are random vectors of the very same irreps; read every column beside theirs.
 
 Source: irreps, Chughtai et al. 2023, arXiv:2302.03025; cosets, Stander et al. 2023,
 arXiv:2312.06581; rank and explained variance, Wu et al. 2024, arXiv:2410.07476.
@@ -17,10 +17,9 @@ arXiv:2312.06581; rank and explained variance, Wu et al. 2024, arXiv:2410.07476.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,11 +27,22 @@ from torch import Tensor
 
 from mechinterp_toolkit.analyses.group_fourier.network import SITES
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.groups.irreps import Block, units
+from mechinterp_toolkit.groups import (
+    Block,
+    Group,
+    Side,
+    Stabiliser,
+    blocks,
+    fourier,
+    inverse_fourier,
+    irrep_labels,
+    isotypic_energy,
+    stabilisers,
+)
 from mechinterp_toolkit.groups.recognise import subgroup_name
-from mechinterp_toolkit.groups.stabiliser import autocorrelation
-from mechinterp_toolkit.groups.subgroups import Members, closure
-from mechinterp_toolkit.groups.table import Group, Side
+from mechinterp_toolkit.groups.stabiliser import TOLERANCE
+from mechinterp_toolkit.groups.table import per_group
+from mechinterp_toolkit.groups.transform import block_matrices
 
 SIDES: tuple[Side, Side] = ("left", "right")
 
@@ -46,9 +56,6 @@ PURE = 0.95
 RANK_ONE = 0.99
 """Share of the largest squared singular value from which a coefficient matrix counts as of rank
 one."""
-
-TOLERANCE = 0.02
-"""How far below 1 the autocorrelation of an element of a stabiliser may lie."""
 
 
 @dataclass(frozen=True)
@@ -96,32 +103,21 @@ class NeuronTable:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per live neuron, ready for a data frame."""
-        return [
-            {
-                "neuron": int(self.neuron[i]),
-                "irrep": self.irreps[int(self.irrep[i])],
-                **{
-                    f"purity {site}": float(p)
-                    for site, p in zip(SITES, self.purity[:, i].tolist(), strict=True)
-                },
-                **{
-                    f"{name} {side}": float(column[s, i])
-                    for name, column in (("rank one", self.rank_one), ("explained", self.explained))
-                    for s, side in enumerate(SIDES)
-                },
-                **{f"stabiliser {side}": self.stabilisers[s][i] for s, side in enumerate(SIDES)},
-                **{
-                    f"order {side}": int(self.stabiliser_order[s, i])
-                    for s, side in enumerate(SIDES)
-                },
-                **{
-                    f"twisted order {side}": int(self.twisted_order[s, i])
-                    for s, side in enumerate(SIDES)
-                },
-                "ipr": float(self.ipr[i]),
+        columns: dict[str, Sequence[Any]] = {
+            "neuron": self.neuron.tolist(),
+            "irrep": [self.irreps[i] for i in self.irrep.tolist()],
+            "ipr": self.ipr.tolist(),
+        }
+        columns |= {f"purity {site}": self.purity[s].tolist() for s, site in enumerate(SITES)}
+        for s, side in enumerate(SIDES):
+            columns |= {
+                f"rank one {side}": self.rank_one[s].tolist(),
+                f"explained {side}": self.explained[s].tolist(),
+                f"stabiliser {side}": self.stabilisers[s],
+                f"order {side}": self.stabiliser_order[s].tolist(),
+                f"twisted order {side}": self.twisted_order[s].tolist(),
             }
-            for i in range(len(self.neuron))
-        ]
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def neuron_table(
@@ -136,31 +132,33 @@ def neuron_table(
 
     Raises:
         ToolkitError: no neuron is live.
+
+    >>> from mechinterp_toolkit.groups import cyclic
+    >>> wave = torch.tensor([1.0, -1.0, 1.0, -1.0]).double()[:, None].expand(3, 4, 1)
+    >>> neuron_table(cyclic(4), wave).stabilisers
+    (('C2',), ('C2',))
     """
-    centred = functions - functions.mean(1, keepdim=True)
     alive = live_neurons(functions)
-    energy = irrep_energy(group, centred[:, :, alive])
+    centred = (functions - functions.mean(1, keepdim=True))[:, :, alive]
+    energy = irrep_energy(group, centred)
     irrep = energy[:2].sum(0).argmax(-1)
     share = energy / energy.sum(-1, keepdim=True).clamp_min(torch.finfo(energy.dtype).tiny)
-    found = [
-        coset_stabilisers(group, centred[s][:, alive].T, of=side, tolerance=tolerance)
-        for s, side in enumerate(SIDES)
-    ]
+    plain = coset_stabilisers(group, centred, tolerance=tolerance)
+    up_to_sign = coset_stabilisers(group, centred, tolerance=tolerance, up_to_sign=True)
+    order = _orders(plain)
     return NeuronTable(
         neuron=alive,
         irrep=irrep,
         purity=share.gather(-1, irrep.expand(len(share), -1)[..., None])[..., 0],
-        rank_one=torch.stack(
-            [rank_one_share(group, centred[s][:, alive].T, irrep) for s in range(2)]
-        ),
-        stabiliser_order=torch.tensor([[len(one.members) for one in side] for side in found]),
+        rank_one=rank_one_share(group, centred[:2], irrep),
+        stabiliser_order=order,
         explained=torch.tensor(
-            [[one.explained for one in side] for side in found], dtype=torch.float64
+            [[found.explained for found in side] for side in plain], dtype=torch.float64
         ),
-        twisted_order=torch.tensor([[one.twisted_order for one in side] for side in found]),
+        twisted_order=torch.maximum(order, _orders(up_to_sign)),
         ipr=share.square().sum(-1).mean(0),
-        irreps=group.irrep_labels,
-        stabilisers=_names(group, found),
+        irreps=irrep_labels(group),
+        stabilisers=_names(group, plain),
     )
 
 
@@ -169,6 +167,10 @@ def live_neurons(functions: Float[Tensor, "site order neuron"]) -> Int[Tensor, "
 
     Raises:
         ToolkitError: none does.
+
+    >>> shares = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]]).expand(2, 2, 2)  # the second is dead
+    >>> live_neurons(shares).tolist()
+    [0]
     """
     size = (functions[:2] - functions[:2].mean(1, keepdim=True)).norm(dim=1).amin(0)
     alive = (size > LIVE * size.max()).nonzero().flatten()
@@ -177,18 +179,44 @@ def live_neurons(functions: Float[Tensor, "site order neuron"]) -> Int[Tensor, "
     return alive
 
 
+@per_group
 def trivial_irrep(group: Group) -> int:
-    """Return the position of the trivial irrep."""
+    """Return the position of the trivial irrep.
+
+    >>> from mechinterp_toolkit.groups import symmetric
+    >>> trivial_irrep(symmetric(3))
+    0
+    """
     ones = torch.ones(1, group.order, dtype=torch.float64)
-    return int(group.isotypic_energy(ones).argmax())
+    return int(isotypic_energy(group, ones).argmax())
 
 
 def irrep_energy(
     group: Group, functions: Float[Tensor, "site order neuron"]
 ) -> Float[Tensor, "site neuron irrep"]:
-    """Return the energy of each function in each irrep, 0 in the trivial one."""
-    energy = group.isotypic_energy(functions.transpose(1, 2))
+    """Return the energy of each function in each irrep, 0 in the trivial one.
+
+    >>> from mechinterp_toolkit.groups import cyclic
+    >>> irrep_energy(cyclic(2), torch.tensor([[[3.0], [1.0]]])).round().tolist()
+    [[[0.0, 2.0]]]
+    """
+    energy = isotypic_energy(group, functions.transpose(1, 2))
     return energy.index_fill(-1, torch.tensor([trivial_irrep(group)]), 0.0)
+
+
+def pure_neurons(
+    group: Group, functions: Float[Tensor, "site order neuron"]
+) -> Bool[Tensor, " neuron"]:
+    """Return which neurons have `PURE` of their left and of their right energy in one irrep.
+
+    >>> from mechinterp_toolkit.groups import cyclic
+    >>> left = torch.tensor([[1.0, 1.0], [-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]).double()
+    >>> pure_neurons(cyclic(4), left.expand(2, 4, 2)).tolist()
+    [True, False]
+    """
+    energy = irrep_energy(group, functions[:2])
+    share = energy / energy.sum(-1, keepdim=True).clamp_min(torch.finfo(energy.dtype).tiny)
+    return share.amin(0).amax(-1) > PURE
 
 
 def coefficient_matrices(
@@ -198,181 +226,148 @@ def coefficient_matrices(
 
     For complex and quaternionic irreps A commutes with the complex structure, so that its singular
     values come in groups of two or four.
+
+    >>> from mechinterp_toolkit.groups import cyclic
+    >>> sign = torch.tensor([[3.0, -3.0]])
+    >>> coefficient_matrices(cyclic(2), blocks(cyclic(2))[1], sign).round().tolist()
+    [[[3.0]]]
     """
-    part = group.fourier(functions)[:, block.columns].unflatten(
-        -1, (block.dimension, block.multiplicity)
-    )
-    basis = units(block.dimension // block.multiplicity, block.multiplicity)
-    full = torch.cat([unit @ part for unit in basis], -1)
-    return full * (block.dimension / group.order) ** 0.5 / len(basis)
+    full = block_matrices(block, fourier(group, functions))
+    return full * (block.dimension / group.order) ** 0.5 / block.commutant
 
 
 def rank_one_share(
-    group: Group, functions: Float[Tensor, "neuron order"], irrep: Int[Tensor, " neuron"]
-) -> Float[Tensor, " neuron"]:
-    """Return the share of the first squared singular value of each function's coefficients in its
-    irrep, in [0, 1]."""
-    share = torch.zeros(len(functions), dtype=torch.float64)
+    group: Group, functions: Float[Tensor, "side order neuron"], irrep: Int[Tensor, " neuron"]
+) -> Float[Tensor, "side neuron"]:
+    """Return the share of the first squared singular value of each function's coefficients.
+
+    Args:
+        group: the group.
+        functions: left and right shares.
+        irrep: position of the irrep of each neuron.
+
+    >>> from mechinterp_toolkit.groups import symmetric
+    >>> point = torch.eye(6).double()[None, :, :1]  # all of its coefficients are identities
+    >>> rank_one_share(symmetric(3), point, torch.tensor([1])).round(decimals=6).tolist()
+    [[0.5]]
+    """
+    share = torch.zeros(len(functions), len(irrep), dtype=torch.float64)
     for index in irrep.unique().tolist():
-        block, which = group.blocks[index], irrep == index
-        squares = torch.linalg.svdvals(
-            coefficient_matrices(group, block, functions[which])
-        ).square()
-        first = squares[:, : block.dimension // block.multiplicity].sum(1)
-        share[which] = first / squares.sum(1).clamp_min(torch.finfo(squares.dtype).tiny)
+        block, which = blocks(group)[index], irrep == index
+        matrices = coefficient_matrices(group, block, functions[:, :, which].mT.flatten(0, 1))
+        squares = torch.linalg.svdvals(matrices).square()
+        # Singular values come in groups of two or four over the complexes and quaternions.
+        first = squares[:, : block.commutant].sum(1)
+        rank = first / squares.sum(1).clamp_min(torch.finfo(squares.dtype).tiny)
+        share[:, which] = rank.unflatten(0, (len(functions), -1))
     return share
-
-
-@dataclass(frozen=True)
-class CosetStabiliser:
-    """On which cosets one neuron's function is constant."""
-
-    members: Members
-    """The subgroup."""
-
-    explained: float
-    """Share of the variance explained by its cosets, in [0, 1]."""
-
-    twisted_order: int
-    """Order of the subgroup that keeps the function up to sign; the order of `members` where there
-    is none larger."""
 
 
 def coset_stabilisers(
     group: Group,
-    functions: Float[Tensor, "neuron order"],
+    functions: Float[Tensor, "site order neuron"],
     *,
-    of: Literal["left", "right"],
-    side: Side | None = None,
     tolerance: float = TOLERANCE,
-) -> list[CosetStabiliser]:
-    """Return the stabiliser of each left or right share, on the side where the network's cosets
-    lie.
+    up_to_sign: bool = False,
+) -> tuple[list[Stabiliser], list[Stabiliser]]:
+    """Return the stabilisers of the left and of the right shares, each on its own side.
+
+    Left shares of a network that answers ab are constant on right cosets Ha, so their subgroup
+    multiplies from the left; that of right shares from the right.
 
     Args:
         group: the group.
-        functions: shares of the neurons, none of them constant.
-        of: whether they are left or right shares.
-        side: the side the subgroup multiplies from; only `of` itself is right, and it is the
-            default.
+        functions: left and right shares of neurons (an unembedding after them is not looked at),
+            none of them constant.
         tolerance: how far below 1 an autocorrelation still counts.
+        up_to_sign: whether members may change the sign of a share.
 
     Raises:
-        ToolkitError: the wrong side is asked for, or a function is constant.
+        ToolkitError: a share is constant.
+
+    >>> from mechinterp_toolkit.groups import symmetric
+    >>> point = (symmetric(3).permutations[:, 0] == 0).double()  # x -> [x(1) = 1]
+    >>> left, right = coset_stabilisers(symmetric(3), point.expand(2, 1, 6).mT)
+    >>> left[0].members, right[0].members
+    ((0, 1), (0, 1))
     """
-    if side not in (None, of):
-        cosets = {"left": "right cosets Ha", "right": "left cosets bH"}
-        raise ToolkitError(
-            f"{of} shares of a network that answers ab are constant on {cosets[of]}, so their"
-            f" subgroup multiplies from the {of}; side={side!r} finds other, mostly small"
-            " subgroups. Leave side out, or call approximate_stabiliser, which takes any function."
-        )
-    generated = functools.cache(functools.partial(closure, group))
-    cyclic = _cyclic_subgroups(group)
-    found = []
-    for correlation in autocorrelation(group, functions, side=of):
-        members = _largest_within(group, correlation, 1 - tolerance, cyclic, generated)
-        twisted = _largest_within(group, correlation.abs(), 1 - tolerance, cyclic, generated)
-        found.append(
-            CosetStabiliser(
-                members, float(correlation[list(members)].mean()), max(len(twisted), len(members))
-            )
-        )
-    return found
+    left, right = (
+        stabilisers(group, functions[s].T, side=side, tolerance=tolerance, up_to_sign=up_to_sign)
+        for s, side in enumerate(SIDES)
+    )
+    return left, right
 
 
-def _largest_within(
-    group: Group,
-    correlation: Float[Tensor, " order"],
-    least: float,
-    cyclic: Float[Tensor, "order order"],
-    generated: Callable[[Members], Members],
-) -> Members:
-    """The elements above `least` where they are a subgroup; else one made of them, most correlated
-    first, with its mean above.
+def constant_on_cosets(
+    group: Group, functions: Float[Tensor, "site order neuron"]
+) -> Bool[Tensor, " neuron"]:
+    """Return which neurons have a left and a right stabiliser of more than one element.
 
-    In a cyclic group a small step nearly keeps a slow wave and would generate everything, so an
-    element counts only if the mean over the cyclic subgroup it generates is above `least` too, and
-    is left out where it takes the mean of the whole below.
+    >>> from mechinterp_toolkit.groups import cyclic
+    >>> shares = torch.tensor([[1.0, 1.0], [5.0, 2.0], [1.0, 3.0], [5.0, 4.0]]).expand(2, 4, 2)
+    >>> constant_on_cosets(cyclic(4), shares).tolist()
+    [True, False]
     """
-    counts = (correlation > least) & (cyclic @ correlation > least)
-    near = counts.nonzero().flatten()
-    if bool(counts[group.product(near[:, None], near[None])].all()):
-        return tuple(near.tolist())
-    members = generated(())
-    for g in near[correlation[near].argsort(descending=True, stable=True)].tolist():
-        # Most misfits show in the coset they would bring along, which is cheaper to look at than
-        # what they generate.
-        if g not in members and bool(
-            counts[group.product(torch.tensor([g]), torch.tensor(members))].all()
-        ):
-            wider = generated(tuple(sorted((*members, g))))
-            members = wider if float(correlation[list(wider)].mean()) > least else members
-    return members
+    return (_orders(coset_stabilisers(group, functions)) > 1).all(0)
 
 
-@functools.lru_cache(maxsize=8)
-def _cyclic_subgroups(group: Group) -> Float[Tensor, "order order"]:
-    """Row g: 1 / order of g at each of its powers, so that the row times a function is its mean
-    over <g>."""
-    element = torch.arange(group.order)
-    mask, power = torch.zeros(group.order, group.order, dtype=torch.float64), element
-    for _ in range(int(group.element_orders.max())):
-        mask[element, power] = 1
-        power = group.product(power, element)
-    return mask / mask.sum(1, keepdim=True)
+def _orders(found: tuple[list[Stabiliser], list[Stabiliser]]) -> Int[Tensor, "side neuron"]:
+    return torch.tensor([[len(stabiliser.members) for stabiliser in side] for side in found])
 
 
 def random_irrep_functions(
     group: Group, functions: Float[Tensor, "site order neuron"], *, seed: int
 ) -> Float[Tensor, "site order neuron"]:
-    """Return neurons that are random vectors of the irreps of these: same irrep per neuron, same
-    norms, nothing else.
+    """Return neurons that are random vectors of the irreps of these: same irreps, same norms.
 
     Constants are kept as they are, and dead neurons stay zero.
+
+    >>> from mechinterp_toolkit.groups import cyclic
+    >>> wave = torch.tensor([1.0, 0.0, -1.0, 0.0]).double()[:, None].expand(3, 4, 1)
+    >>> random = random_irrep_functions(cyclic(4), wave, seed=0)
+    >>> irrep_energy(cyclic(4), random)[0].round(decimals=6).tolist()  # k = 0, 1, 2
+    [[0.0, 2.0, 0.0]]
     """
     centred = functions - functions.mean(1, keepdim=True)
     main = irrep_energy(group, centred)[:2].sum(0).argmax(-1)
     generator = torch.Generator().manual_seed(seed)
     draw = torch.randn(functions.shape, generator=generator, dtype=torch.float64).transpose(1, 2)
-    mask = torch.zeros(len(group.blocks), group.order, dtype=torch.float64)
-    for index, block in enumerate(group.blocks):
+    mask = torch.zeros(len(blocks(group)), group.order, dtype=torch.float64)
+    for index, block in enumerate(blocks(group)):
         mask[index, block.columns] = 1
-    same = group.inverse(draw * mask[main]).transpose(1, 2)
-    return (
-        functions
-        - centred
-        + same * centred.norm(dim=1, keepdim=True) / same.norm(dim=1, keepdim=True)
-    )
+    same = inverse_fourier(group, draw * mask[main]).transpose(1, 2)
+    scale = centred.norm(dim=1, keepdim=True) / same.norm(dim=1, keepdim=True)
+    return functions - centred + same * scale
 
 
 def random_subspace_shares(
     group: Group, stabiliser_order: Int[Tensor, "*shape"], *, draws: int, seed: int
 ) -> Float[Tensor, "draw *shape"]:
-    """Return the share of a function's variance in a random subspace of as many dimensions as the
-    coset functions have.
+    """Return the share of a function's variance in a random subspace as large as coset functions.
 
     The share of a fixed vector of n - 1 dimensions in a random subspace of k is Beta(k / 2, (n - 1
     - k) / 2), drawn as such. Beside `NeuronTable.explained` it says what a subspace of that rank
     explains by its size alone.
+
+    >>> from mechinterp_toolkit.groups import cyclic
+    >>> orders = torch.tensor([4, 1])  # no dimension, and all of them
+    >>> random_subspace_shares(cyclic(4), orders, draws=1, seed=0).tolist()
+    [[0.0, 1.0]]
     """
     rank = group.order // stabiliser_order - 1
     generator = torch.Generator().manual_seed(seed)
-    normals = (
-        torch.randn(draws, group.order - 1, generator=generator, dtype=torch.float64)
-        .square()
-        .cumsum(1)
-    )
-    inside = torch.cat([torch.zeros(draws, 1, dtype=torch.float64), normals], 1)[:, rank.flatten()]
-    return (inside / normals[:, -1:]).reshape(draws, *stabiliser_order.shape)
+    draw = torch.randn(draws, group.order - 1, generator=generator, dtype=torch.float64)
+    # A chi-square of k degrees is a sum of k squares; for k = 0 it is 0.
+    sums = torch.cat([torch.zeros(draws, 1, dtype=torch.float64), draw.square().cumsum(1)], 1)
+    return (sums[:, rank.flatten()] / sums[:, -1:]).reshape(draws, *stabiliser_order.shape)
 
 
 def _names(
-    group: Group, found: list[list[CosetStabiliser]]
+    group: Group, found: tuple[list[Stabiliser], list[Stabiliser]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    names: dict[Members, str] = {}
-    for one in (one for side in found for one in side):
-        if one.members not in names:
-            names[one.members] = subgroup_name(group, one.members)
-    left, right = (tuple(names[one.members] for one in side) for side in found)
+    names = {
+        members: subgroup_name(group, members)
+        for members in {stabiliser.members for side in found for stabiliser in side}
+    }
+    left, right = (tuple(names[stabiliser.members] for stabiliser in side) for side in found)
     return left, right

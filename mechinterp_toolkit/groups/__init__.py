@@ -1,5 +1,4 @@
-"""Finite groups: multiplication tables, irreps, Fourier transforms, subgroups. Permutations in,
-tensors out."""
+"""Finite groups: tables, irreps, Fourier transforms, subgroups. Permutations in, tensors out."""
 
 from mechinterp_toolkit.groups.construct import (
     alternating,
@@ -10,15 +9,11 @@ from mechinterp_toolkit.groups.construct import (
     quaternion,
     symmetric,
 )
-from mechinterp_toolkit.groups.irreps import Block, FrobeniusSchur, Irrep
+from mechinterp_toolkit.groups.irreps import blocks, characters, irrep, irrep_labels, irreps
 from mechinterp_toolkit.groups.recognise import structure_name
 from mechinterp_toolkit.groups.recover import cayley_table_from_answers, isomorphism
-from mechinterp_toolkit.groups.stabiliser import (
-    Stabiliser,
-    approximate_stabiliser,
-    autocorrelation,
-    explained_by_cosets,
-)
+from mechinterp_toolkit.groups.representation import Block, FrobeniusSchur, Irrep
+from mechinterp_toolkit.groups.stabiliser import Stabiliser, autocorrelation, stabilisers
 from mechinterp_toolkit.groups.subgroups import (
     closure,
     conjugates,
@@ -28,4 +23,11 @@ from mechinterp_toolkit.groups.subgroups import (
     subgroup_classes,
     subgroups,
 )
-from mechinterp_toolkit.groups.table import Group, Side
+from mechinterp_toolkit.groups.table import Group, Members, Side
+from mechinterp_toolkit.groups.transform import (
+    fourier,
+    fourier_matrix,
+    inverse_fourier,
+    isotypic_energy,
+    isotypic_projector,
+)

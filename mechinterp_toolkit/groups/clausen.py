@@ -38,23 +38,27 @@ Level = dict[Partition, Tensor]  # partition of k -> [batch, n!/k! cosets, dim, 
 def forward(
     f: Float[Tensor, "batch order"], permutations: Int[Tensor, "order degree"]
 ) -> Float[Tensor, "batch order"]:
-    """Return orthonormal Fourier coefficients of functions on S_n, columns as in the dense Fourier
-    matrix."""
+    """Return orthonormal Fourier coefficients of functions on S_n, as the dense matrix gives them.
+
+    >>> f, swap = torch.tensor([[3.0, 1.0]]).double(), torch.tensor([[0, 1], [1, 0]])
+    >>> forward(f, swap).mul(2**0.5).round().tolist()
+    [[4.0, 2.0]]
+    """
     degree, order = permutations.shape[1], len(permutations)
     at = _coset_position(permutations).argsort()
-    return torch.cat(
-        [
-            _analyse(rows[:, at], degree)
-            for rows in f.split(max(1, WORKING_NUMBERS // (order * degree)))
-        ]
-    )
+    parts = f.split(max(1, WORKING_NUMBERS // (order * degree)))
+    return torch.cat([_analyse(rows[:, at], degree) for rows in parts])
 
 
 def backward(
     coefficients: Float[Tensor, "batch order"], permutations: Int[Tensor, "order degree"]
 ) -> Float[Tensor, "batch order"]:
-    """Return the functions with these coefficients: the transpose, and so the inverse, of
-    `forward`."""
+    """Return the functions with these coefficients: the transpose, so the inverse, of `forward`.
+
+    >>> f, swap = torch.tensor([[3.0, 1.0]]).double(), torch.tensor([[0, 1], [1, 0]])
+    >>> backward(forward(f, swap), swap).round().tolist()
+    [[3.0, 1.0]]
+    """
     degree, order = permutations.shape[1], len(permutations)
     position = _coset_position(permutations)
     parts = coefficients.split(max(1, WORKING_NUMBERS // (order * degree)))
@@ -78,9 +82,8 @@ def _ascend(level: Level, shape: Partition, k: int) -> Float[Tensor, "batch cose
     stack = some.new_zeros(some.shape[0], some.shape[1] // k, k, dim, dim)
     for below, rows in _sub_blocks(shape):
         stack[..., rows, rows] = level[below].unflatten(1, (-1, k))
-    for j in range(
-        k - 1, 0, -1
-    ):  # term i is multiplied by s_{k-1}, ..., s_i in turn: those with i <= j by s_j
+    # Term i is multiplied by s_{k-1}, ..., s_i in turn: those with i <= j by s_j.
+    for j in range(k - 1, 0, -1):
         stack[:, :, :j] = adjacent_transposition(shape, j).times(stack[:, :, :j])
     return stack.sum(2)
 
@@ -124,8 +127,7 @@ def _sub_blocks(shape: Partition) -> list[tuple[Partition, slice]]:
 
 
 def _coset_position(permutations: Int[Tensor, "order degree"]) -> Int[Tensor, " order"]:
-    """Place of each element when elements are sorted by coset of S_{n-1}, then of S_{n-2} within
-    it, and so on."""
+    """Place of each element when sorted by coset of S_{n-1}, then of S_{n-2} in it, and so on."""
     rest, position = permutations, torch.zeros(len(permutations), dtype=torch.long)
     for k in range(permutations.shape[1], 1, -1):
         i = rest[:, k - 1 : k]  # g = c_i h sends the last letter to i

@@ -11,6 +11,8 @@ order 24.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
 import re
 
@@ -23,41 +25,53 @@ from mechinterp_toolkit.groups.table import TABLE_LIMIT, Group, lexicographic_ra
 
 
 def symmetric(n: int) -> Group:
-    """Return S_n for n = 1 .. 8. From S_8 on there is no Cayley table, only products and the fast
-    Fourier transform."""
+    """Return S_n for n = 1 .. 8; S_8 has no Cayley table, only products and the fast transform.
+
+    >>> symmetric(3).labels
+    ('e', '(2 3)', '(1 2)', '(1 2 3)', '(1 3 2)', '(1 3)')
+    """
     _check_size(f"symmetric({n})", n, 8)
     permutations = torch.tensor(list(itertools.permutations(range(n))))
-    group = Group(
-        f"S{n}", _cycle_labels(permutations), permutations=permutations, family="symmetric"
-    )
-    if n > 6:
-        return group  # 203 MB from S_7 on: the table is made when it is asked for
-    return Group(group.name, group.labels, group.table, permutations, family="symmetric")
+    labels = _cycle_labels(permutations)
+    group = Group(f"S{n}", labels, permutations=permutations, family="symmetric")
+    # 203 MB from S_7 on: there the table is made when it is asked for.
+    return group if n > 6 else dataclasses.replace(group, stored_table=group.table)
 
 
 def alternating(n: int) -> Group:
-    """Return A_n, the even permutations, for n = 1 .. 7."""
+    """Return A_n, the even permutations, for n = 1 .. 7.
+
+    >>> alternating(3).labels
+    ('e', '(1 2 3)', '(1 3 2)')
+    """
     _check_size(f"alternating({n})", n, 7)
     permutations = torch.tensor(list(itertools.permutations(range(n))))
     later = torch.ones(n, n).triu(1).bool()
     inversions = ((permutations[:, :, None] > permutations[:, None, :]) & later).sum((1, 2))
     even = permutations[inversions % 2 == 0]
-    place = torch.full((len(permutations),), -1).scatter(
-        0, lexicographic_rank(even), torch.arange(len(even))
-    )
+    place = torch.full((len(permutations),), -1)
+    place[lexicographic_rank(even)] = torch.arange(len(even))
     table = torch.stack([place[lexicographic_rank(g[even])] for g in even])
     return Group(f"A{n}", _cycle_labels(even), table, even)
 
 
 def cyclic(n: int) -> Group:
-    """Return C_n = Z_n: addition of 0 .. n-1 modulo n."""
+    """Return C_n = Z_n: addition of 0 .. n-1 modulo n.
+
+    >>> int(cyclic(5).product(torch.tensor(3), torch.tensor(4)))
+    2
+    """
     _check_size(f"cyclic({n})", n, TABLE_LIMIT)
     a = torch.arange(n)
     return Group(f"C{n}", tuple(map(str, range(n))), (a[:, None] + a) % n, family="cyclic")
 
 
 def dihedral(n: int) -> Group:
-    """Return D_n, the symmetries of the regular n-gon: order 2n."""
+    """Return D_n, the symmetries of the regular n-gon: order 2n.
+
+    >>> dihedral(3).labels
+    ('1', 'r', 'r^2', 's', 'rs', 'r^2s')
+    """
     _check_size(f"dihedral({n})", n, TABLE_LIMIT // 2)
     turn, flip = torch.arange(2 * n) % n, torch.arange(2 * n) // n
     # (r^a s^e)(r^b s^f) = r^(a + (-1)^e b) s^(e + f)
@@ -68,14 +82,15 @@ def dihedral(n: int) -> Group:
 
 
 def quaternion() -> Group:
-    """Return Q8, the eight unit quaternions 1, -1, i, -i, j, -j, k, -k."""
+    """Return Q8, the eight unit quaternions 1, -1, i, -i, j, -j, k, -k.
+
+    >>> group = quaternion()
+    >>> group.labels[int(group.table[group.index("i"), group.index("j")])]
+    'k'
+    """
     units = [(0, 1, 2, 3), (1, 0, 3, 2), (2, 3, 0, 1), (3, 2, 1, 0)]  # 1, i, j, k up to sign
-    minus = [
-        (0, 0, 0, 0),
-        (0, 1, 0, 1),
-        (0, 1, 1, 0),
-        (0, 0, 1, 1),
-    ]  # ii = jj = kk = -1, ij = k, ik = -j, ...
+    # ii = jj = kk = -1, ij = k, ik = -j, ...
+    minus = [(0, 0, 0, 0), (0, 1, 0, 1), (0, 1, 1, 0), (0, 0, 1, 1)]
     g = torch.arange(8)
     unit, sign = g // 2, g % 2
     product = torch.tensor(units)[unit[:, None], unit]
@@ -84,7 +99,11 @@ def quaternion() -> Group:
 
 
 def direct_product(a: Group, b: Group) -> Group:
-    """Return a x b: pairs multiplied factor by factor; (x, y) has index x * b.order + y."""
+    """Return a x b: pairs multiplied factor by factor; (x, y) has index x * b.order + y.
+
+    >>> direct_product(cyclic(2), cyclic(3)).labels[5]
+    '(1, 2)'
+    """
     if a.order * b.order > TABLE_LIMIT:
         raise ToolkitError(
             f"{a.name}x{b.name} has {a.order * b.order} elements; the limit is {TABLE_LIMIT}."
@@ -97,17 +116,16 @@ def direct_product(a: Group, b: Group) -> Group:
 
 
 def group_by_name(name: str) -> Group:
-    """Return the group called e.g. "S5", "A5", "C113" or "Z113", "D12" (order 24), "Q8", or a
-    product "S3xC2".
+    """Return the group of a name: "S5", "A5", "C113" or "Z113", "D12" (order 24), "Q8", "S3xC2".
 
     Raises:
         ToolkitError: the name is none of these, or asks for a group beyond the sizes supported.
+
+    >>> group_by_name("S3xC2")
+    Group(S3xC2, order 12)
     """
-    groups = [_simple_group(part, name) for part in re.split(r"[x×]", name.replace(" ", ""))]
-    group = groups[0]
-    for factor in groups[1:]:
-        group = direct_product(group, factor)
-    return group
+    parts = re.split(r"[x×]", name.replace(" ", ""))
+    return functools.reduce(direct_product, [_simple_group(part, name) for part in parts])
 
 
 def _simple_group(part: str, name: str) -> Group:

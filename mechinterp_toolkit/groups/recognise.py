@@ -22,8 +22,8 @@ from mechinterp_toolkit.groups.construct import (
     symmetric,
 )
 from mechinterp_toolkit.groups.recover import isomorphism
-from mechinterp_toolkit.groups.subgroups import Members, restricted
-from mechinterp_toolkit.groups.table import Group
+from mechinterp_toolkit.groups.subgroups import restricted
+from mechinterp_toolkit.groups.table import Group, Members
 
 LARGEST_NAMED = 120
 """Largest order that is given a name; above it only the order is said."""
@@ -33,20 +33,23 @@ def structure_name(group: Group) -> str:
     """Return e.g. "S4", "F20", "C2xC2", "D6", or "order 32" where no candidate is isomorphic.
 
     F20 is the affine group of the field of 5 elements, of order 5 · 4; D6 is dihedral of order 12.
+
+    >>> structure_name(direct_product(cyclic(2), cyclic(3)))
+    'C6'
     """
-    if group.order > LARGEST_NAMED:
-        return f"order {group.order}"
-    found = (
-        candidate.name
-        for candidate in _candidates(group.order)
-        if isomorphism(group, candidate) is not None
-    )
-    return next(found, f"order {group.order}")
+    if group.order <= LARGEST_NAMED:
+        for candidate in _candidates(group.order):
+            if isomorphism(group, candidate) is not None:
+                return candidate.name
+    return f"order {group.order}"
 
 
 def subgroup_name(group: Group, members: Members) -> str:
-    """Return the name of a subgroup's structure: "trivial", the group's own name for the whole,
-    else `structure_name`."""
+    """Return "trivial", the group's own name for the whole of it, else `structure_name`.
+
+    >>> [subgroup_name(symmetric(3), members) for members in ((0,), (0, 1), (0, 3, 4))]
+    ['trivial', 'C2', 'C3']
+    """
     if len(members) == 1:
         return "trivial"
     return group.name if len(members) == group.order else structure_name(restricted(group, members))
@@ -56,6 +59,9 @@ def affine(prime: int) -> Group:
     """Return F_(p(p-1)), the maps x -> ax + b of the integers modulo a prime p, a not 0.
 
     Element (a, b) has index (a - 1) p + b, and (a, b)(c, d) = (ac, ad + b).
+
+    >>> affine(5)
+    Group(F20, order 20)
     """
     element = torch.arange(prime * (prime - 1))
     a, b = element // prime + 1, element % prime

@@ -16,8 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.groups.subgroups import Members
-from mechinterp_toolkit.groups.table import Group
+from mechinterp_toolkit.groups.table import Group, Members
 
 EXACT_TRIPLES = 256
 """Up to this order all n^3 triples are counted, above it a million random ones."""
@@ -35,6 +34,9 @@ def cayley_table_from_answers(
     Raises:
         ToolkitError: the answers are not a group operation; says which axiom fails where, and the
             fraction of triples with (ab)c different from a(bc).
+
+    >>> cayley_table_from_answers(torch.tensor([[1, 0], [0, 1]])).identity
+    1
     """
     try:
         return Group.from_table(answers, name=name)
@@ -49,11 +51,16 @@ def cayley_table_from_answers(
 
 
 def isomorphism(a: Group, b: Group) -> Int[Tensor, " order"] | None:
-    """Return the index in `b` of the image of each element of `a` under some isomorphism, or None
-    if there is none.
+    """Return the image in `b` of each element of `a` under some isomorphism, or None.
 
     Searches the images of a few generators of `a`, of the right element order, extending one
     generator at a time.
+
+    >>> from mechinterp_toolkit.groups import dihedral, quaternion, symmetric
+    >>> isomorphism(symmetric(3), dihedral(3)).tolist()
+    [0, 3, 4, 1, 2, 5]
+    >>> isomorphism(quaternion(), dihedral(4)) is None
+    True
     """
     if a.order != b.order or not torch.equal(
         a.element_orders.sort().values, b.element_orders.sort().values
@@ -74,25 +81,23 @@ def isomorphism(a: Group, b: Group) -> Int[Tensor, " order"] | None:
 def _extend(
     a: Group, b: Group, choices: list[list[int]], chosen: Members
 ) -> Int[Tensor, " order"] | None:
-    """Depth-first search over images of the generators, cut as soon as they do not extend to the
-    subgroup so far."""
+    """Depth-first search over images of the generators, cut where they do not extend so far."""
     mapping = _homomorphism(a, b, a.generators[: len(chosen)], chosen)
     if mapping is None:
         return None
     if len(chosen) == len(choices):
         return mapping
     for image in choices[len(chosen)]:
-        found = _extend(a, b, choices, (*chosen, image))
-        if found is not None:
-            return found
+        extended = _extend(a, b, choices, (*chosen, image))
+        if extended is not None:
+            return extended
     return None
 
 
 def _homomorphism(
     a: Group, b: Group, generators: Members, images: Members
 ) -> Int[Tensor, " order"] | None:
-    """The injective homomorphism with these images of `generators`, -1 outside what they generate;
-    None if there is none."""
+    """The injective homomorphism with these images of `generators`, -1 outside; None if none."""
     mapping = torch.full((a.order,), -1)
     mapping[a.identity] = b.identity
     frontier = torch.tensor([a.identity])

@@ -2,8 +2,8 @@
 
 For the centred function X of unit norm let A(h) = sum_x X(hx) X(x). Then the share of variance that
 the cosets of H explain is the mean of A over H, for every subgroup H at once, and {h : A(h) near 1}
-is the stabiliser itself: no list of subgroups is needed. With a sign character chi of H, the mean
-of chi(h) A(h) is the share explained by functions with X(hx) = chi(h) X(x).
+is the stabiliser itself: no list of subgroups is needed. Where A(h) may also be near -1, the
+subgroup keeps the function up to sign.
 
 What would fool it: the wrong side (functions of the left input are constant on right cosets Hx:
 `side="left"`), and the lack of a null: a random vector of a small irrep has a stabiliser too.
@@ -15,175 +15,143 @@ arXiv:2410.07476 (explained variance).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.groups.subgroups import Members, closure, is_subgroup
-from mechinterp_toolkit.groups.table import Group, Side
-from mechinterp_toolkit.groups.transform import correlation_coefficients
+from mechinterp_toolkit.groups.subgroups import closure
+from mechinterp_toolkit.groups.table import Group, Members, Side
+from mechinterp_toolkit.groups.transform import correlation_coefficients, fourier, inverse_fourier
+
+TOLERANCE = 0.02
+"""How far below 1 the autocorrelation of an element of a stabiliser may lie."""
 
 
 @dataclass(frozen=True)
 class Stabiliser:
-    """Result of `approximate_stabiliser`: the elements that leave a function (nearly) unchanged."""
+    """The elements that leave one function (nearly) unchanged."""
 
     members: Members
     """The subgroup, as sorted element indices."""
 
-    signs: tuple[int, ...]
-    """+1 or -1 per member: the character with f(hx) = sign(h) f(x); all +1 unless a twisted one was
-    asked for."""
-
     explained: float
-    """Share of the variance of f explained by (twisted) constancy on the cosets of `members`, in
-    [0, 1]."""
-
-    side: Side
-    """The side from which the members multiply."""
-
-    @property
-    def order(self) -> int:
-        """Number of members."""
-        return len(self.members)
-
-    @property
-    def is_twisted(self) -> bool:
-        """Whether some member changes the sign of f."""
-        return -1 in self.signs
+    """Mean of A(h), or of its size where signs may change, over the members, in [0, 1]: the share
+    of the variance explained by their cosets."""
 
 
 def autocorrelation(
     group: Group, f: Float[Tensor, "*batch order"], *, side: Side
 ) -> Float[Tensor, "*batch order"]:
-    """Return A(h) = sum_x X(hx) X(x) (side "left") or sum_x X(xh) X(x) ("right") of centred,
-    unit-norm X.
+    """Return A(h) = sum_x X(hx) X(x) (side "left") or sum_x X(xh) X(x) ("right").
 
-    A(identity) = 1 and every value lies in [-1, 1]; it is computed through the Fourier transform,
-    at the cost of one transform and its inverse.
+    X is f, centred and of unit norm: A(identity) = 1 and every value lies in [-1, 1]. It costs one
+    Fourier transform and its inverse.
 
     Raises:
         ToolkitError: a function is constant, so that nothing is left after centring.
+
+    >>> from mechinterp_toolkit.groups import cyclic
+    >>> f = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    >>> autocorrelation(cyclic(4), f, side="left").round().int().tolist()
+    [1, -1, 1, -1]
     """
     centred = f.double() - f.double().mean(-1, keepdim=True)
     norm = centred.norm(dim=-1, keepdim=True)
     # Centring a constant leaves rounding of about 1e-16 of its size.
     dead = (norm[..., 0] <= 1e-12 * f.double().norm(dim=-1)).flatten().nonzero().flatten().tolist()
     if dead:
-        which = (
-            f"{len(dead)} of the functions ({', '.join(map(str, dead[:8]))})"
-            if f.dim() > 1
-            else "the function"
-        )
+        first = ", ".join(map(str, dead[:8]))
+        which = f"{len(dead)} of the functions ({first})" if f.dim() > 1 else "the function"
         raise ToolkitError(
             f"{which} constant on {group.name}: no variance to explain; leave constant functions"
             " out."
         )
-    coefficients = correlation_coefficients(group, group.fourier(centred / norm), side=side)
-    return group.inverse(coefficients)
+    coefficients = correlation_coefficients(group, fourier(group, centred / norm), side=side)
+    return inverse_fourier(group, coefficients)
 
 
-def explained_by_cosets(
+def stabilisers(
     group: Group,
-    f: Float[Tensor, "*batch order"],
-    subgroup: Sequence[int],
+    f: Float[Tensor, "function order"],
     *,
     side: Side,
-    signs: Sequence[int] | None = None,
-) -> Float[Tensor, "*batch"]:
-    """Return 1 - E[Var(f | coset)] / Var(f): the share of variance explained by the cosets of a
-    subgroup, in [0, 1].
+    tolerance: float = TOLERANCE,
+    up_to_sign: bool = False,
+) -> list[Stabiliser]:
+    """Return the subgroup that keeps each function nearly constant, without a list of subgroups.
+
+    For a function that is nearly constant on the cosets of H and of nothing larger this is H. Where
+    the elements with A(h) > 1 - `tolerance` are no subgroup, it is the one made of them, most
+    correlated first, that explains 1 - `tolerance` of the variance.
 
     Args:
         group: The group.
-        f: Functions on it.
-        subgroup: Element indices of H.
-        side: "left" for cosets Hx = {hx}, "right" for xH.
-        signs: A character of H with values +1 and -1, in the order of `subgroup`: the share of f -
-            mean(f) explained by functions with X(hx) = sign(h) X(x) instead.
-
-    Raises:
-        ToolkitError: `subgroup` is not a subgroup, `signs` not a character of it, or a function is
-            constant.
-    """
-    if not is_subgroup(group, subgroup):
-        raise ToolkitError(
-            f"these {len(subgroup)} elements are not a subgroup of {group.name}; use closure() on"
-            " them."
-        )
-    weights = torch.ones(len(subgroup), dtype=torch.float64)
-    if signs is not None:
-        weights = torch.tensor(list(signs), dtype=torch.float64)
-        _check_character(group, subgroup, weights)
-    return autocorrelation(group, f, side=side)[..., list(subgroup)] @ weights / len(subgroup)
-
-
-def approximate_stabiliser(
-    group: Group,
-    f: Float[Tensor, " order"],
-    *,
-    side: Side,
-    tolerance: float = 0.02,
-    twisted: bool = False,
-) -> Stabiliser:
-    """Return the subgroup generated by the elements h with A(h) > 1 - `tolerance`, found without a
-    subgroup lattice.
-
-    For a function that is nearly constant on the cosets of H and of nothing larger this is H. For
-    an impure function the closure may be larger than the set of those elements: read `explained`
-    with it.
-
-    Args:
-        group: The group.
-        f: One function on it, not constant.
-        side: The side the stabiliser multiplies from.
+        f: Functions on it, none of them constant.
+        side: The side the stabiliser multiplies from: "left" for f(hx) = f(x).
         tolerance: How far below 1 an autocorrelation still counts.
-        twisted: Also take elements with A(h) < -(1 - `tolerance`), which change the sign of f.
+        up_to_sign: Also take elements that change the sign of f.
 
     Raises:
-        ToolkitError: f is constant, or the signs of a twisted stabiliser are not a character.
+        ToolkitError: a function is constant.
+
+    >>> from mechinterp_toolkit.groups import cyclic
+    >>> f = torch.tensor([[1.0, 5.0, 1.0, 5.0]])
+    >>> stabilisers(cyclic(4), f, side="left")[0].members
+    (0, 2)
+    >>> stabilisers(cyclic(4), f, side="left", up_to_sign=True)[0].members
+    (0, 1, 2, 3)
     """
     correlation = autocorrelation(group, f, side=side)
-    near = correlation.abs() if twisted else correlation
-    members = closure(group, (near > 1 - tolerance).nonzero().flatten().tolist())
-    signs = torch.ones(len(members), dtype=torch.float64)
-    if twisted:
-        signs[correlation[list(members)] < 0] = -1
-        _check_twist(group, members, signs, tolerance)
-    explained = float((correlation[list(members)] * signs).mean())
-    return Stabiliser(members, tuple(int(sign) for sign in signs), explained, side)
+    correlation = correlation.abs() if up_to_sign else correlation
+    least = 1 - tolerance
+    # In a cyclic group a small step nearly keeps a slow wave and would generate everything: an
+    # element counts only if the mean over the cyclic subgroup it generates is above `least` too.
+    counts = (correlation > least) & (_means_over_powers(group, correlation) > least)
+    generated = functools.cache(functools.partial(closure, group))
+    found = []
+    for which, row in zip(counts, correlation, strict=True):
+        members = _largest_within(group, row, which, least, generated)
+        found.append(Stabiliser(members, float(row[list(members)].mean())))
+    return found
 
 
-def _check_twist(
-    group: Group, members: Members, signs: Float[Tensor, " member"], tolerance: float
-) -> None:
-    try:
-        _check_character(group, members, signs)
-    except ToolkitError as error:
-        raise ToolkitError(
-            f"the elements that keep the function up to sign within {tolerance} generate"
-            f" {len(members)} elements, on which the sign of the autocorrelation is no character;"
-            f" lower the tolerance, or ask without twisted. ({error})"
-        ) from error
+def _means_over_powers(
+    group: Group, correlation: Float[Tensor, "function order"]
+) -> Float[Tensor, "function order"]:
+    """For each element g, the mean over the cyclic subgroup it generates."""
+    power = torch.full((group.order,), group.identity)
+    total = torch.zeros_like(correlation)
+    for k in range(int(group.element_orders.max())):
+        total += correlation[:, power] * (k < group.element_orders)
+        power = group.product(power, torch.arange(group.order))
+    return total / group.element_orders
 
 
-def _check_character(group: Group, members: Sequence[int], signs: Float[Tensor, " member"]) -> None:
-    if len(signs) != len(members) or not bool((signs.abs() == 1).all()):
-        raise ToolkitError(
-            f"a character of {len(members)} elements has as many signs, each +1 or -1; got"
-            f" {len(signs)}."
-        )
-    full = torch.zeros(group.order, dtype=torch.float64)
-    h = torch.tensor(list(members))
-    full[h] = signs
-    wrong = (full[group.product(h[:, None], h[None])] != signs[:, None] * signs).nonzero()
-    if len(wrong):
-        a, b = (group.labels[int(h[i])] for i in wrong[0])
-        raise ToolkitError(
-            f"these signs are not a character: sign({a}) sign({b}) differs from the sign of their"
-            f" product ({len(wrong)} of {len(h) ** 2} pairs)."
-        )
+def _largest_within(
+    group: Group,
+    correlation: Float[Tensor, " order"],
+    counts: Bool[Tensor, " order"],
+    least: float,
+    generated: Callable[[Members], Members],
+) -> Members:
+    """The elements that count where they are a subgroup, else a subgroup made of them.
+
+    One that takes the mean of the whole below `least` is left out.
+    """
+    near = tuple(counts.nonzero().flatten().tolist())
+    if generated(near) == near:
+        return near
+    members = generated(())
+    for g in sorted(near, key=lambda h: -float(correlation[h])):
+        # Most misfits show in the coset they would bring along, which is cheaper to look at than
+        # what they generate.
+        coset = group.product(torch.tensor([g]), torch.tensor(members))
+        if g not in members and bool(counts[coset].all()):
+            wider = generated(tuple(sorted((*members, g))))
+            members = wider if float(correlation[list(wider)].mean()) > least else members
+    return members

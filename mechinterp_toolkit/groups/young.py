@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechinterp_toolkit.groups.irreps import Irrep
+from mechinterp_toolkit.groups.representation import Irrep
 
 Partition = tuple[int, ...]
 Tableau = tuple[int, ...]  # the row of each letter 1 .. n
@@ -52,14 +52,16 @@ class AdjacentTransposition:
         self, stack: Float[Tensor, "*batch dim columns"]
     ) -> Float[Tensor, "*batch dim columns"]:
         """Return this matrix times each matrix of `stack`, at two multiplications per entry."""
-        return (
-            self.diagonal[:, None] * stack
-            + self.off_diagonal[:, None] * stack[..., self.swapped, :]
-        )
+        moved = stack[..., self.swapped, :]
+        return self.diagonal[:, None] * stack + self.off_diagonal[:, None] * moved
 
 
 def partitions(n: int) -> tuple[Partition, ...]:
-    """Return the partitions of n, largest first: (3,), (2, 1), (1, 1, 1)."""
+    """Return the partitions of n, largest first.
+
+    >>> partitions(3)
+    ((3,), (2, 1), (1, 1, 1))
+    """
 
     def parts(rest: int, most: int) -> Iterator[Partition]:
         if rest == 0:
@@ -71,24 +73,35 @@ def partitions(n: int) -> tuple[Partition, ...]:
 
 
 def partition_label(shape: Partition) -> str:
-    """Return "(4,1)" for (4, 1)."""
+    """Return the name of the irrep of a partition.
+
+    >>> partition_label((4, 1))
+    '(4,1)'
+    """
     return f"({','.join(map(str, shape))})"
 
 
 def corners(shape: Partition) -> tuple[tuple[int, Partition], ...]:
-    """Return the rows that can lose a box, top to bottom, each with the partition that is left."""
-    found = []
+    """Return the rows that can lose a box, top to bottom, each with the partition that is left.
+
+    >>> corners((2, 1))
+    ((0, (1, 1)), (1, (2,)))
+    """
+    removable = []
     for row, length in enumerate(shape):
         if row == len(shape) - 1 or shape[row + 1] < length:
             rest = (*shape[:row], length - 1, *shape[row + 1 :])
-            found.append((row, tuple(part for part in rest if part)))
-    return tuple(found)
+            removable.append((row, tuple(part for part in rest if part)))
+    return tuple(removable)
 
 
 @functools.cache
 def tableaux(shape: Partition) -> tuple[Tableau, ...]:
-    """Return the standard tableaux of `shape` in last-letter order, each as the row (from 0) of
-    every letter."""
+    """Return the standard tableaux of `shape` in last-letter order: the row of each letter.
+
+    >>> tableaux((2, 1))
+    ((0, 1, 0), (0, 0, 1))
+    """
     if not shape:
         return ((),)
     return tuple((*smaller, row) for row, rest in corners(shape) for smaller in tableaux(rest))
@@ -96,7 +109,11 @@ def tableaux(shape: Partition) -> tuple[Tableau, ...]:
 
 @functools.cache
 def adjacent_transposition(shape: Partition, k: int) -> AdjacentTransposition:
-    """Return s_k = (k k+1) on the irrep of `shape`, for k = 1 .. n-1."""
+    """Return s_k = (k k+1) on the irrep of `shape`, for k = 1 .. n-1.
+
+    >>> adjacent_transposition((2, 1), 1).matrix().tolist()
+    [[-1.0, 0.0], [0.0, 1.0]]
+    """
     basis = tableaux(shape)
     place = {tableau: index for index, tableau in enumerate(basis)}
     diagonal, off_diagonal, swapped = [], [], []
@@ -116,12 +133,14 @@ def adjacent_transposition(shape: Partition, k: int) -> AdjacentTransposition:
 
 
 def symmetric_irreps(permutations: Int[Tensor, "order degree"]) -> tuple[Irrep, ...]:
-    """Return all irreps of S_n, labelled by partition, trivial "(n)" first and sign "(1,...,1)"
-    last.
+    """Return all irreps of S_n, by partition: trivial "(n)" first and sign "(1,...,1)" last.
 
     Args:
         permutations: Every permutation of 0 .. n-1, one per row, in the order of the group's
             elements.
+
+    >>> symmetric_irreps(torch.tensor([[0, 1], [1, 0]]))[1].matrices.flatten().tolist()
+    [1.0, -1.0]
     """
     steps = _words(permutations)
     irreps = []
@@ -145,8 +164,7 @@ def _content(tableau: Tableau, letter: int) -> int:
 def _words(
     permutations: Int[Tensor, "order degree"],
 ) -> list[tuple[int, Int[Tensor, " step"], Int[Tensor, " step"]]]:
-    """Breadth-first reduced words: (k, g, g s_k) with the shorter elements always reached
-    earlier."""
+    """Breadth-first reduced words: (k, g, g s_k), shorter elements always reached earlier."""
     degree = permutations.shape[1]
     index = {tuple(row): i for i, row in enumerate(permutations.tolist())}
     start = tuple(range(degree))

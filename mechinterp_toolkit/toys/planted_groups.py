@@ -30,7 +30,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.groups import Group, Irrep, subgroup_classes
+from mechinterp_toolkit.groups import Group, Irrep, irrep, subgroup_classes
 
 if TYPE_CHECKING:
     from mechinterp_toolkit.toys.group_mlp import GroupMLP
@@ -77,7 +77,7 @@ def planted_group_mlp(
     the group.
 
     Args:
-        group: the group; irreps are named as in `group.irrep_labels`.
+        group: the group; irreps are named as in `irrep_labels(group)`.
         irrep_labels: which irreps carry the multiplication. Together they must tell all elements
             apart.
         strength: weight of the planted functions against random ones of the same norm, in [0, 1]; 0
@@ -101,7 +101,7 @@ def planted_group_mlp(
         raise ToolkitError("a planted network needs at least one irrep.")
     generator = torch.Generator().manual_seed(seed)
     parts = [
-        _unit_norm(_irrep_neurons(group, group.irrep(label), generator)) for label in irrep_labels
+        _unit_norm(_irrep_neurons(group, irrep(group, label), generator)) for label in irrep_labels
     ]
     left, right, unembed = (torch.cat(functions, 1) for functions in zip(*parts, strict=True))
     order = torch.randperm(left.shape[1], generator=generator)

@@ -20,7 +20,7 @@ from mechinterp_toolkit.analyses.group_fourier.answers import (
 )
 from mechinterp_toolkit.analyses.group_fourier.cyclic_measures import gini
 from mechinterp_toolkit.analyses.group_fourier.network import group_network
-from mechinterp_toolkit.groups import symmetric
+from mechinterp_toolkit.groups import irrep, irreps, symmetric
 from mechinterp_toolkit.hooks.fourier import ProjectRows, irrep_projector
 from mechinterp_toolkit.model import load_model
 from mechinterp_toolkit.toys.planted_groups import planted_group_mlp
@@ -53,9 +53,9 @@ def test_similarity_is_the_cosine_with_the_whole_cube() -> None:
     found = similarity(logit_similarity(S3, logits), ONE)[0]
     centred = (logits - logits.mean(1, keepdim=True)).reshape(6, 6, 6)
     a, b, c = torch.meshgrid(*[torch.arange(6)] * 3, indexing="ij")
-    for value, irrep in zip(found.tolist(), S3.irreps, strict=True):
-        cube = irrep.character[S3.table[S3.table[a, b], S3.inverses[c]]]
-        if bool((irrep.character == 1).all()):
+    for value, rho in zip(found.tolist(), irreps(S3), strict=True):
+        cube = rho.character[S3.table[S3.table[a, b], S3.inverses[c]]]
+        if bool((rho.character == 1).all()):
             assert value == 0
             continue
         assert value == pytest.approx(
@@ -65,7 +65,7 @@ def test_similarity_is_the_cosine_with_the_whole_cube() -> None:
 
 def test_logits_made_of_characters_are_explained_by_them_and_by_no_scrambled_product() -> None:
     quotients = S3.table[:, S3.inverses]
-    logits = (2 * S3.irrep("(2,1)").character + S3.irrep("(1,1,1)").character)[quotients][
+    logits = (2 * irrep(S3, "(2,1)").character + irrep(S3, "(1,1,1)").character)[quotients][
         PRODUCT
     ].float()
     assert fve(logit_similarity(S3, logits), ONE).item() == pytest.approx(1, abs=EXACT)

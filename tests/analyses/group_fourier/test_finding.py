@@ -13,8 +13,9 @@ from collections import Counter
 import pytest
 import torch
 
+from mechinterp_toolkit.analyses.group_fourier import GroupFourier, group_fourier
+from mechinterp_toolkit.analyses.group_fourier.edits import EDITS
 from mechinterp_toolkit.analyses.group_fourier.explanations import EXPLANATIONS, MEASURES
-from mechinterp_toolkit.analyses.group_fourier.finding import EDITS, GroupFourier, group_fourier
 from mechinterp_toolkit.analyses.group_fourier.network import group_network
 from mechinterp_toolkit.analyses.group_fourier.neurons import (
     PURE,
@@ -23,7 +24,7 @@ from mechinterp_toolkit.analyses.group_fourier.neurons import (
     neuron_table,
 )
 from mechinterp_toolkit.errors import NotApplicable
-from mechinterp_toolkit.groups import group_by_name, symmetric
+from mechinterp_toolkit.groups import group_by_name, irreps, symmetric
 from mechinterp_toolkit.model import load_model
 from mechinterp_toolkit.results import Estimate
 from mechinterp_toolkit.toys.group_mlp import GroupMLP
@@ -83,7 +84,7 @@ def test_the_neurons_of_a_dihedral_group_stand_on_reflections_and_the_sign_on_al
     by_dimension = {1: Counter[str](), 2: Counter[str]()}
     group = group_by_name("D59")
     for irrep, left in zip(neurons.irrep.tolist(), neurons.stabilisers[0], strict=True):
-        by_dimension[group.irreps[irrep].dimension][left] += 1
+        by_dimension[irreps(group)[irrep].dimension][left] += 1
     assert set(by_dimension[1]) == {"C59"}
     assert by_dimension[2]["C2"] > 0.9 * by_dimension[2].total()
 

@@ -12,19 +12,36 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mechinterp_toolkit.analyses.group_fourier import network as network_module
-from mechinterp_toolkit.analyses.group_fourier.answers import removed_product, score, training_pairs
+from mechinterp_toolkit.analyses.group_fourier.answers import (
+    by_product,
+    hidden_energy,
+    removed_product,
+    score,
+    training_pairs,
+)
 from mechinterp_toolkit.analyses.group_fourier.cyclic_measures import circularity, cyclic_measures
-from mechinterp_toolkit.analyses.group_fourier.energies import activation_energy, embedding_energy
+from mechinterp_toolkit.analyses.group_fourier.energies import embedding_energy
 from mechinterp_toolkit.analyses.group_fourier.explanations import (
     MEASURES,
     explain,
     idealise_rho_sets,
 )
+from mechinterp_toolkit.analyses.group_fourier.figures import spectrum_over_training
 from mechinterp_toolkit.analyses.group_fourier.interventions import intervention_table
 from mechinterp_toolkit.analyses.group_fourier.network import group_network, recover_group
-from mechinterp_toolkit.analyses.group_fourier.progress import _measures, group_progress
+from mechinterp_toolkit.analyses.group_fourier.progress import (
+    _measures,
+    group_progress,
+)
 from mechinterp_toolkit.errors import NotApplicable, ToolkitError
-from mechinterp_toolkit.groups import Group, isomorphism, symmetric
+from mechinterp_toolkit.groups import (
+    Group,
+    irrep_labels,
+    isomorphism,
+    isotypic_energy,
+    isotypic_projector,
+    symmetric,
+)
 from mechinterp_toolkit.model import has_hooked_transformer, load_model
 from mechinterp_toolkit.toys.group_mlp import GroupMLP
 from mechinterp_toolkit.toys.planted_groups import planted_group_mlp
@@ -75,7 +92,7 @@ def test_the_shares_of_a_transformer_are_means_of_its_pre_activations() -> None:
 
 def test_the_group_is_read_from_the_answers_of_a_network_that_was_never_told() -> None:
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
-    group = recover_group(anonymous(planted(), order))
+    group = recover_group(group_network(anonymous(planted(), order)))
     assert torch.equal(group.table, order.argsort()[S4.table[order][:, order]])
     assert isomorphism(group, S4) is not None
 
@@ -85,7 +102,7 @@ def test_a_network_that_learned_no_group_is_told_so_with_the_violated_triples() 
         ToolkitError,
         match=r"not a group operation.*differs from a\(bc\) for \d+\.\d+% of all 216 triples",
     ):
-        recover_group(GroupMLP(6, d_embed=4, d_hidden=5))
+        recover_group(group_network(GroupMLP(6, d_embed=4, d_hidden=5)))
 
 
 def test_what_is_no_group_network_is_refused_with_the_reason() -> None:
@@ -124,7 +141,7 @@ def test_flips_and_swaps_have_no_row_where_embeddings_are_not_separate() -> None
 
 def test_a_planted_rho_set_is_explained_by_cosets_and_rho_sets_and_its_controls_are_not() -> None:
     network = group_network(planted())
-    explained = explain(network, S4, [S4.irrep_labels.index(label) for label in LABELS], draws=2)
+    explained = explain(network, S4, [irrep_labels(S4).index(label) for label in LABELS], draws=2)
     fve, control = explained.scores.value[:, 0], explained.scores.control[:, :, 0]
     assert (fve[1:] - 1).abs().max() < 1e-5  # planted weights are float32
     # Random vectors of the sign irrep are its neurons again, so part of a rho-set control is right.
@@ -141,7 +158,7 @@ def test_a_planted_rho_set_is_explained_by_cosets_and_rho_sets_and_its_controls_
 def test_a_missing_pair_of_a_rho_set_is_counted() -> None:
     network = group_network(planted())
     functions = network.functions.clone()
-    main = S4.isotypic_energy(functions[0].T)[:, S4.irrep_labels.index("(3,1)")].argmax()
+    main = isotypic_energy(S4, functions[0].T)[:, irrep_labels(S4).index("(3,1)")].argmax()
     functions[:, :, main] = 0
     _, sets = idealise_rho_sets(S4, functions)
     assert {one.irrep: one for one in sets}["(3,1)"].pairs == pytest.approx(15 / 16)
@@ -172,7 +189,7 @@ def test_progress_of_s5_has_its_irreps_in_order_and_its_losses_cross() -> None:
     restricted, excluded = progress.measures[:, 2], progress.measures[:, 3]
     assert restricted[-1] < 0.01 < 7 < excluded[-1]
     assert progress.measures[-1, 5] == 1.0
-    assert progress.figure().data
+    assert spectrum_over_training(progress.spectrum).data
 
 
 def test_a_checkpoint_without_a_history_has_no_progress() -> None:
@@ -185,8 +202,8 @@ def test_another_group_of_the_same_order_is_another_account() -> None:
     order = torch.randperm(24, generator=torch.Generator().manual_seed(1))
     renumbered = Group.from_table(order.argsort()[S4.table[order][:, order]])
     own, other = (
-        S4.isotypic_energy(network.functions[0].T),
-        renumbered.isotypic_energy(network.functions[0].T),
+        isotypic_energy(S4, network.functions[0].T),
+        isotypic_energy(renumbered, network.functions[0].T),
     )
     assert own.max(1).values.mean() > 1.5 * other.max(1).values.mean()
     assert dataclasses.is_dataclass(load_model(network.model))
@@ -203,15 +220,16 @@ def test_a_transformer_lies_in_few_frequencies_and_only_its_hidden_layer_knows_t
     assert float(tables.value[0].topk(5).values.sum()) > 2 * float(
         tables.control[:, 0].topk(5).values.sum(1).max()
     )
+    held = []
     for site in ("blocks.0.hook_resid_mid", "blocks.0.mlp.hook_post"):
-        energy = activation_energy(network, group, site, by="ab")
-        assert float(energy.value.sum()) == pytest.approx(1)
-    of_product = activation_energy(network, group, "blocks.0.mlp.hook_post", by="ab")
-    assert (
-        float(of_product.value.topk(4).values.sum())
-        > 0.9
-        > float(of_product.control.topk(4).values.sum(1).max())
-    )
+        energy, whole = hidden_energy(group, network.activations(site))
+        held.append(float(energy[:, 2].sum() / whole.sum()))
+    assert held[1] > 3 * held[0]
+    means = by_product(group, network.hidden, group.table.flatten())
+    renamed = means[torch.randperm(113, generator=torch.Generator().manual_seed(0))]
+    for rows, sparse in ((means, True), (renamed, False)):
+        share = isotypic_energy(group, (rows - rows.mean(0)).T).sum(0)
+        assert (float(share.topk(4).values.sum() / share.sum()) > 0.9) == sparse
 
 
 @pytest.mark.skipif(
@@ -315,17 +333,15 @@ def test_transformers_that_are_no_group_networks_are_refused_with_the_reason() -
 
 
 @pytest.mark.parametrize("name", ["toy/s5", "toy/z113-transformer"])
-def test_blocks_of_pairs_are_the_whole_in_pieces(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pieces_are_the_whole_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network = group_network(name)
     monkeypatch.setattr(network_module, "PAIRS_AT_ONCE", 10 * network.order**2)
-    blocks = list(network.blocks())
-    assert len(blocks) == -(-network.order // 10)
-    assert [b.rows.start for b in blocks] == [10 * i * network.order for i in range(len(blocks))]
+    pieces = list(network.pieces())
+    assert len(pieces) == -(-network.order // 10)
+    assert [p.rows.start for p in pieces] == [10 * i * network.order for i in range(len(pieces))]
     # float32 sums whose order depends on the batch
-    assert torch.allclose(torch.cat([b.logits for b in blocks]), network.logits(), atol=1e-4)
-    assert torch.allclose(torch.cat([b.hidden for b in blocks]), network.hidden, atol=1e-4)
+    assert torch.allclose(torch.cat([p.logits for p in pieces]), network.logits(), atol=1e-4)
+    assert torch.allclose(torch.cat([p.hidden for p in pieces]), network.hidden, atol=1e-4)
 
 
 class Largest(TorchDispatchMode):
@@ -348,8 +364,8 @@ def test_progress_measures_are_those_of_the_whole_logits_and_hold_no_cube(
 ) -> None:
     network = group_network("toy/s5")
     group = network.model.model.group
-    keys = [group.irrep_labels.index(label) for label in ("(4,1)", "(1,1,1,1,1)")]
-    projector = sum(group.isotypic_projector(group.irrep_labels[k]) for k in keys)
+    keys = ["(4,1)", "(1,1,1,1,1)"]
+    projector = sum(isotypic_projector(group, label) for label in keys)
     product, seen = group.table.flatten(), training_pairs(network)
     excluded = score(removed_product(group, network, projector, product), product).loss[seen].mean()
     base = score(network.logits(), product)

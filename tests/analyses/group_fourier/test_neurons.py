@@ -3,8 +3,6 @@ that must not be mixed up."""
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from jaxtyping import Float
@@ -24,7 +22,11 @@ from mechinterp_toolkit.groups import (
     cyclic,
     dihedral,
     direct_product,
+    irrep_labels,
+    irreps,
+    isotypic_projector,
     quaternion,
+    stabilisers,
     symmetric,
 )
 from mechinterp_toolkit.groups.recognise import affine, structure_name, subgroup_name
@@ -80,49 +82,41 @@ def test_random_vectors_keep_means_and_norms() -> None:
     assert (random - planted).abs().max() > 0.1
 
 
-def test_a_slow_wave_is_not_taken_for_constant() -> None:
-    """cos(2 pi a / 113) moves by less than 0.2 % under a -> a + 1, which generates all of Z_113."""
-    wave = (2 * math.pi * torch.arange(113, dtype=torch.float64) / 113).cos()
-    assert coset_stabilisers(cyclic(113), wave[None], of="left")[0].members == (0,)
-
-
 def test_a_reflection_is_found_among_the_slow_rotations_of_a_dihedral_group() -> None:
     group = dihedral(59)
     f = torch.randn(118, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    irrep = next(
-        i for i in group.irreps if i.dimension == 2 and float(i.character[1]) > 1.9
-    )  # turns by 2 pi / 59
-    s = 59  # the first reflection
-    f = (
-        torch.einsum(
-            "i,gij->gj", torch.linalg.eigh(irrep.matrices[s]).eigenvectors[:, 1], irrep.matrices
-        )
-        @ f[:2]
-    )
-    assert coset_stabilisers(group, f[None], of="left")[0].members == (0, s)
+    # The slowest irrep, which turns by 2 pi / 59, and the vector that the first reflection fixes.
+    rho = next(i for i in irreps(group) if i.dimension == 2 and float(i.character[1]) > 1.9)
+    s = 59
+    fixed = torch.linalg.eigh(rho.matrices[s]).eigenvectors[:, 1]
+    f = torch.einsum("i,gij,j->g", fixed, rho.matrices, f[:2])
+    assert stabilisers(group, f[None], side="left")[0].members == (0, s)
 
 
-def test_the_wrong_side_is_refused_with_the_cosets_that_are_right() -> None:
-    f = torch.randn(1, 6, dtype=torch.float64)
-    with pytest.raises(
-        ToolkitError,
-        match="left shares of a network that answers ab are constant on right cosets Ha",
-    ):
-        coset_stabilisers(symmetric(3), f, of="left", side="right")
-    with pytest.raises(ToolkitError, match="constant on left cosets bH"):
-        coset_stabilisers(symmetric(3), f, of="right", side="left")
+def test_each_share_has_its_stabiliser_on_its_own_side() -> None:
+    group = symmetric(4)
+    f = torch.randn(4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    # x -> f(x(4)) is constant on left cosets of the permutations that fix 4; its inverse on right.
+    right = f[group.permutations[:, 3]]
+    left = right[group.inverses]
+    fixing = tuple((group.permutations[:, 3] == 3).nonzero().flatten().tolist())
+    own = coset_stabilisers(group, torch.stack([left, right])[:, :, None])
+    wrong = coset_stabilisers(group, torch.stack([right, left])[:, :, None])
+    assert [side[0].members for side in own] == [fixing, fixing]
+    assert [len(side[0].members) for side in wrong] == [1, 1]
 
 
 @pytest.mark.parametrize("group", [cyclic(7), quaternion()], ids=["C7", "Q8"])
 def test_irreps_over_complexes_and_quaternions_of_one_dimension_are_always_of_rank_one(
     group: Group,
 ) -> None:
-    index = len(group.irreps) - 1
+    index = len(irreps(group)) - 1
     random = torch.randn(
         4, group.order, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
-    part = random @ group.isotypic_projector(group.irrep_labels[index])
-    assert (rank_one_share(group, part, torch.full((4,), index)) - 1).abs().max() < EXACT
+    part = random @ isotypic_projector(group, irrep_labels(group)[index])
+    share = rank_one_share(group, part.T[None], torch.full((4,), index))
+    assert (share - 1).abs().max() < EXACT
 
 
 def test_the_share_of_a_random_subspace_is_its_rank_over_all_dimensions() -> None:
