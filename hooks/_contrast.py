@@ -81,11 +81,12 @@ def read_contrast(
     >>> read_contrast("toy/sentiment", nice, foolish, "blocks.0.hook_resid_pre").positive.shape
     torch.Size([1, 64])
     """
-    tokens, masks = (positive, negative), masks or (None, None)
+    real = masks or (None, None)
     places = (token, token) if isinstance(token, int) else token
     return Contrast(
         hook_point,
-        *(_read(model, tokens[i], hook_point, masks[i], places[i]) for i in (0, 1)),
+        _read(model, positive, hook_point, real[0], places[0]),
+        _read(model, negative, hook_point, real[1], places[1]),
     )
 
 

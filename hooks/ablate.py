@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -91,7 +91,8 @@ class _Ablation:
                 " made for, without a KV cache."
             )
         edited = activation.clone()
-        edited[(..., list(self.chosen), *[slice(None)] * (-1 - self.axis))] = self.value.to(edited)
+        components: tuple[Any, ...] = (..., list(self.chosen), *[slice(None)] * (-1 - self.axis))
+        edited[components] = self.value.to(edited)
         return self.where.apply(activation, edited, hook)
 
     def to(self: A, device: torch.device | str) -> A:

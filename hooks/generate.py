@@ -109,6 +109,7 @@ class Decoding:
 @takes_model
 def generate(
     model: HookedModel,
+    /,
     tokens: Int[Tensor, "batch pos"],
     edits: Edits | None = None,
     *,

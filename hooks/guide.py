@@ -35,6 +35,7 @@ compared with."""
 @takes_model
 def generate_guided(
     model: HookedModel,
+    /,
     tokens: Int[Tensor, "batch pos"],
     scale: float,
     edits: Edits | None = None,
@@ -82,7 +83,8 @@ def generate_guided(
     group = torch.tensor([CONDITIONAL, UNCONDITIONAL]).repeat_interleave(len(tokens))
 
     def combine(logits: Float[Tensor, "rows d_vocab"]) -> Float[Tensor, "batch d_vocab"]:
-        return guided_log_probabilities(*logits.chunk(2), scale)
+        conditional, unconditional = logits.chunk(2)
+        return guided_log_probabilities(conditional, unconditional, scale)
 
     options = Decoding(**decoding)
     return options.run(model, both, real, edits or {}, group=group, combine=combine, copies=2)

@@ -161,8 +161,8 @@ def left_padded(
     width = prompts.tokens.shape[1]
     # Padding behind the tokens goes round to the front.
     column = (torch.arange(width) - (width - prompts.mask.sum(1))[:, None]) % width
-    moved = (part.gather(1, column) for part in (prompts.tokens, prompts.mask))
-    return Prompts(*moved, unit, unit_name)
+    tokens, mask = (part.gather(1, column) for part in (prompts.tokens, prompts.mask))
+    return Prompts(tokens, mask, unit, unit_name)
 
 
 @takes_model
@@ -203,7 +203,9 @@ def steering_sweep(
     before, quiet = ask(metric), _last(model, neutral)
     change = grid.run(partial(ask, metric)) - before
     drawn = [(grid.run(partial(ask, metric), row) - before).mean(-1) for row in grid.shuffled]
-    null = {"control": torch.stack(drawn), "control_name": _SHUFFLED} if drawn else {}
+    null: dict[str, Any] = (
+        {"control": torch.stack(drawn), "control_name": _SHUFFLED} if drawn else {}
+    )
     opposed = change * torch.tensor(grid.multipliers, dtype=torch.float64)[:, None] < 0
     cost = grid.run(lambda edits: _kl(quiet, _last(model, neutral, edits)))
     estimate = partial(bootstrap, unit=prompts.unit, unit_name=prompts.unit_name, seed=seed)

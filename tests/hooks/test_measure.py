@@ -58,13 +58,14 @@ def without_door(source: str) -> list[str]:
         function.name
         for function in functions
         if not function.name.startswith("_")
-        and [arg.arg for arg in function.args.args[:1]] == ["model"]
+        and [arg.arg for arg in [*function.args.posonlyargs, *function.args.args][:1]] == ["model"]
         and "takes_model" not in [ast.unparse(mark) for mark in function.decorator_list]
     ]
 
 
 def test_a_function_without_a_door_is_noticed():
-    assert without_door("def f(model): ...\n@takes_model\ndef g(model): ...") == ["f"]
+    source = "def f(model): ...\n@takes_model\ndef g(model): ...\ndef h(model, /, **options): ..."
+    assert without_door(source) == ["f", "h"]
 
 
 @pytest.mark.parametrize("path", sorted(HOOKS.glob("*.py")), ids=lambda path: path.stem)
