@@ -1,473 +1,396 @@
-"""Who may import whom, what the wheel holds, and what importing a module must not do."""
+"""The house stands as it is drawn: who may import whom, and where a test lies.
+
+The order is in `tests/house.py`, which reads the sources. Every check here comes with a small
+checkout that it has to refuse.
+"""
 
 from __future__ import annotations
 
-import ast
-import doctest
-import importlib
-import json
-import os
-import shutil
+import re
 import subprocess
 import sys
-import tomllib
-import warnings
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-CORE, HOOKS, ANALYSES = (
-    "mechinterp_toolkit",
-    "mechinterp_toolkit.hooks",
-    "mechinterp_toolkit.analyses",
+from tests.house import (
+    ROOT,
+    ROWS,
+    WHOLE,
+    House,
+    Row,
+    may_import,
+    orphan_tests,
 )
-FOLDERS = {"mechinterp_toolkit": CORE, "hooks": HOOKS, "analyses": ANALYSES}
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
-SLOW_TO_IMPORT = ("datasets", "matplotlib", "pandas", "plotly", "sae_lens", "scipy", "transformers")
-"""Packages that cost a second or more; `mechinterp list` imports every module and must not pay for
-them."""
-
-NEED_TRANSFORMER_LENS = tuple(
-    f"mechinterp_toolkit.toys.{name}" for name in ("group_mlp", "group_task", "group_transformer")
-)
-"""Modules of a network whose class derives from TransformerLens' own; everything else imports them
-inside functions."""
+MOST_FLAT_FILES = 20
+"""Files that lie flat in the core: few enough to be read as a list."""
 
 NOT_OURS_TO_NAME = ("/" + "work/", "/" + "tmp/", "/" + "root/")
 """Paths of one machine, which mean nothing on another."""
 
 
-# --- who may import whom -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Import:
-    """One name that a file imports."""
-
-    name: str
-    """Absolute dotted name, e.g. "mechinterp_toolkit.hooks.erase"; with leading dots where it is
-    relative."""
-
-    at_import: bool
-    """Whether it runs when the file is imported: outside functions and `if TYPE_CHECKING`."""
-
-    line: int
-    """Line in the file."""
-
-    def within(self, *packages: str) -> bool:
-        """Whether the name is one of `packages` or lies in one."""
-        return any(self.name == p or self.name.startswith(p + ".") for p in packages)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A sentence about imports, the test that decides it, and a file that breaks it."""
-
-    sentence: str
-    broken: Callable[[str, Import], bool]
-    """Given a file's path from the root and one of its imports."""
-
-    path: str
-    source: str
-    """A file at `path` with this text breaks the rule."""
-
-
-def of_another_analysis(path: str, i: Import) -> bool:
-    """Whether an analysis imports one that is neither itself nor, by its `_`, shared."""
-    own = ".".join([ANALYSES, Path(path).parts[1].removesuffix(".py")])
-    return i.within(ANALYSES) and not i.within(own) and not i.name.startswith(f"{ANALYSES}._")
-
-
-RULES = (
-    Rule(
-        "the core imports neither hooks nor analyses",
-        lambda path, i: path.startswith("mechinterp_toolkit/") and i.within(HOOKS, ANALYSES),
-        "mechinterp_toolkit/record.py",
-        "def f():\n    from mechinterp_toolkit import hooks",
-    ),
-    Rule(
-        "hooks import no analysis",
-        lambda path, i: path.startswith("hooks/") and i.within(ANALYSES),
-        "hooks/erase.py",
-        "import importlib\nimportlib.import_module('mechinterp_toolkit.analyses.circles')",
-    ),
-    Rule(
-        "analyses never import each other",
-        lambda path, i: path.startswith("analyses/") and of_another_analysis(path, i),
-        "analyses/helix.py",
-        "from mechinterp_toolkit.analyses.circles import fit_circle",
-    ),
-    Rule(
-        "only model.py imports transformer_lens",
-        lambda path, i: path != "mechinterp_toolkit/model.py" and i.within("transformer_lens"),
-        "hooks/steer.py",
-        "def f():\n    from transformer_lens.hook_points import HookPoint",
-    ),
-    Rule(
-        "transformer_lens is imported inside functions",
-        lambda path, i: i.at_import and i.within("transformer_lens"),
-        "mechinterp_toolkit/model.py",
-        "try:\n    import transformer_lens\nexcept ImportError:\n    pass",
-    ),
-    Rule(
-        "slow packages are imported inside functions",
-        lambda path, i: i.at_import and i.within(*SLOW_TO_IMPORT),
-        "analyses/circles.py",
-        "import pandas as pd",
-    ),
-    Rule(
-        "imports are absolute",
-        lambda path, i: i.name.startswith("."),
-        "hooks/patch.py",
-        "from ..record import record",
-    ),
-    Rule(
-        "the folders are imported under the package's name",
-        lambda path, i: i.within("hooks", "analyses"),
-        "analyses/helix.py",
-        "from hooks import erase",
-    ),
-)
-
-
-def imports_of(source: str) -> Iterator[Import]:
-    """Yield what `source` imports; of `from a import b` as "a.b", and of `import_module("a")` with
-    a literal as "a"."""
-    yield from _walk(ast.parse(source), at_import=True)
-
-
-def _walk(node: ast.AST, at_import: bool) -> Iterator[Import]:
-    if isinstance(node, ast.Import):
-        yield from (Import(alias.name, at_import, node.lineno) for alias in node.names)
-    if isinstance(node, ast.ImportFrom):
-        base = "." * node.level + (node.module or "")
-        yield from (Import(f"{base}.{alias.name}", at_import, node.lineno) for alias in node.names)
-    if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
-        ("import_module", "__import__")
-    ):
-        names = [a.value for a in node.args[:1] if isinstance(a, ast.Constant)]
-        yield from (Import(str(name), at_import, node.lineno) for name in names)
-    if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-        for child in node.body:
-            yield from _walk(child, at_import=False)
-        children: list[ast.AST] = list(node.orelse)
-    else:
-        children = list(ast.iter_child_nodes(node))
-    inside = at_import and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-    for child in children:
-        yield from _walk(child, inside)
-
-
-def broken_rules(path: str, source: str) -> list[str]:
-    """Return one line per broken rule: file, line, import and the rule."""
-    return [
-        f"{path}:{i.line} imports {i.name}: {rule.sentence}"
-        for i in imports_of(source)
-        for rule in RULES
-        if rule.broken(path, i)
-    ]
-
-
-def source_files(suffix: str = ".py") -> list[Path]:
-    """Return the files of the three package folders, those Python writes by itself left out."""
-    every = (p for folder in FOLDERS for p in sorted((ROOT / folder).rglob("*")))
-    return [
-        p for p in every if p.is_file() and "__pycache__" not in p.parts and p.name.endswith(suffix)
-    ]
-
-
-def module_name(path: Path) -> str:
-    """Return the name under which a file of the package folders is imported."""
-    folder, *rest = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join([FOLDERS[folder], *(part for part in rest if part != "__init__")])
-
-
-MODULES = [module_name(path) for path in source_files()]
-
-
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.sentence.replace(" ", "-"))
-def test_each_import_rule_catches_a_file_that_breaks_it(rule: Rule) -> None:
-    broken = broken_rules(rule.path, rule.source)
-    assert any(line.endswith(rule.sentence) for line in broken), broken
+# --- the order of the rooms -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("path", "source"),
+    ("room", "other"),
     [
-        ("mechinterp_toolkit/model.py", "def f():\n    import transformer_lens"),
-        (
-            "mechinterp_toolkit/model.py",
-            "if TYPE_CHECKING:\n    from transformer_lens import HookedRootModule",
-        ),
-        (
-            "mechinterp_toolkit/results.py",
-            "if typing.TYPE_CHECKING:\n    from plotly.graph_objects import Figure",
-        ),
-        ("hooks/steer.py", "from mechinterp_toolkit.hooks.erase import Eraser"),
-        (
-            "analyses/circles.py",
-            "from mechinterp_toolkit.hooks.erase import Eraser\ndef f():\n    import pandas",
-        ),
-        (
-            "analyses/circles.py",
-            "import pandas_free_name\nfrom mechinterp_toolkit.analyses_helper import x",
-        ),
+        ("stats", "results"),
+        ("model", "checkpoint"),
+        ("heads", "prompts"),
+        ("geometry", "stats"),
+        ("toys", "groups"),
+        ("cli", "report"),
+        ("hooks", "groups"),
+        ("analyses.helix", "toys"),
+        ("analyses.helix", "hooks"),
+        ("analyses.helix", "analyses._shared"),
+        ("__init__", "analyses.helix"),
     ],
 )
-def test_import_rules_let_allowed_imports_pass(path: str, source: str) -> None:
-    assert broken_rules(path, source) == []
-
-
-def test_an_import_in_the_else_branch_of_type_checking_counts() -> None:
-    assert broken_rules(
-        "analyses/helix.py", "if TYPE_CHECKING:\n    import scipy\nelse:\n    import pandas"
-    ) == ["analyses/helix.py:4 imports pandas: slow packages are imported inside functions"]
-
-
-def test_no_file_breaks_an_import_rule() -> None:
-    broken = [
-        line
-        for p in source_files()
-        for line in broken_rules(p.relative_to(ROOT).as_posix(), p.read_text())
-    ]
-    assert broken == []
-
-
-# --- what the wheel holds ------------------------------------------------------------------------
-
-
-def test_every_package_folder_is_listed_in_pyproject() -> None:
-    folders = {path.parent for path in source_files()}
-    assert {module_name(folder / "__init__.py") for folder in folders} == set(
-        PROJECT["tool"]["setuptools"]["packages"]
-    )
-    assert [f for f in folders if not (f / "__init__.py").is_file()] == []
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """File names in the wheel, built from a copy: a `build/` folder left in the checkout would leak
-    old files into it."""
-    copy = tmp_path_factory.mktemp("checkout")
-    for folder in FOLDERS:
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / file, copy)
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--wheel-dir", copy / "dist", copy], check=True, stdin=subprocess.DEVNULL)
-    (built,) = (copy / "dist").glob("*.whl")
-    return zipfile.ZipFile(built).namelist()
-
-
-def test_the_wheel_holds_exactly_the_files_of_the_package_folders(wheel: list[str]) -> None:
-    folder_of = {folder: package.replace(".", "/") for folder, package in FOLDERS.items()}
-    relative = (path.relative_to(ROOT).parts for path in source_files(suffix=""))
-    expected = sorted("/".join([folder_of[folder], *rest]) for folder, *rest in relative)
-    assert sorted(name for name in wheel if ".dist-info/" not in name) == expected
-
-
-def test_the_wheel_is_typed_licensed_and_installs_one_top_level_package(wheel: list[str]) -> None:
-    top = {name.split("/")[0] for name in wheel}
-    assert {name for name in top if not name.endswith(".dist-info")} == {CORE}
-    assert f"{CORE}/py.typed" in wheel
-    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel)
-
-
-# --- what importing must not do ------------------------------------------------------------------
-
-IMPORT_ALL = """
-import importlib, json, os, random, sys
-import numpy, torch
-
-def state():
-    return {
-        "default dtype": str(torch.get_default_dtype()),
-        "default device": str(torch.get_default_device()),
-        "threads": torch.get_num_threads(),
-        "grad mode": torch.is_grad_enabled(),
-        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "matmul precision": torch.get_float32_matmul_precision(),
-        "torch generator": torch.get_rng_state().tolist(),
-        "numpy generator": str(numpy.random.get_state()),
-        "random generator": str(random.getstate()),
-        "environment": dict(os.environ),
-        "search path": list(sys.path),
-        "working folder": os.getcwd(),
-    }
-
-changed, before = {}, state()
-for name in sys.argv[1:]:
-    importlib.import_module(name)
-    after = state()
-    if different := [key for key in before if before[key] != after[key]]:
-        changed[name] = different
-    before = after
-print(json.dumps({"changed": changed, "modules": sorted(sys.modules)}))
-"""
-
-
-def import_all(names: list[str], search_path: Path = ROOT) -> dict[str, Any]:
-    """Import `names` one by one in a fresh process; return what each changed, and the modules
-    loaded in the end."""
-    environment = os.environ | {"PYTHONPATH": str(search_path)}
-    command = [sys.executable, "-c", IMPORT_ALL, *names]
-    run = subprocess.run(
-        command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
-
-
-@pytest.fixture(scope="module")
-def everything_imported() -> dict[str, Any]:
-    """What importing every module did, but for those that need TransformerLens: what that changes
-    is not ours."""
-    return import_all([name for name in MODULES if name not in NEED_TRANSFORMER_LENS])
-
-
-def test_importing_any_module_changes_nothing_global(everything_imported: dict[str, Any]) -> None:
-    assert everything_imported["changed"] == {}
-
-
-def test_importing_everything_loads_no_slow_package(everything_imported: dict[str, Any]) -> None:
-    assert set(everything_imported["modules"]) & {"transformer_lens", *SLOW_TO_IMPORT} == set()
-
-
-def test_the_folders_are_not_modules_of_their_own(everything_imported: dict[str, Any]) -> None:
-    assert HOOKS in everything_imported["modules"]
-    assert {name.split(".")[0] for name in everything_imported["modules"]} & {
-        "hooks",
-        "analyses",
-    } == set()
-
-
-def test_an_import_that_changes_something_global_is_noticed(tmp_path: Path) -> None:
-    lines = {
-        "default dtype": "import torch; torch.set_default_dtype(torch.float64)",
-        "threads": "import torch; torch.set_num_threads(torch.get_num_threads() + 1)",
-        "grad mode": "import torch; torch.set_grad_enabled(False)",
-        "torch generator": "import torch; torch.manual_seed(0)",
-        "numpy generator": "import numpy; numpy.random.seed(0)",
-        "random generator": "import random; random.seed(0)",
-        "environment": "import os; os.environ['SOMETHING'] = '1'",
-        "search path": "import sys; sys.path.append('somewhere')",
-    }
-    names = {key: f"guilty_{i}" for i, key in enumerate(lines)}
-    for key, line in lines.items():
-        (tmp_path / f"{names[key]}.py").write_text(line)
-    found = import_all([*names.values()], search_path=tmp_path)["changed"]
-    assert found == {names[key]: [key] for key in lines}
-
-
-def test_importing_the_package_itself_costs_no_torch() -> None:
-    script = "import sys, mechinterp_toolkit; sys.exit('torch' in sys.modules)"
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.DEVNULL
-        ).returncode
-        == 0
-    )
-
-
-def test_every_public_name_of_the_package_resolves() -> None:
-    package = importlib.import_module(CORE)
-    assert [name for name in package.__all__ if not hasattr(package, name)] == []
-    with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
-        _ = package.no_such_name
-
-
-def test_no_public_name_is_hidden_by_a_module_of_that_name() -> None:
-    modules = {path.stem for path in (ROOT / "mechinterp_toolkit").iterdir()} | {
-        "hooks",
-        "analyses",
-    }
-    assert modules & set(importlib.import_module("mechinterp_toolkit").__all__) == set()
-
-
-# --- the settings of this very run ---------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", [name for name in MODULES if name != CORE])
-def test_shapes_are_checked_while_tests_run(name: str) -> None:
-    """All but the package's own `__init__`, which bare `pytest` finds through the editable install,
-    past the checks."""
-    module = importlib.import_module(name)
-    assert type(module.__loader__).__module__.startswith("jaxtyping"), (
-        "run pytest with the options in pyproject.toml"
-    )
-
-
-def docstring_examples(path: Path) -> list[doctest.DocTest]:
-    """Return the examples of a file, read from its text: `doctest` passes over functions that shape
-    checks wrap."""
-    module, tests = importlib.import_module(module_name(path)), []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ">>>" in (
-            ast.get_docstring(node) or ""
-        ):
-            name, line = getattr(node, "name", "module"), getattr(node, "lineno", 1)
-            parser = doctest.DocTestParser()
-            tests.append(
-                parser.get_doctest(
-                    ast.get_docstring(node), vars(module).copy(), name, str(path), line
-                )
-            )
-    return tests
+def test_a_room_may_import_what_stands_above_it(room: str, other: str) -> None:
+    assert may_import(room, other)
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in source_files() if ">>>" in p.read_text()], ids=module_name
+    ("room", "other"),
+    [
+        ("errors", "results"),
+        ("results", "stats"),
+        ("checkpoint", "toys"),
+        ("record", "hooks"),
+        ("geometry", "model"),
+        ("groups", "stats"),
+        ("toys", "hooks"),
+        ("toys", "analyses.helix"),
+        ("report", "analyses.helix"),
+        ("cli", "analyses._shared"),
+        ("model", "__init__"),
+        ("hooks", "toys"),
+        ("hooks", "report"),
+        ("hooks", "analyses.helix"),
+        ("analyses", "hooks"),
+        ("analyses._shared", "analyses.helix"),
+        ("analyses.helix", "analyses.circles"),
+        ("analyses.helix", "report"),
+        ("analyses.helix", "cli"),
+        ("nowhere", "errors"),
+        ("cli", "nowhere"),
+    ],
 )
-def test_examples_in_docstrings_are_true(path: Path) -> None:
-    tests = docstring_examples(path)
-    assert sum(len(test.examples) for test in tests) == path.read_text().count(">>> ")
-    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
-    assert [test.name for test in tests if runner.run(test).failed] == []
+def test_a_room_may_import_nothing_else(room: str, other: str) -> None:
+    assert not may_import(room, other)
 
 
-@pytest.mark.parametrize("name", [f"{CORE}.model", f"{HOOKS}.erase", f"{ANALYSES}.circles"])
-def test_a_warning_caused_by_our_own_code_is_an_error(name: str) -> None:
-    with pytest.raises(DeprecationWarning, match="old"):
-        warnings.warn_explicit("old", DeprecationWarning, "file.py", 1, module=name)
+# --- the house as it stands -----------------------------------------------------------------------
 
 
-def test_a_warning_caused_by_another_package_is_not_an_error() -> None:
-    with pytest.warns(DeprecationWarning, match="old"):
-        warnings.warn_explicit(
-            "old", DeprecationWarning, "file.py", 1, module="transformer_lens.components"
-        )
+def too_many_flat_files(house: House) -> list[str]:
+    return house.flat_core if len(house.flat_core) > MOST_FLAT_FILES else []
+
+
+def empty_places(house: House) -> list[str]:
+    """Return what the order names and no room is."""
+    return [
+        name
+        for row in ROWS
+        for name in row.rooms.split()
+        if not any(Row(name).holds(room) for room in house.rooms)
+    ]
+
+
+def circles(house: House) -> list[str]:
+    return house.ways_round
+
+
+def orphans(house: House) -> list[str]:
+    return orphan_tests(house.root)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A small checkout that a check has to refuse."""
+
+    check: Callable[[House], Sequence[str]]
+    """What is wrong with a house, one line each."""
+
+    files: dict[str, str]
+    """Path -> text."""
+
+    lines: list[str]
+    """What the check says of it."""
+
+
+NAMES = " ".join(row.rooms for row in ROWS).split()
+BROKEN = {
+    "a circle closed inside a function": Broken(
+        circles,
+        {
+            "mechinterp_toolkit/a.py": "from mechinterp_toolkit.b import f",
+            "mechinterp_toolkit/b.py": "def f():\n    import mechinterp_toolkit.a",
+        },
+        ["2 modules: a -> b -> a", "2 rooms: a -> b -> a"],
+    ),
+    "a circle closed by a module's name in full": Broken(
+        circles,
+        {
+            "mechinterp_toolkit/model.py": "HOMES = {'Net': 'mechinterp_toolkit.toys.net'}",
+            "mechinterp_toolkit/toys/net.py": "from mechinterp_toolkit import model",
+        },
+        ["2 modules: model -> toys.net -> model", "2 rooms: model -> toys -> model"],
+    ),
+    "a circle closed by a package's table of names": Broken(
+        circles,
+        {
+            "mechinterp_toolkit/toys/__init__.py": "_HOME = {'train': 'training'}\n"
+            "def __getattr__(name):\n    return importlib.import_module(_HOME[name])",
+            "mechinterp_toolkit/toys/training.py": "from mechinterp_toolkit.toys import train",
+        },
+        ["2 modules: toys -> toys.training -> toys"],
+    ),
+    "a circle closed by `import_module`": Broken(
+        circles,
+        {
+            "hooks/a.py": "import importlib\nimportlib.import_module('mechinterp_toolkit.hooks.b')",
+            "hooks/b.py": "from mechinterp_toolkit.hooks import a",
+        },
+        ["2 modules: hooks.a -> hooks.b -> hooks.a"],
+    ),
+    "a circle of rooms through modules that are in none": Broken(
+        circles,
+        {
+            "mechinterp_toolkit/toys/a.py": "import mechinterp_toolkit.groups.a",
+            "mechinterp_toolkit/groups/a.py": "",
+            "mechinterp_toolkit/groups/b.py": "import mechinterp_toolkit.toys.b",
+            "mechinterp_toolkit/toys/b.py": "",
+        },
+        ["2 rooms: groups -> toys -> groups"],
+    ),
+    "an import from below": Broken(
+        lambda house: house.against_the_order,
+        {
+            "mechinterp_toolkit/record.py": "def f():\n    from mechinterp_toolkit import hooks",
+            "hooks/__init__.py": "",
+        },
+        ["mechinterp_toolkit/record.py:2 imports hooks (in a function)"],
+    ),
+    "an import from below that only a type checker reads": Broken(
+        lambda house: house.against_the_order,
+        {
+            "mechinterp_toolkit/results.py": "if TYPE_CHECKING:\n"
+            "    from mechinterp_toolkit.registry import Analysis",
+            "mechinterp_toolkit/registry.py": "",
+        },
+        ["mechinterp_toolkit/results.py:2 imports registry (for types)"],
+    ),
+    "an analysis that imports another": Broken(
+        lambda house: house.against_the_order,
+        {
+            "analyses/helix/finding.py": "from mechinterp_toolkit.analyses.helix.clock import f\n"
+            "from mechinterp_toolkit.analyses.circles import fit",
+            "analyses/helix/clock.py": "def f(): ...",
+            "analyses/circles.py": "def fit(): ...",
+        },
+        ["analyses/helix/finding.py:2 imports analyses.circles (at import)"],
+    ),
+    "a module of no row": Broken(
+        lambda house: house.in_no_row,
+        {"mechinterp_toolkit/helpers.py": "", "mechinterp_toolkit/errors.py": ""},
+        ["mechinterp_toolkit/helpers.py"],
+    ),
+    "a row without rooms": Broken(
+        empty_places,
+        {
+            **{f"mechinterp_toolkit/{name}.py": "" for name in NAMES if not name.endswith("*")},
+            "analyses/helix.py": "",
+        },
+        ["analyses._*"],
+    ),
+    "an import by a name that nothing reads": Broken(
+        lambda house: house.unread,
+        {
+            "mechinterp_toolkit/plots.py": "from importlib import import_module\n"
+            "import_module('json')\nimport_module('js' + 'on')\nmap(import_module, [])",
+            "mechinterp_toolkit/toys/__init__.py": "importlib.import_module(HOME[name])",
+        },
+        ["mechinterp_toolkit/plots.py:3", "mechinterp_toolkit/plots.py:4"],
+    ),
+    "a flat core": Broken(
+        too_many_flat_files,
+        {f"mechinterp_toolkit/_{letter}.py": "" for letter in "abcdefghijklmnopqrstu"},
+        [f"_{letter}" for letter in "abcdefghijklmnopqrstu"],
+    ),
+    "a file of the core that serves one analysis": Broken(
+        lambda house: house.for_one_analysis,
+        {
+            "analyses/helix.py": "from mechinterp_toolkit import _clock, clock, record",
+            "analyses/circles.py": "from mechinterp_toolkit import record",
+            "mechinterp_toolkit/clock.py": "",
+            "mechinterp_toolkit/_clock.py": "",
+            "mechinterp_toolkit/record.py": "",
+        },
+        ["clock is for analyses.helix alone"],
+    ),
+    "tests without a source": Broken(
+        orphans,
+        {
+            "mechinterp_toolkit/prompts/tokens.py": "",
+            "mechinterp_toolkit/toys/__init__.py": "",
+            "hooks/erase.py": "",
+            "analyses/_concepts.py": "",
+            "analyses/helix/__init__.py": "",
+            "tests/prompts/test_tokens.py": "",
+            "tests/hooks/test_erase.py": "",
+            "tests/hooks/test_erase_peer.py": "",
+            "tests/analyses/test_concepts.py": "",
+            "tests/analyses/test_helix.py": "",
+            "tests/test_readme.py": "",
+            "tests/test_tokens.py": "",
+            "tests/test_toys_addition.py": "",
+            "tests/hooks/test_readme.py": "",
+            "tests/analyses/helix/test_clock.py": "",
+        },
+        [
+            "tests/analyses/helix/test_clock.py",
+            "tests/hooks/test_readme.py",
+            "tests/test_tokens.py",
+            "tests/test_toys_addition.py",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_each_check_refuses_a_house_that_breaks_it(name: str, tmp_path: Path) -> None:
+    for path, text in BROKEN[name].files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    assert BROKEN[name].check(House(tmp_path)) == BROKEN[name].lines
+
+
+@pytest.fixture(scope="module")
+def house() -> House:
+    return House()
+
+
+def test_nothing_imports_itself_by_way_of_others(house: House) -> None:
+    assert circles(house) == []
+
+
+def test_every_import_follows_the_order(house: House) -> None:
+    assert house.against_the_order == []
+
+
+def test_every_module_stands_in_a_row_of_the_order(house: House) -> None:
+    assert house.in_no_row == []
+
+
+def test_every_place_in_the_order_is_taken(house: House) -> None:
+    assert empty_places(house) == []
+
+
+def test_contributing_shows_the_same_rows() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text().split("## The layout")[1].split("\n## ")[0]
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    rows = [[n for n in row.rooms.split() if n[0] != "_" and "." not in n] for row in ROWS]
+    assert [re.findall(r"`(\w+)/?`", cell) for cell in cells] == [row for row in rows if row]
+
+
+def test_every_import_by_name_is_read(house: House) -> None:
+    assert house.unread == []
+
+
+def test_few_files_lie_flat_in_the_core(house: House) -> None:
+    assert too_many_flat_files(house) == []
+
+
+def test_no_file_of_the_core_serves_one_analysis_alone(house: House) -> None:
+    assert house.for_one_analysis == []
+
+
+def test_every_test_lies_where_its_source_is(house: House) -> None:
+    assert orphans(house) == []
+    assert [name for name in WHOLE if not list((ROOT / "tests").glob(f"{name}*"))] == []
+
+
+MEASURED = f'''
+"""Erase."""
+
+def erase(model, one) -> dict[str, Any]:
+    """Erase.
+
+    >>> erase(1, 2)
+    """
+    for found in load_model(model):  # a comment that is too long: {"x" * 60}
+        one += found
+    return one
+
+def keep(): ...
+'''
+
+
+def test_the_house_is_measured_as_a_script(tmp_path: Path) -> None:
+    (tmp_path / "hooks").mkdir()
+    (tmp_path / "hooks/erase.py").write_text(MEASURED)
+    command = [sys.executable, ROOT / "tests/house.py", tmp_path]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    table = dict(line.split("  ", 1) for line in printed.split("\n\n")[0].splitlines())
+    assert {label: value.strip() for label, value in table.items()} == {
+        "modules": "1",
+        "statements": "5",  # two functions, the loop, what is in it, and `return`
+        "rooms, floors, arrows": "1, 1, 0",
+        "circles of modules, of rooms": "0, 0",
+        "imports against the order": "0",
+        "modules in no row": "0",
+        "flat core files": "0",
+        "flat core files for one analysis": "0",
+        "tests without a source": "0",
+        "files over 500 lines": "0",
+        "functions": "2",
+        "lines of a function": "1 / 1 / 1 / 1 / 8",
+        "functions over 60 lines": "0",
+        "parameters": "0 / 0 / 0 / 0 / 2",
+        "functions with over 8, but options": "0",
+        "examples in hooks": "1 of 2",
+        "examples in geometry": "0 of 0",
+        "examples in groups": "0 of 0",
+        "examples in analyses": "0 of 0",
+        "comments per 1000 statements": "200",
+        "lines over 100 columns, mechinterp_toolkit": "0.0 %",
+        "lines over 100 columns, hooks": "7.7 %",  # one of 13
+        "lines over 100 columns, analyses": "0.0 %",
+        "lines over 100 columns, tests": "0.0 %",
+        "line of an analysis' function": "-",
+        "names that say nothing": "one 2, found 1, said 0",
+        "dict[str, Any] in a signature": "1",
+        "calls of load_model outside model.py": "1",
+        "... in a function given a model": "1",
+    }
+
+
+# --- paths of one machine -------------------------------------------------------------------------
 
 
 def test_no_file_names_a_path_of_one_machine() -> None:
-    folders = [*FOLDERS, "tests", "recipes", "benchmarks", ".ci"]
+    folders = ("mechinterp_toolkit", "hooks", "analyses", "tests", "recipes", "benchmarks", ".ci")
     every = [p for folder in folders for p in (ROOT / folder).rglob("*")] + list(ROOT.glob("*.*"))
     readable = {
-        ".py",
-        ".md",
-        ".toml",
-        ".txt",
-        ".cff",
-        ".json",
-        ".ipynb",
-        ".jinja",
-        ".css",
-        ".yml",
-        ".yaml",
-        "",
+        *(".py", ".md", ".toml", ".txt", ".cff", ".json", ".ipynb"),
+        *(".jinja", ".css", ".yml", ".yaml", ""),
     }
+    not_ours = {"__pycache__", ".git"}  # `.git` is a file where a checkout is one of several
     files = [
-        p for p in every if p.is_file() and p.suffix in readable and "__pycache__" not in p.parts
+        p
+        for p in every
+        if p.is_file() and p.suffix in readable and not not_ours.intersection(p.parts[-2:])
     ]
-    named = {
-        str(p.relative_to(ROOT)): w
-        for p in files
-        for w in NOT_OURS_TO_NAME
-        if w in p.read_text(errors="replace")
-    }
-    assert named == {}
+    named = [
+        f"{path.relative_to(ROOT)} names {word}"
+        for path in files
+        for word in NOT_OURS_TO_NAME
+        if word in path.read_text(errors="replace")
+    ]
+    assert named == []
