@@ -15,8 +15,7 @@ toolkit's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -31,9 +30,6 @@ from mechinterp_toolkit.stats import bootstrap
 
 FARTHEST = 10
 """Largest distance between items that `logit_by_distance` looks at."""
-
-MOST_DRAWN = 31
-"""Items of the largest class whose matrix is drawn."""
 
 
 @dataclass(frozen=True)
@@ -69,51 +65,6 @@ class HeadWrites:
     notes: tuple[str, ...]
     """What could not be measured, and why."""
 
-    def figures(self, layer: int, head: int) -> dict[str, Any]:
-        """Return title -> figure of what the head at `(layer, head)`, which was studied, writes."""
-        from mechinterp_toolkit import plots
-
-        name = f"head {layer}.{head}"
-        shown: dict[str, Any] = {}
-        axes: dict[str, Any]
-        for one in self.matrices:
-            if len(one.items) <= MOST_DRAWN:
-                axes = {"row_title": "item shown", "col_title": "candidate", "unit": "logits"}
-                title = f"Logits {name} writes within {one.name}"
-                figure = plots.matrix(
-                    one.logits, one.items, one.items, title=title, colours="diverging", **axes
-                )
-                shown[f"What {name} writes for {one.name}"] = figure
-        if self.cross_class is not None:
-            names, value = self.cross_class.labels["shown"], self.cross_class.value
-            axes = {
-                "row_title": "class shown",
-                "col_title": "class that answers",
-                "unit": self.cross_class.unit,
-            }
-            title = f"Items that {name} maps to the next place of a class"
-            shown["Successors across classes"] = plots.matrix(
-                value, names, names, title=title, **axes
-            )
-        if self.order_bias is not None:
-            own = {
-                k: getattr(self.order_bias, k)[..., layer, head]
-                for k in ("value", "low", "high", "control")
-            }
-            bias = replace(self.order_bias, **own, axes=("class",))
-            shown["Later against earlier items"] = plots.curve(
-                bias, title=f"Mean logit {name} writes to later items, minus earlier ones"
-            )
-        if self.by_distance is not None:
-            steps = [int(label) for label in self.by_distance.labels["distance"]]
-            shown["Logit by distance"] = plots.curve(
-                self.by_distance,
-                steps,
-                title=f"Centred logit {name} writes",
-                x_title="places after the item shown",
-            )
-        return shown
-
 
 def study_writes(
     reader: OVReader,
@@ -123,8 +74,7 @@ def study_writes(
     draws: int = 99,
     seed: int = 0,
 ) -> HeadWrites:
-    """Describe what the head `best` writes for each item to all items, and the order bias of every
-    head.
+    """Describe what the head `best` writes for each item, and the order bias of every head.
 
     Args:
         reader: of the items of all classes, class after class.
@@ -133,11 +83,20 @@ def study_writes(
         best: `(layer, head)`.
         draws: shuffled orders behind each control.
         seed: of shuffles and intervals.
+
+    >>> from mechinterp_toolkit.heads.ov_circuit import Convention
+    >>> from mechinterp_toolkit.model import load_model
+    >>> from mechinterp_toolkit.prompts import ordinal_classes
+    >>> model = load_model("toy/ordinal")
+    >>> days = ordinal_classes(model.tokenizer, "days").classes
+    >>> writes = study_writes(OVReader(model, item_tokens(days), Convention()), days, (1, 1))
+    >>> distance = int(writes.by_distance.value.argmax())
+    >>> writes.by_distance.place(distance), writes.notes[0]
+    ('+1', 'No two classes share places, so nothing was asked across classes.')
     """
     tokens, notes = item_tokens(classes), []
-    layers = [
-        reader.logits(reader.states(i), i, tokens).cpu() for i in range(reader.model.cfg.n_layers)
-    ]
+    every = range(reader.model.cfg.n_layers)
+    layers = [reader.logits(reader.states(layer), layer, tokens).cpu() for layer in every]
     own = layers[best[0]][best[1]]
     matrices = class_matrices(own, classes)
     cross = cross_class_score(own, classes, draws=draws, seed=seed)
@@ -157,8 +116,16 @@ def study_writes(
 def class_matrices(
     logits: Float[Tensor, "item candidate"], classes: Mapping[str, OrdinalClass]
 ) -> tuple[ClassMatrix, ...]:
-    """Return the blocks of the classes; rows and columns of `logits` are the items of all classes,
-    class after class."""
+    """Return the blocks of the classes, centred within each row.
+
+    Rows and columns of `logits` are the items of all classes, class after class.
+
+    >>> from mechinterp_toolkit.prompts import ordinal_classes
+    >>> from mechinterp_toolkit.toys.ordinal import build_tokenizer
+    >>> days = ordinal_classes(build_tokenizer(), "days").classes
+    >>> class_matrices(torch.eye(7), days)[0].logits[0, :2]
+    tensor([ 0.8571, -0.1429])
+    """
     place = places(classes)
     return tuple(
         ClassMatrix(name, ordinal.words, centred(logits[place[name], place[name]].cpu()))
@@ -173,10 +140,10 @@ def order_bias(
     draws: int = 99,
     seed: int = 0,
 ) -> Estimate | None:
-    """Estimate how far later items are above earlier ones: mean over t of mean_(u>t) M[t,u] -
-    mean_(u<t) M[t,u].
+    """Estimate how far the logits of later items are above those of earlier ones.
 
-    The first and the last item of a class have nothing on one side and are not among the t.
+    That is the mean over items t of mean_(u>t) M[t,u] - mean_(u<t) M[t,u]. The first and the last
+    item of a class have nothing on one side and are not among the t.
 
     Args:
         layers: logits of every head, rows and columns being the items of all classes, class after
@@ -187,18 +154,25 @@ def order_bias(
 
     Returns:
         [class layer head], in logits; None where no class is long enough.
+
+    >>> from mechinterp_toolkit.prompts import ordinal_classes
+    >>> from mechinterp_toolkit.toys.ordinal import build_tokenizer
+    >>> days = ordinal_classes(build_tokenizer(), "days").classes
+    >>> rising = torch.arange(7.0).expand(1, 7, 7)  # one head, one logit more per place
+    >>> order_bias([rising], days).value
+    tensor([[[4.]]], dtype=torch.float64)
     """
-    place, found = places(classes), {}
+    place, bias = places(classes), {}
     for i, (name, ordinal) in enumerate(classes.items()):
         n = len(ordinal)
         if n < 4:
             continue
-        block = torch.stack([one[:, place[name], place[name]].cpu().double() for one in layers])
+        block = torch.stack([m[:, place[name], place[name]].cpu().double() for m in layers])
         weight = _later_minus_earlier(n)
         rank = orders(n, draws, seed + i).argsort(1)
         shuffled = weight[rank[:, :, None], rank[:, None, :]].flatten(1)
         null = shuffled @ block.flatten(2).permute(2, 0, 1).flatten(1) / (n - 2)
-        found[name] = bootstrap(
+        bias[name] = bootstrap(
             (block * weight).sum(-1)[..., 1:-1].permute(2, 0, 1),
             unit_name="items",
             measured="logits",
@@ -207,7 +181,7 @@ def order_bias(
             control=null.reshape(draws, *block.shape[:2]),
             control_name=SHUFFLED,
         )
-    return along(list(found.values()), "class", tuple(found)) if found else None
+    return along(list(bias.values()), "class", tuple(bias)) if bias else None
 
 
 def logit_by_distance(
@@ -217,30 +191,35 @@ def logit_by_distance(
     draws: int = 99,
     seed: int = 0,
 ) -> Estimate | None:
-    """Estimate the mean centred logit of the candidate that lies a given number of places after the
-    item shown.
+    """Estimate the mean centred logit of the candidate so many places after the item shown.
 
     Places are those in the whole class; in a cyclic class the shorter way round counts. A distance
     that fewer than two items have is left out.
 
     Returns:
         [distance], -`FARTHEST` to `FARTHEST`, in logits; None where no distance is left.
+
+    >>> from mechinterp_toolkit.prompts import ordinal_classes
+    >>> from mechinterp_toolkit.toys.ordinal import build_tokenizer
+    >>> days = ordinal_classes(build_tokenizer(), "days").classes
+    >>> by_distance = logit_by_distance(class_matrices(torch.eye(7).roll(1, 1), days), days)
+    >>> by_distance.at(distance="+1").value.item(), by_distance.at(distance="0").value.item()
+    (0.8571..., -0.1428...)
     """
     logits, shuffled, distance = [], [], []
-    for i, one in enumerate(matrices):
-        order = orders(len(one.items), draws, seed + i)
-        values = one.logits.double()
+    for i, matrix in enumerate(matrices):
+        order = orders(len(matrix.items), draws, seed + i)
+        values = matrix.logits.double()
         logits.append(values.flatten())
         shuffled.append(values[order[:, :, None], order[:, None, :]].flatten(1))
-        distance.append(_distances(classes[one.name]).flatten())
+        distance.append(_distances(classes[matrix.name]).flatten())
     values, null, far = torch.cat(logits), torch.cat(shuffled, 1), torch.cat(distance)
-    found = {}
+    by_step = {}
     for step in range(-FARTHEST, FARTHEST + 1):
-        at = (
-            far == step
-        )  # an item has one candidate at most that far away: every value is another item's
+        # An item has one candidate at most that far away: every value is another item's.
+        at = far == step
         if int(at.sum()) >= 2:
-            found[f"{step:+d}" if step else "0"] = bootstrap(
+            by_step[f"{step:+d}" if step else "0"] = bootstrap(
                 values[at],
                 unit_name="items",
                 measured="logits",
@@ -248,7 +227,7 @@ def logit_by_distance(
                 control=null[:, at].mean(1),
                 control_name=SHUFFLED,
             )
-    return along(list(found.values()), "distance", tuple(found)) if found else None
+    return along(list(by_step.values()), "distance", tuple(by_step)) if by_step else None
 
 
 def cross_class_score(
@@ -258,8 +237,7 @@ def cross_class_score(
     draws: int = 99,
     seed: int = 0,
 ) -> Estimate | None:
-    """Estimate how often an item is mapped to the next place of another class ("1" to "second",
-    "February").
+    """Estimate how often an item is mapped to the next place of another class ("1" to "second").
 
     A pair counts where the other class has the item's place plus one, without going round; within a
     class its own pairs count. A class that shares fewer than two such pairs with one taken before
@@ -273,6 +251,14 @@ def cross_class_score(
 
     Returns:
         Fraction of items, [shown answered], in [0, 1]; None where fewer than two classes are left.
+
+    >>> from mechinterp_toolkit.prompts import ordinal_classes
+    >>> from mechinterp_toolkit.toys.ordinal import build_tokenizer
+    >>> classes = ordinal_classes(build_tokenizer(), ("days", "months")).classes
+    >>> place = torch.cat([c.index for c in classes.values()])
+    >>> follows = (place[:, None] + 1 == place).float()  # the next place, in whichever class
+    >>> cross_class_score(follows, classes).at(shown="days", answered="months").value.item()
+    1.0
     """
     place, names = places(classes), _comparable(classes)
     if len(names) < 2:
@@ -299,25 +285,25 @@ def cross_class_score(
 
 
 def successors_across(shown: OrdinalClass, answered: OrdinalClass) -> Int[Tensor, "pair 2"]:
-    """Return the pairs of an item of one class and the next place of another, as positions in their
-    words."""
+    """Return pairs of an item of one class and the next place of another, as positions in words.
+
+    >>> from mechinterp_toolkit.prompts import ordinal_classes
+    >>> from mechinterp_toolkit.toys.ordinal import build_tokenizer
+    >>> classes = ordinal_classes(build_tokenizer(), ("days", "months")).classes
+    >>> successors_across(classes["months"], classes["days"]).tolist()[-1]  # June to Sunday
+    [5, 6]
+    """
     if shown.name == answered.name:
         return shown.pairs(1)
-    place = {index: position for position, index in enumerate(answered.index.tolist())}
-    found = [
-        (i, place[index + 1]) for i, index in enumerate(shown.index.tolist()) if index + 1 in place
-    ]
-    return torch.tensor(found, dtype=torch.long).reshape(-1, 2)
+    return (shown.index[:, None] + 1 == answered.index).nonzero()
 
 
 def _later_minus_earlier(n: int) -> Float[Tensor, "item candidate"]:
-    """Weights that make of a row the mean of later candidates minus that of earlier ones; zero in
-    first and last row."""
+    """Weights that make of a row the mean of later candidates minus that of earlier ones."""
     later = torch.ones(n, n, dtype=torch.float64).triu(1)
-    weight = later / later.sum(1, keepdim=True).clamp_min(1) - later.T / later.sum(0)[
-        :, None
-    ].clamp_min(1)
-    weight[[0, -1]] = 0
+    after, before = (part / part.sum(1, keepdim=True).clamp_min(1) for part in (later, later.T))
+    weight = after - before
+    weight[[0, -1]] = 0  # nothing lies on one side of them
     return weight
 
 

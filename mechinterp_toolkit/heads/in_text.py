@@ -154,11 +154,10 @@ def text_study(
         table[rows[row], position] = behaviours(tokenizer, tokens[rows], pattern, every, classes)
     among = effects if at is None else replace(effects, valid=effects.valid & at[:, :-1].cpu())
     winning, reducing = winning_cases(among, head), loss_reducing_cases(among, head)
-    text = torch.arange(len(tokens)) if windows.text is None else windows.text.cpu()
     return TextStudy(
         head=head,
-        winning=_shares(table, effects.valid, winning, text, draws, seed),
-        loss_reducing=_shares(table, effects.valid, reducing, text, draws, seed),
+        winning=_shares(table, effects.valid, winning, windows.text, draws, seed),
+        loss_reducing=_shares(table, effects.valid, reducing, windows.text, draws, seed),
         winning_cases=winning,
         loss_reducing_cases=reducing,
         n_positions=int(among.valid.sum()),

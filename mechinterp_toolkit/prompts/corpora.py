@@ -43,15 +43,14 @@ class Windows:
     tokens: Int[Tensor, "window pos"]
     """Token ids, behind the beginning-of-sequence token where one was asked for."""
 
-    text: Int[Tensor, "..."] | None = None
-    """Which text each window [window] was cut from: what resampling has to keep together. None
-    where each has its own."""
+    text: Int[Tensor, "..."]
+    """Which text each window [window] was cut from: what resampling has to keep together."""
 
     mask: Bool[Tensor, "..."] | None = None
     """True at real tokens [window pos]; None where all are."""
 
     def __post_init__(self) -> None:
-        if self.text is not None and len(self.text) != len(self.tokens):
+        if len(self.text) != len(self.tokens):
             raise ToolkitError(
                 f"text names {len(self.text)} texts for {len(self.tokens)} windows of tokens; give"
                 " one for each."

@@ -233,11 +233,9 @@ def ordinal_classes(
 
     Args:
         names: keys of `ORDINAL_CLASSES`.
-        leading_space: take the token a word has after a space, as in running text; else the one at
-            a text's start.
+        leading_space: take the token a word has after a space; else the one at a text's start.
         case: "inverted" for the words with the case of their first letter inverted ("monday",
-            "One"). Classes that have no such form, numbers among them, are skipped with their
-            reason.
+            "One"); classes that have no such form, numbers among them, are skipped.
         minimum: a class with fewer items left is skipped, with its reason.
         cyclic: overrides whether a class wraps, e.g. `{"month_prefixes": False}`.
 
@@ -247,8 +245,8 @@ def ordinal_classes(
     Raises:
         TokenisationError: a name or case is unknown, or no class is usable.
 
-    >>> from mechinterp_toolkit.model import load_model
-    >>> found = ordinal_classes(load_model("toy/ordinal").tokenizer, ("days", "roman"))
+    >>> from mechinterp_toolkit.toys.ordinal import build_tokenizer
+    >>> found = ordinal_classes(build_tokenizer(), ("days", "roman"))
     >>> found.classes["days"].words[:2], found.skipped
     (('Monday', 'Tuesday'), {})
     """
@@ -307,8 +305,8 @@ def ordinal_class(
     Raises:
         TokenisationError: the tokenizer fails on a word, or `case` is unknown.
 
-    >>> from mechinterp_toolkit.model import load_model
-    >>> tokenizer = load_model("toy/ordinal").tokenizer
+    >>> from mechinterp_toolkit.toys.ordinal import build_tokenizer
+    >>> tokenizer = build_tokenizer()
     >>> some = ordinal_class(tokenizer, "some", ("Monday", "Noday", "Friday"), cyclic=False)
     >>> some.words, some.index.tolist(), some.dropped[0].word
     (('Monday', 'Friday'), [0, 2], 'Noday')

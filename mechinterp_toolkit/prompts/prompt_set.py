@@ -227,30 +227,25 @@ def build_prompts(
 ) -> PromptSet:
     """Tokenise `texts` and check that each answer is the single next token of its text.
 
-    An answer counts as one token when text and answer *together* become the text's tokens and one
-    more: that is what the model predicts, and it finds a space on the wrong side of the boundary.
+    Text and answer *together* have to become the text's tokens and one more: that is what the model
+    predicts, and it finds a space on the wrong side of the boundary. Padding is on the right.
 
     Args:
         answers: with their leading space where they have one: " Thursday".
-        prepend_bos: put the beginning-of-sequence token in front; special tokens are never added
-            otherwise.
+        prepend_bos: put the beginning-of-sequence token in front, the only special one added.
         answers_of: "one token" refuses an answer of several tokens; "first token" takes the first
             of them, and lists the answer and its tokens in `PromptSet.shortened`.
         items: place of each prompt's item within its class; goes with `classes`.
         classes: name of the class of each prompt's item.
         item_words: the word in each text whose token is the item; `("Monday", -1)` says which one
-            (counted from 0, or from the end) where it occurs more than once.
-
-    Returns:
-        Prompts padded on the right, in the order given.
+            (from 0, or from the end) where it occurs more than once.
 
     Raises:
-        TokenisationError: an empty text, an answer or item that is not one token, two answers with
-            the same first token, an unknown token, an item that is not found or not unique, or no
-            beginning-of-sequence token where one is asked for.
+        TokenisationError: an empty text, an unknown token, an answer or item that is not one token
+            or not certain, or no beginning-of-sequence token where one is asked for.
 
-    >>> from mechinterp_toolkit.model import load_model
-    >>> tokenizer = load_model("toy/ordinal").tokenizer
+    >>> from mechinterp_toolkit.toys.ordinal import build_tokenizer
+    >>> tokenizer = build_tokenizer()
     >>> build_prompts(tokenizer, ["Monday after"], [" Tuesday"], prepend_bos=True).tokens.shape
     torch.Size([1, 3])
     """

@@ -57,12 +57,11 @@ def succession_prompts(
         The prompts, class by class; `dropped` has the sequences that are not among them, and why.
 
     Raises:
-        TokenisationError: no prompt can be made, the separator is unknown, or the classes are of
-            another tokenizer.
+        TokenisationError: no prompt can be made, or not with this separator or tokenizer.
 
-    >>> from mechinterp_toolkit.model import load_model
     >>> from mechinterp_toolkit.prompts import ordinal_classes
-    >>> tokenizer = load_model("toy/ordinal").tokenizer
+    >>> from mechinterp_toolkit.toys.ordinal import build_tokenizer
+    >>> tokenizer = build_tokenizer()
     >>> days = ordinal_classes(tokenizer, "days").classes
     >>> succession_prompts(tokenizer, days, prepend_bos=True, separator="").texts[0]
     ' Monday Tuesday Wednesday'

@@ -314,6 +314,11 @@ def with_answers(prompts: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens, at
 
 
+def each_its_own(tokens: torch.Tensor, mask: torch.Tensor | None = None) -> Windows:
+    """Windows that are a text each."""
+    return Windows(tokens, torch.arange(len(tokens)), mask)
+
+
 def share(estimate: Any, behaviour: str) -> Any:
     return estimate.at(BEHAVIOURS.index(behaviour))
 
@@ -325,7 +330,7 @@ def test_the_successor_head_wins_by_succession_and_a_copying_head_does_not(toy, 
     n_after = len(after)
     assert torch.equal(tokens[:n_after, :-1], after.tokens)  # the rest asks for the same item
     found = text_study(
-        toy, Windows(tokens), head=SUCCESSOR, classes=toy_classes, at=at, batch_size=64
+        toy, each_its_own(tokens), head=SUCCESSOR, classes=toy_classes, at=at, batch_size=64
     )
     assert found.n_positions == len(prompts)
     assert found.winning_cases.row.sort().values.tolist() == list(range(n_after))
@@ -337,7 +342,7 @@ def test_the_successor_head_wins_by_succession_and_a_copying_head_does_not(toy, 
     )  # one position in seven would be the one that predicts the answer
 
     copying = text_study(
-        toy, Windows(tokens), head=COPYING, classes=toy_classes, at=at, batch_size=64
+        toy, each_its_own(tokens), head=COPYING, classes=toy_classes, at=at, batch_size=64
     )
     assert len(copying.winning_cases) > 40
     assert copying.winning_cases.row.min() >= n_after
@@ -350,13 +355,15 @@ def test_over_all_positions_of_the_successor_queries_succession_is_above_its_con
     toy, toy_classes
 ):
     tokens, _ = with_answers(successor_queries(toy.require_tokenizer(), toy_classes))
-    found = text_study(toy, Windows(tokens), head=SUCCESSOR, batch_size=64)
+    found = text_study(toy, each_its_own(tokens), head=SUCCESSOR, batch_size=64)
     for estimate in (found.winning, found.loss_reducing):
         one = share(estimate, "successorship")
         assert one.low > one.control.max()
-    other = text_study(toy, Windows(tokens), head=COPYING, batch_size=64)
+    other = text_study(toy, each_its_own(tokens), head=COPYING, batch_size=64)
     assert share(other.winning, "successorship").value == 0
-    again = text_study(toy, Windows(tokens), head=SUCCESSOR, classes=toy_classes, batch_size=64)
+    again = text_study(
+        toy, each_its_own(tokens), head=SUCCESSOR, classes=toy_classes, batch_size=64
+    )
     assert torch.equal(
         again.winning.control, found.winning.control
     )  # the toy's items are the same with no space
@@ -373,7 +380,7 @@ def test_the_shares_are_those_of_the_heads_own_attention(hf_folders):
     attention = activations(model, tokens, ("blocks.1.attn.hook_pattern",))[
         "blocks.1.attn.hook_pattern"
     ]
-    found = text_study(model, Windows(tokens), head=(1, 3), classes=classes, batch_size=3)
+    found = text_study(model, each_its_own(tokens), head=(1, 3), classes=classes, batch_size=3)
     for estimate, cases in (
         (found.winning, found.winning_cases),
         (found.loss_reducing, found.loss_reducing_cases),
@@ -396,7 +403,7 @@ def test_items_count_with_and_without_a_space_where_no_class_is_named(shared_dat
         [tokenizer.encode(f"{one} {two}") for one, two in itertools.pairwise(days)]
     )
     assert tokens.shape == (6, 2)
-    found = text_study(load_model(network, tokenizer=tokenizer), Windows(tokens), head=(0, 0))
+    found = text_study(load_model(network, tokenizer=tokenizer), each_its_own(tokens), head=(0, 0))
     assert share(found.loss_reducing, "successorship").value == 1.0
 
 
@@ -407,7 +414,7 @@ def test_where_a_text_has_one_position_the_control_is_that_position(wrapped):
     classes = {
         "made": ordinal_class(wrapped.require_tokenizer(), "made", ("w3", "w4", "w5"), cyclic=False)
     }
-    found = text_study(wrapped, Windows(tokens, mask=mask), head=(0, 0), classes=classes, draws=5)
+    found = text_study(wrapped, each_its_own(tokens, mask), head=(0, 0), classes=classes, draws=5)
     for estimate in (found.winning, found.loss_reducing):
         assert estimate is None or torch.equal(estimate.control, estimate.value.expand(5, -1))
     assert found.loss_reducing is not None
@@ -425,7 +432,7 @@ def test_intervals_resample_whole_texts(toy, toy_classes):
 
 def test_a_head_without_cases_has_no_shares(toy, toy_classes):
     tokens, _ = with_answers(successor_queries(toy.require_tokenizer(), toy_classes))
-    found = text_study(toy, Windows(tokens), head=SILENT, classes=toy_classes, batch_size=64)
+    found = text_study(toy, each_its_own(tokens), head=SILENT, classes=toy_classes, batch_size=64)
     assert found.winning is None
     assert found.loss_reducing is None
     assert len(found.winning_cases) == len(found.loss_reducing_cases) == 0
@@ -440,7 +447,7 @@ def test_what_does_not_fit_is_refused(toy, toy_classes, tokens):
         ToolkitError,
         match=r"no head \(2, 0\); expected \(layer, head\) with layer 0 to 1 and head 0 to 3",
     ):
-        text_study(toy, Windows(five), head=(2, 0))
+        text_study(toy, each_its_own(five), head=(2, 0))
     with pytest.raises(ToolkitError, match="no head"):
         winning_cases(effects_by_hand(), (0, 2))
     with pytest.raises(
@@ -457,7 +464,7 @@ def test_what_does_not_fit_is_refused(toy, toy_classes, tokens):
     ):
         Windows(five, torch.arange(3))
     with pytest.raises(ToolkitError, match=r"at has shape \(4, 4\) and tokens \(4, 5\)"):
-        text_study(toy, Windows(five), head=(1, 1), at=torch.ones(4, 4, dtype=torch.bool))
+        text_study(toy, each_its_own(five), head=(1, 1), at=torch.ones(4, 4, dtype=torch.bool))
     with pytest.raises(ToolkitError, match=r"pattern has shape \(4, 5, 4\).*select the head first"):
         behaviours(tokenizer, five, torch.zeros(4, 5, 4), one_case(0, 0), toy_classes)
     with pytest.raises(
@@ -471,7 +478,7 @@ def test_models_it_cannot_judge_are_refused(hf_folders, tokens, monkeypatch):
         direct_effects(load_model("toy/s5"), tokens[:, :2])
     model = load_model(hf_folders["gpt2"])
     with pytest.raises(TokenisationError, match="none of the ordinal classes"):
-        text_study(model, Windows(tokens), head=(0, 0))
+        text_study(model, each_its_own(tokens), head=(0, 0))
     handle = model.model.register_forward_hook(
         lambda module, given, logits: logits.tanh()
     )  # a cap on the logits

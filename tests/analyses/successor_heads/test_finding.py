@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mechinterp_toolkit import toys
-from mechinterp_toolkit.analyses.successor_heads.finding import OFFSETS, _to_pair, successor_heads
+from mechinterp_toolkit.analyses.successor_heads.finding import successor_heads
+from mechinterp_toolkit.analyses.successor_heads.scores import OFFSETS
 from mechinterp_toolkit.errors import NotApplicable, ToolkitError
 from mechinterp_toolkit.heads.in_text import BEHAVIOURS
 from mechinterp_toolkit.model import load_model
@@ -226,12 +227,6 @@ def test_taking_outputs_from_other_prompts_undoes_the_answers_as_the_mean_does(t
     assert trained.resample_logit_drop.value != trained.logit_drop.value
 
 
-def test_the_found_heads_are_paired_first_and_then_those_of_the_highest_lift():
-    lift = torch.tensor([[0.1, 3.0], [2.0, 1.0]])
-    assert _to_pair(((1, 1),), lift) == ((1, 1), (0, 1), (1, 0))
-    assert _to_pair(((0, 1), (1, 0), (0, 0), (1, 1)), lift) == ((0, 1), (1, 0), (0, 0))
-
-
 def test_pairs_are_of_the_found_head_and_agree_with_its_ablation(trained):
     assert trained.single_drop.labels["head"][0] == "1.1"
     assert trained.single_drop.value[0] == pytest.approx(trained.logit_drop.value.item(), abs=1e-4)
@@ -271,7 +266,7 @@ def test_estimates_within_parts_are_rows_of_the_finding(trained):
 def test_large_classes_are_measured_but_not_drawn(trained, monkeypatch):
     titles = trained.figures()
     assert "What head 1.1 writes for numbers" in titles
-    monkeypatch.setattr("mechinterp_toolkit.analyses.successor_heads.writes.MOST_DRAWN", 20)
+    monkeypatch.setattr("mechinterp_toolkit.analyses.successor_heads._figures.MOST_DRAWN", 20)
     assert "What head 1.1 writes for numbers" not in trained.figures()
     assert "What head 1.1 writes for days" in trained.figures()
 
