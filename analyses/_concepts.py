@@ -1,5 +1,4 @@
-"""What findings about a concept share: how well each layer tells its classes apart, and how an
-edit's effect is judged.
+"""What findings about a concept share: how well each layer tells its classes apart.
 
 Source: this project.
 """
@@ -7,18 +6,24 @@ Source: this project.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechinterp_toolkit.finding import Finding
-from mechinterp_toolkit.geometry.classes import Reader, read_classes, unit_means
+from mechinterp_toolkit.geometry.classes import read_classes, unit_means
+from mechinterp_toolkit.hooks.steer_fit import shuffled_differences
 from mechinterp_toolkit.model import HookedModel
+from mechinterp_toolkit.nulls import why_undecided
+from mechinterp_toolkit.prompts import Dropped
+from mechinterp_toolkit.prompts.concepts import WordPrompts, word_prompts
+from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.registry import Planted
 from mechinterp_toolkit.results import Estimate, Verdict, along
-from mechinterp_toolkit.stats import p_value, why_undecided
+from mechinterp_toolkit.toys.planted_concepts import concept_model
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,6 @@ class ConceptFinding(Finding):
         return self.concept[:1].upper() + self.concept[1:]
 
     @property
-    def p(self) -> float:
-        """p-value of the best hook point's accuracy, corrected for all of them."""
-        return p_of_largest(self.accuracy)
-
-    @property
     def short(self) -> str | None:
         """Why no accuracy could pass, with the draws it takes; None where one could.
 
@@ -55,80 +55,148 @@ class ConceptFinding(Finding):
         return why_undecided(len(self.accuracy.control))
 
     @property
+    def best(self) -> int:
+        """Index of the hook point where the classes are told apart best."""
+        return int(self.accuracy.value.argmax())
+
+    @property
     def hook_point(self) -> str:
-        """Where the classes are told apart best."""
-        return self.accuracy.label("hook point", int(self.accuracy.value.argmax()))
+        """Its name."""
+        return self.accuracy.label("hook point", self.best)
 
     @property
     def best_accuracy(self) -> Estimate:
         """The accuracy there; its control is the largest over hook points."""
-        return self.accuracy.at(int(self.accuracy.value.argmax()), largest=True)
+        return self.accuracy.at(self.best, largest=True)
 
     @property
     def represented(self) -> Verdict:
-        said = (
-            f"{self.subject} is read off with accuracy {self.best_accuracy.text()} at"
-            f" {self.hook_point}"
-        )
+        """Whether the best accuracy beats shuffled labels, corrected for all hook points."""
+        p = float(self.accuracy.p().min())
+        read_off = f"{self.subject} is read off with accuracy {self.best_accuracy.text()}"
+        read_off = f"{read_off} at {self.hook_point}"
         if self.short:
-            return Verdict("undecided", f"{said}; {self.short}", p=self.p)
-        if self.p <= 0.05:
-            return Verdict("found", f"{said}, beyond shuffled labels.", p=self.p)
-        return Verdict("not_found", f"{said}, no better than with shuffled labels.", p=self.p)
+            return Verdict("undecided", f"{read_off}; {self.short}", p=p)
+        if p <= 0.05:
+            return Verdict("found", f"{read_off}, beyond shuffled labels.", p=p)
+        return Verdict("not_found", f"{read_off}, no better than with shuffled labels.", p=p)
 
     @property
     def locations(self) -> tuple[str, ...]:
-        """Hook points at which the accuracy lies beyond the largest of shuffled labels, best
-        first."""
-        if self.short:
-            return ()
-        null = _largest(self.accuracy)
-        order = self.accuracy.value.argsort(descending=True, stable=True).tolist()
-        passed = [i for i in order if float(p_value(self.accuracy.value[i], null)) <= 0.05]
-        return tuple(self.accuracy.label("hook point", i) for i in passed)
+        """Hook points where the accuracy beats shuffled labels, corrected for all, best first."""
+        order = self.accuracy.value.argsort(descending=True, stable=True)
+        passing = order[self.accuracy.p()[order] <= 0.05].tolist()
+        return tuple(self.accuracy.label("hook point", index) for index in passing)
 
     def _not_edited(self, absent: str, so: str) -> Verdict:
-        """The verdict where nothing was edited, because the concept is `absent` or that was not
-        decided."""
+        """The verdict where nothing was edited: the concept is `absent`, or that is undecided."""
         if self.short:
-            return Verdict(
-                "undecided", f"It is not decided whether {self.concept} is represented, {so}."
-            )
+            reason = f"It is not decided whether {self.concept} is represented, {so}."
+            return Verdict("undecided", reason)
         return Verdict("not_applicable", f"{absent}, {so}.")
 
+    def opening(self, undecided: str, absent: str) -> str:
+        """What an answer begins with where the concept was not found."""
+        if self.represented.found:
+            return ""
+        return f"{undecided if self.short else absent} "
 
-def read_layers(
-    read: dict[str, Tensor],
-    unit: Tensor,
-    label: Tensor,
-    *,
-    reader: Reader,
-    unit_name: str,
-    draws: int,
-    seed: int,
-) -> Estimate:
-    """Return `ConceptFinding.accuracy`: hook point by hook point, all against the same shuffles of
-    the labels.
+
+@dataclass(frozen=True)
+class WordFinding(ConceptFinding):
+    """A finding about a concept of two classes of words, edited in sentences about half of them."""
+
+    classes: tuple[str, str]
+    """Positive class, negative class."""
+
+    words: tuple[int, int]
+    """Words of either class; directions and vectors are made from half of them, rounded down."""
+
+    def _arrangements(self, *, directed: bool) -> int:
+        """How many relabellings of the words that an edit is made from differ, see there."""
+        return even_relabellings((self.words[0] // 2, self.words[1] // 2), directed=directed)
+
+
+@dataclass(frozen=True)
+class WordReading:
+    """What a model holds at the words of a concept, in front of each block."""
+
+    asked: WordPrompts
+    """Prompts about the words."""
+
+    streams: Mapping[str, Float[Tensor, "batch d_model"]]
+    """Hook point -> activations at the word of each prompt."""
+
+    accuracy: Estimate
+    """`ConceptFinding.accuracy`, by the nearest class mean."""
+
+    half: Bool[Tensor, " batch"]
+    """Prompts about the half of the words that edits are made from; they are tried on the rest."""
+
+    @property
+    def found(self) -> bool:
+        """Whether the classes are told apart anywhere, so that there is something to edit."""
+        return bool((self.accuracy.p() <= 0.05).any())
+
+    @property
+    def hook_point(self) -> str:
+        """Where they are told apart best."""
+        return self.accuracy.label("hook point", int(self.accuracy.value.argmax()))
+
+    def shuffled(self, draws: int, seed: int) -> list[Float[Tensor, " d_model"]]:
+        """Return mean differences there of labels shuffled over the words of the half."""
+        at_words, asked, half = self.streams[self.hook_point], self.asked, self.half
+        words, labels = asked.word[half], asked.label[half]
+        return shuffled_differences(at_words[half], words, labels, draws=draws, seed=seed)
+
+
+def read_words(model: HookedModel, concept: str, draws: int, seed: int) -> WordReading:
+    """Read the classes of a concept of words in front of each block.
 
     Args:
-        read: activations of the labelled tokens by hook point.
-        unit, label: which word or text each of them belongs to, and its class.
-        unit_name: what a unit is, in the plural ("words").
-        reader, draws, seed: of `read_classes`.
+        model: a transformer with a tokenizer.
+        concept: a concept of `concepts.WORD_CONCEPTS`.
+        draws: shuffles of the labels, the same at every hook point.
+        seed: of shuffles, intervals and halves.
+
+    >>> from mechinterp_toolkit import load_model
+    >>> reading = read_words(load_model("toy/sentiment"), "sentiment", draws=19, seed=0)
+    >>> reading.found, reading.hook_point
+    (True, 'blocks.0.hook_resid_pre')
     """
-    rows = []
-    for activation in read.values():
-        means, own = unit_means(activation, unit, label)
-        read_off = read_classes(
-            means, own, reader=reader, unit_name=unit_name, draws=draws, seed=seed
-        )
-        rows.append(read_off.accuracy)
-    return along(rows, "hook point", tuple(read))
+    asked, rows = word_prompts(model, concept), []
+    prompts, names = asked.prompts, stream_points(model)
+    streams = activations(model, prompts.tokens, names, mask=prompts.mask, position=asked.at_word)
+    for stream in streams.values():
+        means, label = unit_means(stream, asked.word, asked.label)
+        named: dict[str, Any] = {"reader": "nearest_mean", "unit_name": "words"}
+        rows.append(read_classes(means, label, **named, draws=draws, seed=seed).accuracy)
+    return WordReading(asked, streams, along(rows, "hook point", names), asked.halves(seed))
+
+
+def stream_points(model: HookedModel) -> tuple[str, ...]:
+    """Return the hook points of the stream in front of each block.
+
+    >>> from mechinterp_toolkit import load_model
+    >>> stream_points(load_model("toy/sentiment"))[-1]
+    'blocks.1.hook_resid_pre'
+    """
+    return tuple(f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers))
+
+
+def left_out(dropped: Sequence[Dropped]) -> tuple[str, ...]:
+    """Return the first five words that were left out, with the reason.
+
+    >>> left_out([Dropped("splendid", "two tokens")])
+    ("'splendid' left out: two tokens",)
+    """
+    return tuple(f"{d.word!r} left out: {d.reason}" for d in dropped[:5])
 
 
 def even_relabellings(sizes: tuple[int, int], *, directed: bool) -> int:
-    """Return how many arrangements of two classes `stats.balanced_relabellings` draws from, and the
-    observed one.
+    """Return how many arrangements of two classes there are, the observed one among them.
+
+    They are those that `nulls.balanced_relabellings` draws from.
 
     Args:
         sizes: units of either class.
@@ -138,85 +206,39 @@ def even_relabellings(sizes: tuple[int, int], *, directed: bool) -> int:
     19
     """
     first, second = sizes
-    even = (
-        first * second / (first + second)
-    )  # units of the first class that get the second one's label
+    even = first * second / (first + second)  # units of the first class relabelled as the second
     ways = sum(
-        math.comb(first, k) * math.comb(second, k)
-        for k in range(min(sizes) + 1)
-        if abs(k - even) < 1
+        math.comb(first, moved) * math.comb(second, moved)
+        for moved in range(min(sizes) + 1)
+        if abs(moved - even) < 1
     )
     return (ways if directed or first != second else ways // 2) + 1
 
 
-def about(estimate: Estimate, digit: float) -> str:
-    """Return `Estimate.text()` in whole multiples of `digit`; "about 0" where nothing is left of
-    it.
-
-    >>> import torch
-    >>> value, low, high = torch.tensor([3e-8, -2e-6, 2e-6])
-    >>> about(Estimate(value, low, high, 9, "nats", "by hand"), 0.001)
-    'about 0'
-    """
-    kept: dict[str, Any] = {
-        name: _whole(getattr(estimate, name), digit) for name in ("value", "low", "high")
-    }
-    return replace(estimate, **kept).text() if any(map(bool, kept.values())) else "about 0"
-
-
-def about_control(estimate: Estimate, digit: float) -> str:
-    """Return `Estimate.control_text()` in whole multiples of `digit`; "about 0 (its name)" where
-    nothing is left of it."""
-    assert estimate.control is not None
-    draws = estimate.control.double().flatten()
-    mean, most = _whole(draws.mean(), digit), _whole(draws.quantile(0.95), digit)
-    numbers = f"{mean:.3g}, 95 % below {most:.3g}" if mean or most else "about 0"
-    return f"{numbers} ({estimate.control_name})"
-
-
-def _whole(number: Tensor, digit: float) -> Tensor:
-    return (number / digit).round() * digit + 0.0  # plus 0 makes 0 of -0
-
-
-def p_of_largest(estimate: Estimate) -> float:
-    """Return the p-value of the largest value against the largest of each draw."""
-    return float(p_value(estimate.value.amax(), _largest(estimate)))
-
-
-def _largest(estimate: Estimate) -> Tensor:
-    assert estimate.control is not None
-    return estimate.control.flatten(1).amax(1)
-
-
 def planted_concepts(**options: bool) -> Callable[[float, int], Planted]:
-    """Return `planted(strength, seed)` of an analysis of concepts: a model that answers by the
-    sentiment of words.
+    """Return `planted(strength, seed)`: a model that answers by the sentiment of words.
 
     Args:
-        options: of `toys.planted_concept`.
+        options: of `toys.concept_model`.
+
+    >>> planted_concepts()(1.0, 0).locations
+    ('blocks.0.hook_resid_pre', 'blocks.1.hook_resid_pre')
     """
 
     def planted(strength: float, seed: int) -> Planted:
-        from mechinterp_toolkit.toys import concept_model
-
-        model = concept_model(strength, seed, **options)
-        return Planted(model, ("blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"), {})
+        places = ("blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre")
+        return Planted(concept_model(strength, seed, **options), places, {})
 
     return planted
 
 
 def concept_twins(**options: bool) -> dict[str, Callable[[int], HookedModel]]:
-    """Return the null models: the same architecture at random, and the same model with classes
-    drawn among the words."""
+    """Return the null models: random weights, and classes drawn among the words.
 
-    def random_model(seed: int) -> HookedModel:
-        from mechinterp_toolkit.toys import concept_model
-
-        return concept_model(1.0, seed, **options).random_twin(seed)
-
-    def relabelled_model(seed: int) -> HookedModel:
-        from mechinterp_toolkit.toys import concept_model
-
-        return concept_model(1.0, seed, relabelled=True, **options)
-
-    return {"random weights": random_model, "scrambled": relabelled_model}
+    >>> list(concept_twins())
+    ['random weights', 'scrambled']
+    """
+    return {
+        "random weights": lambda seed: concept_model(1.0, seed, **options).random_twin(seed),
+        "scrambled": lambda seed: concept_model(1.0, seed, relabelled=True, **options),
+    }

@@ -20,21 +20,21 @@ tasks); Wilming et al. 2023, arXiv:2306.01464 (suppressors). The nulls are this 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.analyses._concepts import (
     ConceptFinding,
-    about,
-    about_control,
     concept_twins,
-    p_of_largest,
+    left_out,
     planted_concepts,
+    stream_points,
 )
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry.classes import read_classes, unit_means
@@ -42,31 +42,26 @@ from mechinterp_toolkit.hooks.erase import (
     LeaceEraser,
     LeaceFitter,
     optimal_linear_shrinkage,
-    quality,
     random_eraser,
 )
 from mechinterp_toolkit.hooks.where import only_at
 from mechinterp_toolkit.intervention import applied
 from mechinterp_toolkit.model import HookedModel
+from mechinterp_toolkit.nulls import balanced_relabellings
 from mechinterp_toolkit.prompts.concepts import LabelledTokens, labelled_tokens, reads_text
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.registry import analysis
 from mechinterp_toolkit.results import Estimate, Verdict, along
-from mechinterp_toolkit.stats import balanced_relabellings, bootstrap, judge_effect, p_value
+from mechinterp_toolkit.stats import bootstrap, judge_effect
 
 ERASURES = ("LEACE", "orthogonal", "random directions")
 
 SMALLEST_RISE = 0.05
-"""Nats: a rise of the loss below this is none of interest, however surely it is one."""
+"""Nats: a rise of the loss below this is of no interest, however sure it is."""
 
 _DIGIT = 0.001
 """Nats that rises of the loss are written in: a fiftieth of the smallest of interest. Rounding
 makes rises of 1e-8."""
-
-BATCH = 32
-
-_FEWEST = 3
-"""Units a class needs to be read: one is left out, two make a mean."""
 
 
 @dataclass(frozen=True)
@@ -110,107 +105,32 @@ class ConceptReliance(ConceptFinding):
 
     @property
     def used(self) -> Verdict:
+        """Whether erasing the classes costs more than erasing shuffled labels as far."""
         if self.rise is None:
             return self._not_edited(
                 "The concept cannot be read off linearly", "so nothing was erased"
             )
         at = self.rise.label("hook point", int(self.rise.value.argmax()))
-        said = f"Erasing it at {at} raises the loss by {about(self.effect, _DIGIT)} nats"
-        return judge_effect(
-            self.effect, said, f"erasing shuffled labels of {self.unit_name} as far", SMALLEST_RISE
-        )
+        erased = f"Erasing it at {at} raises the loss by {_about(self.effect)} nats"
+        control = f"erasing shuffled labels of {self.unit_name} as far"
+        return judge_effect(self.effect, erased, control, SMALLEST_RISE)
 
     @property
     def effect(self) -> Estimate:
+        """The largest rise over hook points, or the accuracy where nothing was erased."""
         if self.rise is None:
             return self.best_accuracy
         return self.rise.at(int(self.rise.value.argmax()), largest=True)
 
     def answer(self) -> str:
-        best = int(self.accuracy.value.argmax())
-        text = (
-            f"Of {sum(self.units)} {self.unit_name} in {len(self.classes)} classes, left-out ones"
-            f" are classified with a balanced accuracy of {self.best_accuracy.text()} at"
-            f" {self.hook_point}; control: {self.best_accuracy.control_text()}. With an eraser"
-            f" fitted to one half of the {self.unit_name}, the other half is classified with"
-            f" {self.erased.at(best).text()}. What a probe reads along and what the classes differ"
-            f" along have a cosine of {self.cosine[best]:.2f}."
-        )
-        if self.short:
-            return f"Whether {self.concept} is represented linearly is undecided. {text}"
-        return text if self.p <= 0.05 else f"{self.subject} is not represented linearly. {text}"
+        return _answer(self)
 
     def causal_check(self) -> str:
-        asked = (
-            f"As it is, the model is right in {self.right.text()} and its loss is"
-            f" {self.loss.text()} nats."
-        )
-        if self.rise is None or self.by_erasure is None:
-            why = self._not_edited("No layer holds the concept linearly", "so nothing was erased")
-            return f"{asked} {why.reason}"
-        at = int(self.rise.value.argmax())
-        rises = "; ".join(
-            f"{name} {about(self.by_erasure.at(at, i), _DIGIT)}" for i, name in enumerate(ERASURES)
-        )
-        return (
-            f"{asked} With the classes erased at their tokens in front of block {at}, the loss"
-            f" rises by {about(self.effect, _DIGIT)} nats; control:"
-            f" {about_control(self.effect, _DIGIT)}. By kind of erasure: {rises}."
-        )
+        return _causal_check(self)
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        few = (
-            (
-                f"With {min(self.units)} {self.unit_name} in a class, accuracies below about .7 are"
-                " hard to tell from chance."
-            ),
-        )
-        low = self.cosine[int(self.accuracy.value.argmax())] < 0.5
-        lean = (
-            (
-                "The probe's direction is far from the classes' difference: it leans on suppressors"
-                " or on noise."
-            ),
-        )
-        return (
-            *(few if min(self.units) < 30 else ()),
-            *(lean if low else ()),
-            *self._not_erased(),
-            *self.notes,
-        )
-
-    def _not_erased(self) -> tuple[str, ...]:
-        """Whether the classes of units that the eraser was not fitted to can still be told from
-        shuffled labels."""
-        erased = self.erased.at(int(self.accuracy.value.argmax()))
-        assert erased.control is not None
-        if not self.represented.found or float(p_value(erased.value, erased.control)) > 0.05:
-            return ()
-        return (
-            (
-                f"Erasure of {self.unit_name} that the eraser was not fitted to leaves an accuracy"
-                f" of {erased.text()}; control: {erased.control_text()}. What is said of erasure"
-                f" holds for the {self.unit_name} it was fitted to."
-            ),
-        )
-
-    def figures(self) -> dict[str, Any]:
-        from mechinterp_toolkit import plots
-
-        shown = {
-            "Accuracy by layer": plots.spectrum(
-                self.accuracy, title="Balanced accuracy on words left out"
-            )
-        }
-        if self.rise is not None:
-            shown["Loss without the concept"] = plots.spectrum(
-                self.rise, title="Rise of the loss under erasure, nats"
-            )
-        shown["The headline number over its null"] = plots.strip(
-            self.effect, title="Largest over layers, and its null"
-        )
-        return shown
+        return (*_caveats(self), *self.notes)
 
 
 @analysis(
@@ -242,167 +162,274 @@ def concept_reliance(
     Raises:
         NotApplicable: too few words of the concept are tokens of this model.
         ToolkitError: the concept is not known, or has fewer than two classes with enough words.
+
+    >>> finding = concept_reliance("toy/sentiment", draws=19, edit_draws=1)
+    >>> finding.represented.outcome, finding.units
+    ('found', (24, 24))
     """
-    text = labelled_tokens(model, concept)
-    names = tuple(f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers))
-    read = activations(model, text.tokens, names, mask=text.mask)
-    labelled = _Labelled(text.label[text.labelled], text.unit[text.labelled], text.unit_name)
-    sites = [_Site(name, read[name][text.labelled].double(), labelled) for name in names]
-    plain, right = _losses(model, text, {})
-    accuracy = along([_read(site.x, labelled, draws, seed) for site in sites], "hook point", names)
-    common: dict[str, Any] = {"unit": _row_units(text), "unit_name": text.unit_name, "seed": seed}
-    rise = by_erasure = None
-    if p_of_largest(accuracy) <= 0.05:
-        rise, by_erasure = _rises(model, text, sites, plain, edit_draws, common)
+    text, names = labelled_tokens(model, concept), stream_points(model)
+    streams = activations(model, text.tokens, names, mask=text.mask)
+    tokens = (text.label[text.labelled], text.unit[text.labelled], text.unit_name)
+    sites = [_Site(name, streams[name][text.labelled].double(), *tokens) for name in names]
+    accuracy = along([site.accuracy(draws, seed) for site in sites], "hook point", names)
+    left = [site.fitter.report.cross_covariance_left for site in sites]
+    plain, estimate = _losses(model, text, {}), _interval(text, seed)
+    risen = _Rises()
+    if bool((accuracy.p() <= 0.05).any()):
+        risen = _rises(model, text, sites, edit_draws, seed)
     return ConceptReliance(
         concept=concept,
+        accuracy=accuracy,
+        notes=left_out(text.dropped),
         classes=text.names,
         unit_name=text.unit_name,
-        units=tuple(_units_of_classes(labelled, len(text.names))),
-        accuracy=accuracy,
-        erased=along([_read_after_erasure(site, seed) for site in sites], "hook point", names),
-        cross_covariance_left=torch.tensor(
-            [site.fitter.report.cross_covariance_left for site in sites]
-        ).double(),
-        cosine=torch.stack([_filter_and_pattern(site) for site in sites]),
-        loss=bootstrap(plain, measured="nats", **common),
-        right=bootstrap(right, measured="fraction in [0, 1]", **common),
-        rise=rise,
-        by_erasure=by_erasure,
-        notes=tuple(f"{d.word!r} left out: {d.reason}" for d in text.dropped[:5]),
+        units=tuple(sites[0].means[1].bincount(minlength=len(text.names)).tolist()),
+        erased=along([site.accuracy_erased(seed) for site in sites], "hook point", names),
+        cross_covariance_left=torch.tensor(left, dtype=torch.float64),
+        cosine=torch.stack([site.filter_and_pattern() for site in sites]),
+        loss=estimate(plain.loss, measured="nats"),
+        right=estimate(plain.right, measured="fraction in [0, 1]"),
+        rise=risen.rise,
+        by_erasure=risen.by_erasure,
         prompts_hash=text.hash,
     )
 
 
-class _Labelled(NamedTuple):
-    """Class and unit of each labelled token."""
+_BATCH = 32
+
+_FEWEST = 3
+"""Units a class needs to be read: one is left out, two make a mean."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Site:
+    """The labelled tokens at one hook point."""
+
+    hook_point: str
+    """Where they were read."""
+
+    x: Float[Tensor, "token d"]
+    """Their activations."""
 
     label: Int[Tensor, " token"]
+    """Their classes."""
+
     unit: Int[Tensor, " token"]
+    """Which word or text each belongs to."""
+
     unit_name: str
+    """What a unit is, in the plural."""
+
+    @functools.cached_property
+    def fitter(self) -> LeaceFitter:
+        """LEACE of the classes.
+
+        The covariance is shrunk, as words are few: still exact on these tokens, and less beside the
+        point on others.
+        """
+        return LeaceFitter.fit(self.x, self.label, shrinkage=True)
+
+    @functools.cached_property
+    def means(self) -> tuple[Float[Tensor, "unit d"], Int[Tensor, " unit"]]:
+        """Mean activation and class of each unit."""
+        return unit_means(self.x, self.unit, self.label)
+
+    def at(self, tokens: Bool[Tensor, " token"], eraser: LeaceEraser | None = None) -> _Site:
+        """Return the site of some tokens alone, with a concept erased."""
+        x = self.x[tokens] if eraser is None else eraser(self.x[tokens])
+        return _Site(self.hook_point, x, self.label[tokens], self.unit[tokens], self.unit_name)
+
+    def accuracy(self, draws: int, seed: int) -> Estimate:
+        """Return how well the classes of left-out units are read.
+
+        Classes of too few units are left out.
+        """
+        means, label = self.means
+        enough = label.bincount()[label] >= _FEWEST
+        if len(label[enough].unique()) < 2:
+            raise ToolkitError(
+                f"fewer than two classes have {_FEWEST} words or texts of their own; give more"
+                " text."
+            )
+        named: dict[str, Any] = {"unit_name": self.unit_name, "draws": draws, "seed": seed}
+        return read_classes(means[enough], label[enough], **named).accuracy
+
+    def accuracy_erased(self, seed: int) -> Estimate:
+        """Return the same of half of the units after the erasure fitted to the other half."""
+        units, generator = self.unit.unique(), torch.Generator().manual_seed(seed)
+        chosen = units[torch.randperm(len(units), generator=generator)[: len(units) // 2]]
+        half = torch.isin(self.unit, chosen)
+        return self.at(~half, self.at(half).fitter.eraser).accuracy(99, seed)
+
+    def filter_and_pattern(self) -> Float[Tensor, ""]:
+        """Return the mean |cosine| of S^-1 C, what a probe reads, and C, what classes differ by.
+
+        S is the covariance, shrunk for few words, and C the cross-covariance with the classes.
+        """
+        pattern = self.fitter.sigma_xz
+        covariance = optimal_linear_shrinkage(self.fitter.sigma_xx, len(self.unit.unique()))
+        probe = torch.linalg.lstsq(covariance, pattern, driver="gelsd").solution
+        varies = pattern.norm(dim=0) > 0
+        cosine = torch.nn.functional.cosine_similarity(probe[:, varies], pattern[:, varies], dim=0)
+        return cosine.abs().mean()
+
+    def shuffled_eraser(self, seed: int) -> LeaceEraser:
+        """Return LEACE of labels shuffled over units, moving the tokens as far as the true one.
+
+        Classes are spread evenly over the new labels.
+        """
+        which = self.unit.unique(return_inverse=True)[1]
+        label = balanced_relabellings(self.means[1], draws=1, seed=seed)[0][which]
+        fitter = LeaceFitter.fit(self.x, label, shrinkage=True)
+        further = self.fitter.report.distance / fitter.report.distance
+        return fitter.eraser.scaled(further**0.5)  # distances grow with the square of the strength
 
 
-class _Site:
-    """The labelled tokens' activations at one hook point, and the statistics of their classes."""
+class _Losses(NamedTuple):
+    """How the model does on each prompt."""
 
-    def __init__(self, name: str, x: Float[Tensor, "token d"], labelled: _Labelled) -> None:
-        self.name, self.x, self.labelled = name, x, labelled
-        self.fitter = _fitted(x, labelled.label)
-
-
-def _fitted(x: Float[Tensor, "token d"], label: Int[Tensor, " token"]) -> LeaceFitter:
-    """The covariance is shrunk, as words are few: still exact on these tokens, and less beside the
-    point on others."""
-    return LeaceFitter.fit(x, label, shrinkage=True)
+    loss: Float[Tensor, " batch"]
+    right: Float[Tensor, " batch"]
 
 
-def _read(x: Tensor, labelled: _Labelled, draws: int, seed: int) -> Estimate:
-    """Read the classes of whole units; classes of too few units are left out."""
-    means, label = unit_means(x, labelled.unit, labelled.label)
-    enough = label.bincount()[label] >= _FEWEST
-    if len(label[enough].unique()) < 2:
-        raise ToolkitError(
-            f"fewer than two classes have {_FEWEST} words or texts of their own; give more text."
-        )
-    return read_classes(
-        means[enough], label[enough], unit_name=labelled.unit_name, draws=draws, seed=seed
-    ).accuracy
+class _Rises(NamedTuple):
+    """Rises of the loss: the fields of `ConceptReliance` with the same names."""
 
-
-def _units_of_classes(labelled: _Labelled, n_classes: int) -> list[int]:
-    _, label = unit_means(labelled.label[:, None].double(), labelled.unit, labelled.label)
-    return label.bincount(minlength=n_classes).tolist()
-
-
-def _read_after_erasure(site: _Site, seed: int) -> Estimate:
-    """Read half of the words after the erasure fitted to the other half, both ways round being
-    alike."""
-    units = site.labelled.unit.unique()
-    generator = torch.Generator().manual_seed(seed)
-    half = torch.isin(
-        site.labelled.unit,
-        units[torch.randperm(len(units), generator=generator)[: len(units) // 2]],
-    )
-    eraser = _fitted(site.x[half], site.labelled.label[half]).eraser
-    held_out = _Labelled(
-        site.labelled.label[~half], site.labelled.unit[~half], site.labelled.unit_name
-    )
-    return _read(eraser(site.x[~half]), held_out, 99, seed)
-
-
-def _filter_and_pattern(site: _Site) -> Float[Tensor, ""]:
-    """Mean |cosine| of S^-1 C (what a linear probe reads) and C (what the classes differ by), S
-    shrunk for few words."""
-    cross, units = site.fitter.sigma_xz, len(site.labelled.unit.unique())
-    covariance = optimal_linear_shrinkage(site.fitter.sigma_xx, units)
-    probe = torch.linalg.lstsq(covariance, cross, driver="gelsd").solution
-    there = cross.norm(dim=0) > 0
-    return (
-        torch.nn.functional.cosine_similarity(probe[:, there], cross[:, there], dim=0).abs().mean()
-    )
-
-
-def _rises(
-    model: HookedModel,
-    text: LabelledTokens,
-    sites: Sequence[_Site],
-    plain: Tensor,
-    draws: int,
-    common: dict[str, Any],
-) -> tuple[Estimate, Estimate]:
-    """Loss with LEACE minus loss as it is at each site, over erasures of shuffled labels; and the
-    same for `ERASURES`."""
-    by_leace, by_erasure = [], []
-    for i, site in enumerate(sites):
-
-        def rise(eraser: LeaceEraser, name: str = site.name) -> Float[Tensor, " batch"]:
-            return _losses(model, text, {name: eraser})[0] - plain
-
-        seed, leace = common["seed"] + i, site.fitter.eraser
-        orthogonal = LeaceFitter.fit(site.x, site.labelled.label, method="orth").eraser
-        random = random_eraser(site.x.shape[1], leace.rank, mean=site.fitter.mean_x, seed=seed)
-        risen = torch.stack([rise(one) for one in (leace, orthogonal, random)], 1)
-        null = torch.stack(
-            [rise(_shuffled(site, seed + 1000 * (draw + 1))).mean() for draw in range(draws)]
-        )
-        named: dict[str, Any] = {
-            "control_name": f"labels shuffled over {text.unit_name}, moved as far"
-        }
-        by_leace.append(bootstrap(risen[:, 0], measured="nats", control=null, **named, **common))
-        axes: dict[str, Any] = {"axes": ("erasure",), "labels": {"erasure": ERASURES}}
-        by_erasure.append(bootstrap(risen, measured="nats", **axes, **common))
-    names = [site.name for site in sites]
-    return along(by_leace, "hook point", names), along(by_erasure, "hook point", names)
-
-
-def _shuffled(site: _Site, seed: int) -> LeaceEraser:
-    """LEACE of labels shuffled over units, classes spread evenly, scaled to move the tokens as far
-    as the true one."""
-    which = site.labelled.unit.unique(return_inverse=True)[1]
-    _, label = unit_means(site.x[:, :1], site.labelled.unit, site.labelled.label)
-    fitter = _fitted(site.x, balanced_relabellings(label, draws=1, seed=seed)[0][which])
-    return fitter.eraser.scaled(
-        (site.fitter.report.distance / quality(fitter.eraser, fitter).distance) ** 0.5
-    )
+    rise: Estimate | None = None
+    by_erasure: Estimate | None = None
 
 
 def _losses(
     model: HookedModel, text: LabelledTokens, erasers: Mapping[str, LeaceEraser]
-) -> tuple[Tensor, Tensor]:
-    """Loss and rightness of each prompt, the erasers acting on labelled tokens alone."""
-    losses, right = [], []
-    for start in range(0, len(text.tokens), BATCH):
-        part = slice(start, start + BATCH)
+) -> _Losses:
+    """Return loss and rightness, the erasers acting on labelled tokens alone."""
+    parts = []
+    for start in range(0, len(text.tokens), _BATCH):
+        part = slice(start, start + _BATCH)
         edits = {name: only_at(text.labelled[part], eraser) for name, eraser in erasers.items()}
         with applied(model, edits, mask=text.mask[part]):
             logits = model.logits(text.tokens[part], text.mask[part])
-        losses.append(text.loss(logits, part))
-        right.append(text.right(logits, part))
-    return torch.cat(losses), torch.cat(right)
+        parts.append((text.loss(logits, part), text.right(logits, part)))
+    return _Losses(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def _row_units(text: LabelledTokens) -> Int[Tensor, " batch"]:
-    """What resampling keeps together: the word of a prompt about one word, else the text."""
+def _interval(text: LabelledTokens, seed: int) -> Callable[..., Estimate]:
+    """Return `bootstrap` over words where a prompt is about one, else over texts."""
     if text.answers is None:
-        return torch.arange(len(text.tokens))
-    return text.unit.amax(1)
+        return functools.partial(bootstrap, unit_name="texts", seed=seed)
+    return functools.partial(bootstrap, unit=text.unit.amax(1), unit_name="words", seed=seed)
+
+
+def _rises(
+    model: HookedModel, text: LabelledTokens, sites: Sequence[_Site], draws: int, seed: int
+) -> _Rises:
+    """Return the rise of the loss with each of `ERASURES` at each site.
+
+    The control are erasures of shuffled labels.
+    """
+    plain, estimate = _losses(model, text, {}).loss, _interval(text, seed)
+    by_leace, by_erasure = [], []
+    for number, site in enumerate(sites):
+
+        def rise(eraser: LeaceEraser, hook_point: str = site.hook_point) -> Tensor:
+            return _losses(model, text, {hook_point: eraser}).loss - plain
+
+        leace = site.fitter.eraser
+        orthogonal = LeaceFitter.fit(site.x, site.label, method="orth").eraser
+        random = random_eraser(
+            site.x.shape[1], leace.rank, mean=site.fitter.mean_x, seed=seed + number
+        )
+        risen = torch.stack([rise(eraser) for eraser in (leace, orthogonal, random)], 1)
+        shuffled = [site.shuffled_eraser(seed + number + 1000 * (i + 1)) for i in range(draws)]
+        by_leace.append(
+            estimate(
+                risen[:, 0],
+                measured="nats",
+                control=torch.stack([rise(eraser).mean() for eraser in shuffled]),
+                control_name=f"labels shuffled over {site.unit_name}, moved as far",
+            )
+        )
+        by_erasure.append(
+            estimate(risen, measured="nats", axes=("erasure",), labels={"erasure": ERASURES})
+        )
+    names = [site.hook_point for site in sites]
+    return _Rises(along(by_leace, "hook point", names), along(by_erasure, "hook point", names))
+
+
+def _answer(finding: ConceptReliance) -> str:
+    best, units, accuracy = finding.best, finding.unit_name, finding.best_accuracy
+    opening = finding.opening(
+        f"Whether {finding.concept} is represented linearly is undecided.",
+        f"{finding.subject} is not represented linearly.",
+    )
+    return (
+        f"{opening}Of {sum(finding.units)} {units} in {len(finding.classes)} classes, left-out ones"
+        f" are classified with a balanced accuracy of {accuracy.text()} at {finding.hook_point};"
+        f" control: {accuracy.control_text()}. With an eraser fitted to one half of the {units},"
+        f" the other half is classified with {finding.erased.at(best).text()}. What a probe reads"
+        f" along and what the classes differ along have a cosine of {finding.cosine[best]:.2f}."
+    )
+
+
+def _causal_check(finding: ConceptReliance) -> str:
+    text = (
+        f"As it is, the model is right in {finding.right.text()} and its loss is"
+        f" {finding.loss.text()} nats."
+    )
+    if finding.rise is None or finding.by_erasure is None:
+        return f"{text} {finding.used.reason}"
+    at = int(finding.rise.value.argmax())
+    kinds = [f"{name} {_about(finding.by_erasure.at(at, i))}" for i, name in enumerate(ERASURES)]
+    return (
+        f"{text} With the classes erased at their tokens in front of block {at}, the loss rises by"
+        f" {_about(finding.effect)} nats; control: {_about_control(finding.effect)}. By kind of"
+        f" erasure: {'; '.join(kinds)}."
+    )
+
+
+def _caveats(finding: ConceptReliance) -> list[str]:
+    units, caveats = finding.unit_name, []
+    if min(finding.units) < 30:
+        caveats.append(
+            f"With {min(finding.units)} {units} in a class, accuracies below about .7 are hard to"
+            " tell from chance."
+        )
+    if finding.cosine[finding.best] < 0.5:
+        caveats.append(
+            "The probe's direction is far from the classes' difference: it leans on suppressors or"
+            " on noise."
+        )
+    erased = finding.erased.at(finding.best)
+    if finding.represented.found and float(erased.p()) <= 0.05:
+        caveats.append(
+            f"Erasure of {units} that the eraser was not fitted to leaves an accuracy of"
+            f" {erased.text()}; control: {erased.control_text()}. What is said of erasure holds for"
+            f" the {units} it was fitted to."
+        )
+    return caveats
+
+
+def _about(estimate: Estimate, digit: float = _DIGIT) -> str:
+    """Return `Estimate.text()` in whole multiples of `digit`; "about 0" where nothing is left.
+
+    >>> value, low, high = torch.tensor([3e-8, -2e-6, 2e-6])
+    >>> _about(Estimate(value, low, high, 9, "nats", "by hand"), 0.001)
+    'about 0'
+    """
+    kept: dict[str, Any] = {
+        end: _whole(getattr(estimate, end), digit) for end in ("value", "low", "high")
+    }
+    return replace(estimate, **kept).text() if any(map(bool, kept.values())) else "about 0"
+
+
+def _about_control(estimate: Estimate, digit: float = _DIGIT) -> str:
+    """Return `Estimate.control_text()` in whole multiples of `digit`; "about 0 (its name)"."""
+    assert estimate.control is not None
+    draws = estimate.control.double().flatten()
+    mean, most = _whole(draws.mean(), digit), _whole(draws.quantile(0.95), digit)
+    numbers = f"{mean:.3g}, 95 % below {most:.3g}" if mean or most else "about 0"
+    return f"{numbers} ({estimate.control_name})"
+
+
+def _whole(number: Tensor, digit: float) -> Tensor:
+    return (number / digit).round() * digit + 0.0  # plus 0 makes 0 of -0

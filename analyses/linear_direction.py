@@ -1,13 +1,12 @@
-"""Does one direction hold a concept of two classes, do methods agree on it, and at which tokens
-does the model read it?
+"""Does one direction hold a concept, do methods agree on it, and at which tokens is it read?
 
-At the word of sentences whose answer depends on the word's class, a direction is sought by five
-methods: mean difference, k-means, PCA, a logistic probe and alignment (trained on what patching
-does, from the PCA's). *Represented*: words left out are nearer to the mean of their own class than
-with labels shuffled over words, the search over layers repeated. *Used*: with the direction of half
-of the words ablated in sentences about the other half, the right answer falls further than with
-directions of shuffled labels. *Summary*: ablated at punctuation alone, it takes more than at as
-many other tokens.
+At the word of sentences whose answer depends on the class of the word, one of two, a direction is
+sought by five methods: mean difference, k-means, PCA, a logistic probe and alignment (trained on
+what patching does, from the PCA's). *Represented*: words left out are nearer to the mean of their
+own class than with labels shuffled over words, the search over layers repeated. *Used*: with the
+direction of half of the words ablated in sentences about the other half, the right answer falls
+further than with directions of shuffled labels. *Summary*: ablated at punctuation alone, it takes
+more than at as many other tokens.
 
 What would fool it: words are units, not sentences, and directions are judged on words they were not
 fitted to; a mean over methods hides the one that found something else, hence its name; methods that
@@ -21,31 +20,35 @@ arXiv:2310.15154; Geiger et al. 2024, arXiv:2303.02536 (alignment). The nulls ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechinterp_toolkit import plots
 from mechinterp_toolkit.analyses._concepts import (
-    ConceptFinding,
+    WordFinding,
+    WordReading,
     concept_twins,
-    even_relabellings,
-    p_of_largest,
+    left_out,
     planted_concepts,
-    read_layers,
+    read_words,
 )
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry.classes import read_classes
 from mechinterp_toolkit.hooks.ablate import ablate_direction
 from mechinterp_toolkit.hooks.align import align_direction
-from mechinterp_toolkit.hooks.measure import logit_difference, measure
+from mechinterp_toolkit.hooks.measure import Metric, logit_difference, measure
 from mechinterp_toolkit.hooks.patch import Place, PromptPairs, patch_effects
-from mechinterp_toolkit.hooks.steer_fit import FITS, Contrast, shuffled_differences
+from mechinterp_toolkit.hooks.steer_fit import FITS, Contrast
 from mechinterp_toolkit.hooks.where import only_at
+from mechinterp_toolkit.intervention import Edits
 from mechinterp_toolkit.model import HookedModel
-from mechinterp_toolkit.prompts.concepts import WordPrompts, reads_text, word_prompts
+from mechinterp_toolkit.prompts.concepts import WordPrompts, reads_text
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.registry import analysis
 from mechinterp_toolkit.results import Estimate, Verdict
@@ -56,31 +59,16 @@ METHODS = ("mean difference", "k-means", "PCA", "logistic", "alignment")
 TOKENS = ("word", "punctuation", "all others", "all")
 """Classes of tokens at which the direction is ablated; the beginning of the sequence is in none."""
 
-_SPOKEN = {
-    "word": "the word",
-    "punctuation": "punctuation",
-    "all others": "all other tokens",
-    "all": "all tokens",
-}
-
 LOWEST_AGREEMENT = 0.5
-"""Mean |cosine| with the directions of the other methods below which a method is said to disagree
-with them."""
+"""Mean |cosine| with the other methods' directions below which a method is said to disagree."""
 
 SMALLEST_FALL = 0.1
-"""Logits: a fall of the right answer over the wrong one below this is none of interest, however
-surely it is one."""
+"""Logits: a fall of the right answer below this is of no interest, however sure it is."""
 
 
 @dataclass(frozen=True)
-class LinearDirection(ConceptFinding):
+class LinearDirection(WordFinding):
     """Result of `linear_direction`."""
-
-    classes: tuple[str, str]
-    """Positive class, negative class."""
-
-    words: tuple[int, int]
-    """Words of either class."""
 
     agreement: Float[Tensor, "method method"] | None
     """|Cosine| of the directions that `METHODS` find on half of the words, in [0, 1]; None where
@@ -99,19 +87,16 @@ class LinearDirection(ConceptFinding):
     logits; control as above."""
 
     summary: Estimate | None
-    """The fall at punctuation alone, in logits; control: at as many other tokens, drawn at random.
-    """
+    """The fall at punctuation alone, in logits; control: at as many other tokens."""
 
     @property
     def used(self) -> Verdict:
+        """Whether ablating the direction takes more than directions of shuffled labels do."""
         if self.fall is None:
             return self._not_edited("No direction was found", "so none was ablated")
-        fall = self.fall.at(TOKENS.index("all"))
-        said = f"Ablating it everywhere takes {fall.text()} logits from the right answer"
-        there_are = even_relabellings((self.words[0] // 2, self.words[1] // 2), directed=False)
-        return judge_effect(
-            fall, said, "directions of shuffled labels", SMALLEST_FALL, arrangements=there_are
-        )
+        ablated = f"Ablating it everywhere takes {self.effect.text()} logits from the right answer"
+        there_are = self._arrangements(directed=False)
+        return judge_effect(self.effect, ablated, SHUFFLED, SMALLEST_FALL, arrangements=there_are)
 
     @property
     def summarised(self) -> Verdict:
@@ -120,103 +105,37 @@ class LinearDirection(ConceptFinding):
             return self._not_edited("No direction was found", "so none was ablated")
         if self.summary is None:
             return Verdict("not_applicable", "Not every sentence has punctuation behind the word.")
-        said = f"Ablating it at punctuation alone takes {self.summary.text()} logits"
-        return judge_effect(self.summary, said, "at as many other tokens", SMALLEST_FALL)
+        ablated = f"Ablating it at punctuation alone takes {self.summary.text()} logits"
+        return judge_effect(self.summary, ablated, "at as many other tokens", SMALLEST_FALL)
 
     @property
     def effect(self) -> Estimate:
-        return self.best_accuracy if self.fall is None else self.fall.at(TOKENS.index("all"))
-
-    def answer(self) -> str:
-        text = (
-            f"Of {sum(self.words)} words, those left out are nearer to their own class' mean in"
-            f" {self.best_accuracy.text()} at {self.hook_point}; control:"
-            f" {self.best_accuracy.control_text()}."
-        )
-        if self.short:
-            return f"Whether {self.concept} lies along a direction is undecided. {text}"
-        if self.agreement is None:
-            return f"{self.subject} lies along no direction. {text}"
-        agreed = self.agreement_with_others
-        least = min(agreed, key=agreed.__getitem__)
-        return (
-            f"{text} Directions of five methods agree with a mean |cosine| of"
-            f" {sum(agreed.values()) / len(agreed):.2f}, least that of {least} with"
-            f" {agreed[least]:.2f}. {self.summarised.reason}"
-        )
-
-    def causal_check(self) -> str:
-        asked = f"As it is, the right answer leads by {self.difference.text()} logits."
-        if self.fall is None:
-            return (
-                f"{asked}"
-                f" {self._not_edited('No direction was found', 'so nothing was edited').reason}"
-            )
-        falls = ", ".join(
-            f"by {self.fall.at(i).text()} at {_SPOKEN[name]}" for i, name in enumerate(TOKENS)
-        )
-        said = (
-            f"{asked} With the direction ablated to its mean it falls {falls}; control, at all"
-            f" tokens: {self.fall.at(TOKENS.index('all')).control_text()}."
-        )
-        if self.patched is None:
-            return said
-        closed = "; ".join(f"{name} {self.patched.at(i).text()}" for i, name in enumerate(METHODS))
-        return (
-            f"{said} Patching the word along one direction closes this share of the gap between two"
-            f" sentences: {closed}; control: {self.patched.at(0).control_text()}."
-        )
+        """The fall at all tokens, or the accuracy where nothing was ablated."""
+        return self.best_accuracy if self.fall is None else self.fall.at(tokens="all")
 
     @property
     def agreement_with_others(self) -> dict[str, float]:
-        """Method -> mean |cosine| of its direction with those of the other methods, in [0, 1];
-        empty where none was found."""
+        """Method -> mean |cosine| with the directions of the others, in [0, 1]; empty if none."""
         if self.agreement is None:
             return {}
         others = (self.agreement.sum(1) - self.agreement.diagonal()) / (len(METHODS) - 1)
         return dict(zip(METHODS, others.tolist(), strict=True))
 
+    def answer(self) -> str:
+        return _answer(self)
+
+    def causal_check(self) -> str:
+        return _causal_check(self)
+
     @property
     def caveats(self) -> tuple[str, ...]:
-        apart = [
-            f"{name} ({cosine:.2f})"
-            for name, cosine in self.agreement_with_others.items()
-            if cosine < LOWEST_AGREEMENT
-        ]
-        named = f"{', '.join(apart[:-1])} and {apart[-1]}" if len(apart) > 1 else "".join(apart)
-        low = (
-            (
-                "Directions that disagree with those of the other methods, by mean |cosine|:"
-                f" {named}. They may hold something else."
-            ),
-        )
-        return (*(low if apart else ()), *self.notes)
+        return (*_disagreement(self), *self.notes)
 
     def figures(self) -> dict[str, Any]:
-        from mechinterp_toolkit import plots
-
-        shown = {
-            "Accuracy by layer": plots.spectrum(
-                self.accuracy, title="Accuracy of the nearest class mean, words left out"
-            )
-        }
+        figures, caption = super().figures(), "Agreement of methods"
         if self.agreement is not None:
-            shown["Agreement of methods"] = plots.matrix(
-                self.agreement, METHODS, METHODS, title="|cosine| of directions"
-            )
-        if self.fall is not None:
-            shown["Ablation by token"] = plots.spectrum(
-                self.fall, title="Fall of the right answer, logits"
-            )
-        if self.patched is not None:
-            shown["Patching by method"] = plots.spectrum(
-                self.patched, title="Share of the gap closed"
-            )
-        if self.summary is not None:
-            shown["Punctuation"] = plots.strip(
-                self.summary, title="Fall at punctuation over as many other tokens"
-            )
-        return shown
+            figures[caption] = plots.matrix(self.agreement, METHODS, METHODS, title="|cosine|")
+        return figures
 
 
 @analysis(
@@ -250,133 +169,149 @@ def linear_direction(
     Raises:
         NotApplicable: too few words of the concept are tokens of this model.
         ToolkitError: the concept is not known.
+
+    >>> finding = linear_direction("toy/sentiment", steps=1, draws=19, edit_draws=1)
+    >>> finding.represented.outcome, finding.hook_point
+    ('found', 'blocks.0.hook_resid_pre')
     """
-    asked = word_prompts(model, concept)
-    names = tuple(f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers))
-    prompts = asked.prompts
-    read = activations(model, prompts.tokens, names, mask=prompts.mask, position=asked.at_word)
-    accuracy = read_layers(
-        read,
-        asked.word,
-        asked.label,
-        reader="nearest_mean",
-        unit_name="words",
-        draws=draws,
-        seed=seed,
-    )
-    best = names[int(accuracy.value.argmax())]
-    halves = asked.halves(seed)
-    fitted, edited = None, _Edited(None, None, None)
-    if p_of_largest(accuracy) <= 0.05:
-        fitted = _fitted(model, asked, read[best], halves, best, steps)
-        shuffled = shuffled_differences(
-            read[best][halves], asked.word[halves], asked.label[halves], draws=edit_draws, seed=seed
-        )
-        edited = _edited(
-            model, asked.select(~halves), names, best, fitted, shuffled, edit_draws, seed
-        )
-    metric = logit_difference(*_right_and_wrong(asked), position=prompts.position)
+    reading = read_words(model, concept, draws, seed)
+    asked, prompts = reading.asked, reading.asked.prompts
+    agreement, edited = None, _Edited()
+    if reading.found:
+        directions = _fit_directions(model, reading, steps)
+        agreement = (directions @ directions.T).abs().clamp(max=1)
+        edited = _edit_sentences(model, reading, directions, edit_draws, seed)
+    metric = logit_difference(*asked.right_and_wrong, position=prompts.position)
+    logits = measure(model, prompts.tokens, metric, mask=prompts.mask)
     return LinearDirection(
         concept=concept,
+        accuracy=reading.accuracy,
+        notes=left_out(asked.dropped),
         classes=asked.names,
         words=asked.words,
-        accuracy=accuracy,
-        agreement=None if fitted is None else (fitted @ fitted.T).abs().clamp(max=1),
+        agreement=agreement,
         difference=bootstrap(
-            measure(model, prompts.tokens, metric, mask=prompts.mask),
-            unit=asked.word, unit_name="words", measured="logits", seed=seed,
+            logits, unit=asked.word, unit_name="words", measured="logits", seed=seed
         ),
         patched=edited.patched,
         fall=edited.fall,
         summary=edited.summary,
-        notes=tuple(f"{d.word!r} left out: {d.reason}" for d in asked.dropped[:5]),
         prompts_hash=prompts.hash,
-    )  # fmt: skip
+    )
+
+
+SHUFFLED = "directions of shuffled labels"
 
 
 class _Edited(NamedTuple):
-    patched: Estimate | None
-    fall: Estimate | None
-    summary: Estimate | None
+    """What edits did: the fields of `LinearDirection` with the same names."""
+
+    patched: Estimate | None = None
+    fall: Estimate | None = None
+    summary: Estimate | None = None
 
 
-def _fitted(
-    model: HookedModel,
-    asked: WordPrompts,
-    x: Float[Tensor, "batch d"],
-    rows: Bool[Tensor, " batch"],
-    hook_point: str,
-    steps: int,
+def _fit_directions(
+    model: HookedModel, reading: WordReading, steps: int
 ) -> Float[Tensor, "method d"]:
-    """The unit direction of each method, from the prompts `rows`."""
-    ours, theirs = asked.pairs(rows)
-    contrast = Contrast(hook_point, x[ours], x[theirs])
-    named = {
-        "k-means": "kmeans",
-        "PCA": "pca",
-        "logistic": "logistic",
-        "mean difference": "mean_difference",
-    }
-    found = {name: FITS[key](contrast) for name, key in named.items()}
-    source, base = asked.prompts.select(ours), asked.prompts.select(theirs)
-    answers = tuple(ids[ours] for ids in asked.positive_minus_negative)
-    metric = logit_difference(answers[0], answers[1], position=source.position)
-    place = Place(hook_point, positions=asked.at_word[ours][:, None], direction=found["PCA"])
-    found["alignment"] = align_direction(
-        model,
-        PromptPairs(source.tokens, base.tokens),
-        place,
-        metric,
-        steps=steps,
-        learning_rate=0.01,
+    """Return the unit direction of each of `METHODS`, from prompts about half of the words.
+
+    Args:
+        steps: of the training of the alignment, which starts from the direction of the PCA.
+    """
+    pairs = _Pairs.of(reading.asked, reading.half)
+    stream = reading.streams[reading.hook_point]
+    contrast = Contrast(reading.hook_point, stream[pairs.positive], stream[pairs.negative])
+    keys = ("mean_difference", "kmeans", "pca", "logistic")
+    directions = {key: FITS[key](contrast) for key in keys}
+    place = Place(reading.hook_point, positions=pairs.at_word, direction=directions["pca"])
+    aligned = align_direction(
+        model, pairs.prompts, place, pairs.metric, steps=steps, learning_rate=0.01
     )
-    return torch.nn.functional.normalize(
-        torch.stack([found[name].double() for name in METHODS]), dim=1
-    )
+    stacked = torch.stack([direction.double() for direction in (*directions.values(), aligned)])
+    return torch.nn.functional.normalize(stacked, dim=1)
 
 
-def _edited(
+def _edit_sentences(
     model: HookedModel,
-    asked: WordPrompts,
-    names: tuple[str, ...],
-    best: str,
-    fitted: Float[Tensor, "method d"],
-    shuffled: list[Tensor],
+    reading: WordReading,
+    directions: Float[Tensor, "method d"],
     draws: int,
     seed: int,
 ) -> _Edited:
-    """Patch and ablate in sentences about the other half of the words."""
-    run = _Ablation(model, asked, names)
-    direction = fitted[METHODS.index("mean difference")]
-    tokens = _token_classes(asked)
-    falls = torch.stack([run.fall(direction, tokens[name]) for name in TOKENS], 1)
-    null = torch.stack(
-        [torch.stack([run.fall(one, tokens[name]).mean() for name in TOKENS]) for one in shuffled]
+    """Patch and ablate in sentences about the other half of the words.
+
+    Args:
+        directions: by method.
+        draws: directions of shuffled labels, and sets of other tokens.
+    """
+    asked, shuffled = reading.asked.select(~reading.half), reading.shuffled(draws, seed)
+    ablation = _Ablation(model, asked, tuple(reading.streams))
+    direction, tokens = directions[METHODS.index("mean difference")], _token_classes(asked)
+    falls = torch.stack([ablation.fall(direction, tokens[name]) for name in TOKENS], 1)
+    null = [[ablation.fall(drawn, tokens[name]).mean() for name in TOKENS] for drawn in shuffled]
+    interval = functools.partial(
+        bootstrap, unit=asked.word, unit_name="words", measured="logits", seed=seed
     )
-    common: dict[str, Any] = {
-        "unit": asked.word,
-        "unit_name": "words",
-        "measured": "logits",
-        "seed": seed,
-    }
-    fall = bootstrap(
+    fall = interval(
         falls,
-        control=null,
-        control_name="directions of shuffled labels",
+        control=torch.tensor(null, dtype=torch.float64),
+        control_name=SHUFFLED,
         axes=("tokens",),
         labels={"tokens": TOKENS},
-        **common,
     )
     summary = None
     if bool(tokens["punctuation"].any(1).all()):
-        elsewhere = _other_tokens(asked, tokens, draws, seed)
-        summary = bootstrap(
+        elsewhere = [
+            ablation.fall(direction, chosen).mean()
+            for chosen in _other_tokens(asked, tokens["all others"], draws, seed)
+        ]
+        summary = interval(
             falls[:, TOKENS.index("punctuation")],
-            control=torch.stack([run.fall(direction, chosen).mean() for chosen in elsewhere]),
+            control=torch.stack(elsewhere),
             control_name="as many other tokens",
-            **common,
         )
-    return _Edited(_patched(model, asked, best, fitted, shuffled, seed), fall, summary)
+    patched = _patched(model, asked, reading.hook_point, [*directions, *shuffled], seed)
+    return _Edited(patched, fall, summary)
+
+
+def _token_classes(asked: WordPrompts) -> dict[str, Bool[Tensor, "batch pos"]]:
+    """Return which tokens belong to each of `TOKENS`.
+
+    The first column is left out where it is the beginning of the sequence.
+    """
+    prompts, rows = asked.prompts, torch.arange(len(asked.prompts))
+    real = prompts.mask.clone()
+    if len(prompts.tokens[:, 0].unique()) == 1:
+        real[:, 0] = False
+    word = torch.zeros_like(real)
+    word[rows, asked.at_word] = True
+    others = real & ~word & ~asked.summary
+    return dict(zip(TOKENS, (word, asked.summary, others, real | word), strict=True))
+
+
+class _Pairs(NamedTuple):
+    """Pairs of a positive and a negative sentence of one template."""
+
+    positive: Int[Tensor, " pair"]
+    negative: Int[Tensor, " pair"]
+    prompts: PromptPairs
+    metric: Metric
+    at_word: Int[Tensor, "pair 1"]
+
+    @classmethod
+    def of(cls, asked: WordPrompts, rows: Bool[Tensor, " batch"] | None = None) -> _Pairs:
+        positive, negative = asked.pairs(rows)
+        source = asked.prompts.select(positive)
+        prompts = PromptPairs(
+            source.tokens,
+            asked.prompts.tokens[negative],
+            asked.word[positive],
+            unit_name="pairs of words",
+        )
+        answers = [ids[positive] for ids in asked.positive_minus_negative]
+        metric = logit_difference(*answers, position=source.position)
+        return cls(positive, negative, prompts, metric, asked.at_word[positive][:, None])
 
 
 class _Ablation:
@@ -384,7 +319,7 @@ class _Ablation:
 
     def __init__(self, model: HookedModel, asked: WordPrompts, names: tuple[str, ...]) -> None:
         self.model, self.prompts, self.names = model, asked.prompts, names
-        self.metric = logit_difference(*_right_and_wrong(asked), position=asked.prompts.position)
+        self.metric = logit_difference(*asked.right_and_wrong, position=asked.prompts.position)
         self.streams = activations(model, asked.prompts.tokens, names, mask=asked.prompts.mask)
         self.before = self._measure({})
 
@@ -394,56 +329,26 @@ class _Ablation:
         """How far the right answer falls, prompt by prompt."""
         unit = (direction / direction.norm()).double()
         means = {
-            name: float(self.streams[name][chosen].double().mean(0) @ unit) for name in self.names
+            name: float(stream[chosen].double().mean(0) @ unit)
+            for name, stream in self.streams.items()
         }
         edits = ablate_direction(unit, self.names, means)
-        return self.before - self._measure(
-            {name: only_at(chosen, edit) for name, edit in edits.items()}
-        )
+        return self.before - self._measure({n: only_at(chosen, edit) for n, edit in edits.items()})
 
-    def _measure(self, edits: dict[str, Any]) -> Float[Tensor, " batch"]:
+    def _measure(self, edits: Edits) -> Float[Tensor, " batch"]:
         return measure(self.model, self.prompts.tokens, self.metric, edits, mask=self.prompts.mask)
 
 
-def _right_and_wrong(asked: WordPrompts) -> tuple[Tensor, Tensor]:
-    answers = asked.labelled().answers
-    assert answers is not None
-    return answers
-
-
-def _token_classes(asked: WordPrompts) -> dict[str, Bool[Tensor, "batch pos"]]:
-    """Which tokens belong to each of `TOKENS`; the first column is left out where it is the
-    beginning of the sequence."""
-    prompts, rows = asked.prompts, torch.arange(len(asked.prompts))
-    real = prompts.mask.clone()
-    if len(prompts.tokens[:, 0].unique()) == 1:
-        real[:, 0] = False
-    word = torch.zeros_like(real)
-    word[rows, asked.at_word] = True
-    return {
-        "word": word,
-        "punctuation": asked.summary,
-        "all others": real & ~word & ~asked.summary,
-        "all": real | word,
-    }
-
-
 def _other_tokens(
-    asked: WordPrompts, tokens: dict[str, Bool[Tensor, "batch pos"]], draws: int, seed: int
+    asked: WordPrompts, others: Bool[Tensor, "batch pos"], draws: int, seed: int
 ) -> list[Bool[Tensor, "batch pos"]]:
-    """Sets of other tokens, as many in each prompt as it has punctuation; fewer where it has no
-    more."""
-    generator = torch.Generator().manual_seed(seed + 2)
-    count, others = asked.summary.sum(1), tokens["all others"]
+    """Sets of other tokens, as many as each prompt has punctuation; fewer where it has no more."""
+    generator, count = torch.Generator().manual_seed(seed + 2), asked.summary.sum(1)
     sets = []
     for _ in range(draws):
-        order = (
-            torch.rand(others.shape, generator=generator)
-            .masked_fill(~others, 2)
-            .argsort(1)
-            .argsort(1)
-        )
-        sets.append((order < count[:, None]) & others)
+        drawn = torch.rand(others.shape, generator=generator).masked_fill(~others, 2)
+        rank = drawn.argsort(1).argsort(1)
+        sets.append((rank < count[:, None]) & others)
     return sets
 
 
@@ -451,38 +356,87 @@ def _patched(
     model: HookedModel,
     asked: WordPrompts,
     hook_point: str,
-    fitted: Float[Tensor, "method d"],
-    shuffled: list[Tensor],
+    directions: Sequence[Float[Tensor, " d"]],
     seed: int,
 ) -> Estimate | None:
-    """Patch the word of negative sentences along each direction from positive ones; None where
-    their answers are alike."""
-    ours, theirs = asked.pairs()
-    source, base = asked.prompts.select(ours), asked.prompts.select(theirs)
-    answers = tuple(ids[ours] for ids in asked.positive_minus_negative)
-    metric = logit_difference(answers[0], answers[1], position=source.position)
-    at = asked.at_word[ours][:, None]
-    directions = [
-        *zip(METHODS, fitted, strict=True),
-        *((f"shuffled {i}", one) for i, one in enumerate(shuffled)),
+    """Patch the word of negative sentences from positive ones, along each direction.
+
+    The first directions are those of `METHODS`, the others their null. None where both sentences
+    get the same answer, so that there is no gap to close.
+    """
+    pairs = _Pairs.of(asked)
+    places = [
+        Place(hook_point, positions=pairs.at_word, direction=direction, name=str(number))
+        for number, direction in enumerate(directions)
     ]
-    places = [Place(hook_point, positions=at, direction=one, name=name) for name, one in directions]
     try:
-        pairs = PromptPairs(source.tokens, base.tokens, asked.word[ours], "pairs of words")
-        effects = patch_effects(model, pairs, places, metric, seed=seed).normalised
+        effects = patch_effects(model, pairs.prompts, places, pairs.metric, seed=seed).normalised
     except ToolkitError:
-        return None  # sentences of either class get the same answer, so there is no gap to close
+        return None
     n = len(METHODS)
-    null = effects.value[n:, None].expand(-1, n)
-    return Estimate(
+    return replace(
+        effects,
         value=effects.value[:n],
         low=effects.low[:n],
         high=effects.high[:n],
-        n=effects.n,
-        unit=effects.unit,
-        method=effects.method,
-        control=null.contiguous(),
-        control_name="directions of shuffled labels",
+        control=effects.value[n:, None].expand(-1, n).contiguous(),
+        control_name=SHUFFLED,
         axes=("method",),
         labels={"method": METHODS},
+    )
+
+
+def _answer(finding: LinearDirection) -> str:
+    accuracy = finding.best_accuracy
+    text = finding.opening(
+        f"Whether {finding.concept} lies along a direction is undecided.",
+        f"{finding.subject} lies along no direction.",
+    )
+    text += (
+        f"Of {sum(finding.words)} words, those left out are nearer to their own class' mean in"
+        f" {accuracy.text()} at {finding.hook_point}; control: {accuracy.control_text()}."
+    )
+    if finding.agreement is None:
+        return text
+    agreed = finding.agreement_with_others
+    least = min(agreed, key=agreed.__getitem__)
+    return (
+        f"{text} Directions of five methods agree with a mean |cosine| of"
+        f" {sum(agreed.values()) / len(agreed):.2f}, least that of {least} with"
+        f" {agreed[least]:.2f}. {finding.summarised.reason}"
+    )
+
+
+def _causal_check(finding: LinearDirection) -> str:
+    text = f"As it is, the right answer leads by {finding.difference.text()} logits."
+    if finding.fall is None:
+        return f"{text} {finding.used.reason}"
+    spoken = ("the word", "punctuation", "all other tokens", "all tokens")
+    falls = [f"by {finding.fall.at(i).text()} at {name}" for i, name in enumerate(spoken)]
+    text += (
+        f" With the direction ablated to its mean it falls {', '.join(falls)}; control, at all"
+        f" tokens: {finding.effect.control_text()}."
+    )
+    if finding.patched is None:
+        return text
+    closed = [f"{name} {finding.patched.at(i).text()}" for i, name in enumerate(METHODS)]
+    return (
+        f"{text} Patching the word along one direction closes this share of the gap between two"
+        f" sentences: {'; '.join(closed)}; control: {finding.patched.at(0).control_text()}."
+    )
+
+
+def _disagreement(finding: LinearDirection) -> tuple[str, ...]:
+    apart = [
+        f"{name} ({cosine:.2f})"
+        for name, cosine in finding.agreement_with_others.items()
+        if cosine < LOWEST_AGREEMENT
+    ]
+    if not apart:
+        return ()
+    *first, last = apart
+    named = f"{', '.join(first)} and {last}" if first else last
+    return (
+        "Directions that disagree with those of the other methods, by mean |cosine|:"
+        f" {named}. They may hold something else.",
     )

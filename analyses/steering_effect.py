@@ -1,5 +1,4 @@
-"""Does a steering vector move what the model says, by how much, for whom the wrong way, and at what
-cost elsewhere?
+"""Does a steering vector move what the model says, for whom the wrong way, and at what cost?
 
 The mean difference between sentences about words of two classes, read at the word in front of a
 block, is added to every token of sentences about words it was not made from. *Represented*: words
@@ -20,6 +19,7 @@ toolkit's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,12 +28,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechinterp_toolkit.analyses._concepts import (
-    ConceptFinding,
+    WordFinding,
+    WordReading,
     concept_twins,
-    even_relabellings,
-    p_of_largest,
+    left_out,
     planted_concepts,
-    read_layers,
+    read_words,
 )
 from mechinterp_toolkit.geometry.classes import read_classes
 from mechinterp_toolkit.hooks.measure import Metric, logit_difference, measure
@@ -43,7 +43,6 @@ from mechinterp_toolkit.hooks.steer_fit import (
     mean_difference,
     pair_agreement,
     separation,
-    shuffled_differences,
 )
 from mechinterp_toolkit.hooks.steer_sweep import (
     Prompts,
@@ -55,25 +54,18 @@ from mechinterp_toolkit.hooks.steer_sweep import (
     steering_sweep,
 )
 from mechinterp_toolkit.model import HookedModel
-from mechinterp_toolkit.prompts.concepts import WordPrompts, reads_text, word_prompts
-from mechinterp_toolkit.record import activations
+from mechinterp_toolkit.prompts.concepts import reads_text
 from mechinterp_toolkit.registry import analysis
 from mechinterp_toolkit.results import Estimate, Verdict, along
 from mechinterp_toolkit.stats import bootstrap, judge_effect
 
 SMALLEST_CHANGE = 0.1
-"""Logits: a change of the answer below this is none of interest, however surely it is one."""
+"""Logits: a change of the answer below this is of no interest, however sure it is."""
 
 
 @dataclass(frozen=True)
-class SteeringEffect(ConceptFinding):
+class SteeringEffect(WordFinding):
     """Result of `steering_effect`."""
-
-    classes: tuple[str, str]
-    """Positive class, which vectors point to, and negative class."""
-
-    words: tuple[int, int]
-    """Words of either class; vectors are made from half of them, rounded down."""
 
     separation: Estimate
     """d' of words the vector was not made from along it, [hook point], in pooled standard
@@ -112,127 +104,33 @@ class SteeringEffect(ConceptFinding):
 
     @property
     def used(self) -> Verdict:
+        """Whether the vector moves the answer further than vectors of shuffled labels."""
         if self.change is None:
-            return self._not_edited(
-                "The classes differ along no direction", "so there was no vector to add"
-            )
-        said = (
-            f"Adding the vector once at {self.hook_point} moves the answer by {self.change.text()}"
-            " logits"
-        )
-        there_are = even_relabellings((self.words[0] // 2, self.words[1] // 2), directed=True)
+            absent = "The classes differ along no direction"
+            return self._not_edited(absent, "so there was no vector to add")
         return judge_effect(
-            self.change, said, "vectors of shuffled labels", SMALLEST_CHANGE, arrangements=there_are
+            self.change,
+            f"Adding the vector once at {self.hook_point} moves the answer by {self.change.text()}"
+            " logits",
+            "vectors of shuffled labels",
+            SMALLEST_CHANGE,
+            arrangements=self._arrangements(directed=True),
         )
 
     @property
     def effect(self) -> Estimate:
+        """The change, or the accuracy where nothing was added."""
         return self.best_accuracy if self.change is None else self.change
 
     def answer(self) -> str:
-        at = int(self.accuracy.value.argmax())
-        text = (
-            f"Words left out are nearer to their own class' mean in {self.best_accuracy.text()} at"
-            f" {self.hook_point}; control: {self.best_accuracy.control_text()}. Along the vector"
-            f" other words lie {self.separation.at(at).text()} standard deviations apart, and pairs"
-            f" agree with a cosine of {self.agreement.at(at).text()}."
-        )
-        if self.short:
-            return f"Whether there is anything to steer by is undecided. {text}"
-        return (
-            f"{text} {self.used.reason}"
-            if self.p <= 0.05
-            else f"There is nothing to steer by. {text}"
-        )
+        return _answer(self)
 
     def causal_check(self) -> str:
-        if self.change is None or self.wrong_way is None:
-            return self._not_edited(
-                "The classes differ along no direction", "so nothing was added"
-            ).reason
-        cost = (
-            ""
-            if self.kl is None
-            else f" Sentences about something else change by {self._at_once(self.kl)} nats (KL)."
-        )
-        return (
-            f"With the vector of {self.hook_point} added once to every token, the positive answer"
-            f" gains {self.change.text()} logits over the negative one in sentences about other"
-            f" words; control: {self.change.control_text()}. {self._at_once(self.wrong_way)} of the"
-            f" sentences move the wrong way.{cost}{self._guidance_text()}"
-        )
+        return _causal_check(self)
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        missing = self.kl is None and self.change is not None
-        lacks = ("The tokenizer lacks words of neutral sentences.",) if missing else ()
-        return (*lacks, *self._no_more_than_guidance(), *self.notes)
-
-    def _no_more_than_guidance(self) -> tuple[str, ...]:
-        if self.kl is None or self.matched_kl is None or self.used.outcome == "not_found":
-            return ()
-        if float(self.matched_kl.value) > float(self.kl.value[self._once]):
-            return ()
-        return (
-            (
-                "A constant added to the logits does as much as the vector at no larger cost: it"
-                f" moves the answer as far with a KL of {self.matched_kl.text()} nats on sentences"
-                f" about something else, the vector with {self._at_once(self.kl)}."
-            ),
-        )
-
-    def _guidance_text(self) -> str:
-        if self.guidance is None:
-            return ""
-        once = self.guidance.labels["multiplier"].index("1")
-        cost = "" if self.guidance_kl is None else f", at {self.guidance_kl.at(once).text()} nats"
-        text = (
-            " Shifting the logits by the classes' mean difference instead moves it by "
-            f"{self.guidance.at(once).text()} logits{cost}"
-        )
-        if self.matched_kl is None or self.change is None:
-            return f"{text}."
-        part = float(self.change.value / self.guidance.value[once])
-        return (
-            f"{text}; {part:.3g} times that shift moves it as far as the vector, at"
-            f" {self.matched_kl.text()} nats."
-        )
-
-    @property
-    def _once(self) -> tuple[int, int]:
-        """Where the verdict's vector and strength stand in a sweep."""
-        assert self.wrong_way is not None
-        labels = self.wrong_way.labels
-        return labels["vector"].index(self.hook_point), labels["multiplier"].index("1")
-
-    def _at_once(self, swept: Estimate) -> str:
-        return swept.at(*self._once).text()
-
-    def figures(self) -> dict[str, Any]:
-        from mechinterp_toolkit import plots
-
-        shown = {
-            "Accuracy by layer": plots.spectrum(
-                self.accuracy, title="Accuracy of the nearest class mean, words left out"
-            )
-        }
-        if self.by_strength is not None and self.change is not None:
-            x = [float(m) for m in self.by_strength.labels["multiplier"]]
-            shown["Change by strength"] = plots.curve(
-                self.by_strength,
-                x,
-                title="Rise of the positive answer, logits",
-                x_title="multiplier",
-            )
-            shown["Change over its null"] = plots.strip(
-                self.change, title="Rise of the positive answer, logits"
-            )
-        if self.kl is not None:
-            x = [float(m) for m in self.kl.labels["multiplier"]]
-            shown["Cost"] = plots.curve(
-                self.kl, x, title="KL on sentences about something else", x_title="multiplier"
-            )
-        return shown
+        return (*_caveats(self), *self.notes)
 
 
 @analysis(
@@ -252,8 +150,7 @@ def steering_effect(
     edit_draws: int = 39,
     seed: int = 0,
 ) -> SteeringEffect:
-    """Make a steering vector of each layer from half of the words and add it in sentences about the
-    other half.
+    """Make a steering vector of each layer from half of the words, and add it to the other half.
 
     Args:
         model: a transformer with a tokenizer.
@@ -266,162 +163,219 @@ def steering_effect(
     Raises:
         NotApplicable: too few words of the concept are tokens of this model.
         ToolkitError: the concept is not known, or a multiplier is 0.
+
+    >>> finding = steering_effect("toy/sentiment", draws=19, edit_draws=1)
+    >>> finding.represented.outcome, finding.hook_point
+    ('found', 'blocks.0.hook_resid_pre')
     """
-    asked = word_prompts(model, concept)
-    names = tuple(f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers))
-    read = activations(
-        model, asked.prompts.tokens, names, mask=asked.prompts.mask, position=asked.at_word
-    )
-    accuracy = read_layers(
-        read,
-        asked.word,
-        asked.label,
-        reader="nearest_mean",
-        unit_name="words",
-        draws=draws,
-        seed=seed,
-    )
-    best, half = names[int(accuracy.value.argmax())], asked.halves(seed)
-    made, held_out = (_Pairs(asked, chosen) for chosen in (half, ~half))
-    vectors = {name: mean_difference(made.contrast(name, read)) for name in names}
-    steered = _Steered(*[None] * len(_Steered._fields))
-    if p_of_largest(accuracy) <= 0.05:
-        strengths = tuple(dict.fromkeys((*multipliers, 1.0)))
-        steered = _steered(
-            model, asked, half, vectors, read[best], best, strengths, edit_draws, seed
-        )
+    reading = read_words(model, concept, draws, seed)
+    made, held_out = (_Pairs(reading, chosen) for chosen in (reading.half, ~reading.half))
+    vectors = {name: mean_difference(contrast) for name, contrast in made.contrasts.items()}
+    strengths = tuple(dict.fromkeys((*multipliers, 1.0)))
+    steered = _Steered()
+    if reading.found:
+        steered = _steer_sentences(model, reading, vectors, strengths, edit_draws, seed)
     return SteeringEffect(
         concept=concept,
-        classes=asked.names,
-        words=asked.words,
-        accuracy=accuracy,
-        separation=along(
-            [held_out.separation(name, read, vectors[name], seed) for name in names],
-            "hook point",
-            names,
-        ),
-        agreement=along([made.agreement(name, read, seed) for name in names], "hook point", names),
+        accuracy=reading.accuracy,
+        notes=left_out(reading.asked.dropped),
+        classes=reading.asked.names,
+        words=reading.asked.words,
+        separation=held_out.separation(vectors, seed),
+        agreement=made.agreement(seed),
         **steered._asdict(),
-        notes=tuple(f"{d.word!r} left out: {d.reason}" for d in asked.dropped[:5]),
-        prompts_hash=asked.prompts.hash,
+        prompts_hash=reading.asked.prompts.hash,
     )
 
 
 class _Pairs:
-    """Pairs of a positive and a negative word in one sentence; the same two words make a pair in
-    every sentence."""
+    """Pairs of a positive and a negative word in one sentence.
 
-    def __init__(self, asked: WordPrompts, chosen: Bool[Tensor, " batch"]) -> None:
-        self.rows = asked.pairs(chosen)
-        self.words = (asked.word[self.rows[0]], asked.word[self.rows[1]])
+    The same two words make a pair in every sentence.
+    """
 
-    def contrast(self, name: str, read: dict[str, Tensor]) -> Contrast:
-        return Contrast(name, read[name][self.rows[0]], read[name][self.rows[1]])
+    def __init__(self, reading: WordReading, chosen: Bool[Tensor, " batch"]) -> None:
+        self.positive, self.negative = reading.asked.pairs(chosen)
+        self.words = (reading.asked.word[self.positive], reading.asked.word[self.negative])
+        self.contrasts = {
+            name: Contrast(name, stream[self.positive], stream[self.negative])
+            for name, stream in reading.streams.items()
+        }
 
-    def separation(self, name: str, read: dict[str, Tensor], vector: Tensor, seed: int) -> Estimate:
-        return separation(
-            self.contrast(name, read), vector, units=self.words, unit_name="words", seed=seed
-        )
+    def separation(self, vectors: Mapping[str, Float[Tensor, " d"]], seed: int) -> Estimate:
+        """Return d' of the words along the vector of each hook point."""
+        named: dict[str, Any] = {"units": self.words, "unit_name": "words", "seed": seed}
+        rows = [separation(self.contrasts[name], vectors[name], **named) for name in vectors]
+        return along(rows, "hook point", tuple(vectors))
 
-    def agreement(self, name: str, read: dict[str, Tensor], seed: int) -> Estimate:
-        return pair_agreement(
-            self.contrast(name, read), unit=self.words[0], unit_name="pairs of words", seed=seed
-        )
+    def agreement(self, seed: int) -> Estimate:
+        """Return the mean cosine of a pair's difference with those of pairs of other words."""
+        rows = [
+            pair_agreement(contrast, unit=self.words[0], unit_name="pairs of words", seed=seed)
+            for contrast in self.contrasts.values()
+        ]
+        return along(rows, "hook point", tuple(self.contrasts))
 
 
 class _Steered(NamedTuple):
-    change: Estimate | None
-    by_strength: Estimate | None
-    wrong_way: Estimate | None
-    kl: Estimate | None
-    guidance: Estimate | None
-    guidance_kl: Estimate | None
-    matched_kl: Estimate | None
+    """What adding vectors did: the fields of `SteeringEffect` with the same names."""
+
+    change: Estimate | None = None
+    by_strength: Estimate | None = None
+    wrong_way: Estimate | None = None
+    kl: Estimate | None = None
+    guidance: Estimate | None = None
+    guidance_kl: Estimate | None = None
+    matched_kl: Estimate | None = None
 
 
-def _steered(
+def _steer_sentences(
     model: HookedModel,
-    asked: WordPrompts,
-    half: Bool[Tensor, " batch"],
-    vectors: dict[str, Float[Tensor, " d"]],
-    x: Float[Tensor, "batch d"],
-    best: str,
+    reading: WordReading,
+    vectors: Mapping[str, Float[Tensor, " d"]],
     multipliers: tuple[float, ...],
     draws: int,
     seed: int,
 ) -> _Steered:
-    """Add the vectors in sentences about the other half of the words."""
+    """Add the vectors in sentences about the words they were not made from.
+
+    Args:
+        vectors: by hook point.
+        multipliers: strengths, 1 among them.
+        draws: vectors of shuffled labels.
+    """
+    asked, half = reading.asked, reading.half
     others = asked.select(~half)
     prompts = left_padded(others.prompts, unit=others.word, unit_name="words")
     metric = logit_difference(*others.positive_minus_negative)
-    ready = [
-        SteeringVector.of(name, vector.float(), method="mean difference")
-        for name, vector in vectors.items()
-    ]
-    quiet = None if asked.neutral is None else left_padded(asked.neutral)
-    guidance = logit_contrast(
-        model, *(left_padded(asked.prompts.select(rows)) for rows in asked.pairs(half))
-    )
-    grid = VectorGrid(ready, multipliers)
+    neutral = None if asked.neutral is None else left_padded(asked.neutral)
+    sides = [left_padded(asked.prompts.select(rows)) for rows in asked.pairs(half)]
+    guidance = logit_contrast(model, *sides)
+    made = [SteeringVector.of(name, vector.float()) for name, vector in vectors.items()]
+    grid = VectorGrid(made, multipliers)
     swept = steering_sweep(
-        model, grid, prompts, quiet or prompts, metric, guidance=guidance, seed=seed
+        model, grid, prompts, neutral or prompts, metric, guidance=guidance, seed=seed
     )
-    at = ready[list(vectors).index(best)]
-    before = measure(model, prompts.tokens, metric, mask=prompts.mask)
-    shuffled = shuffled_differences(
-        x[half], asked.word[half], asked.label[half], draws=draws, seed=seed + 1
-    )
-    null = [
-        _added(model, best, one * (at.norm / one.norm()), prompts, metric, before).mean()
-        for one in shuffled
-    ]
+    addition = _Addition(model, reading.hook_point, prompts, metric)
+    vector = vectors[reading.hook_point]
+    shuffled = reading.shuffled(draws, seed + 1)
+    as_long = [drawn * (vector.norm() / drawn.norm()) for drawn in shuffled]
     change = bootstrap(
-        _added(model, best, at.vector, prompts, metric, before),
-        unit=others.word, unit_name="words", measured="logits", seed=seed,
-        control=torch.stack(null), control_name="vectors of shuffled labels, as long",
-    )  # fmt: skip
-    return _Steered(
-        change,
-        swept.effect,
-        swept.wrong_way,
-        None if quiet is None else swept.kl,
-        swept.guidance_effect,
-        None if quiet is None else swept.guidance_kl,
-        (
-            None
-            if quiet is None
-            else _matched(model, swept, guidance, float(change.value), quiet, seed)
-        ),
+        addition.change(vector),
+        unit=others.word,
+        unit_name="words",
+        measured="logits",
+        seed=seed,
+        control=torch.stack([addition.change(drawn).mean() for drawn in as_long]),
+        control_name="vectors of shuffled labels, as long",
     )
+    steered = _Steered(change, swept.effect, swept.wrong_way, guidance=swept.guidance_effect)
+    if neutral is None:
+        return steered
+    matched = _matched(model, swept, guidance, float(change.value), neutral, seed)
+    return steered._replace(kl=swept.kl, guidance_kl=swept.guidance_kl, matched_kl=matched)
 
 
 def _matched(
     model: HookedModel,
     swept: SteeringSweep,
-    guidance: Tensor,
+    guidance: Float[Tensor, " d_vocab"],
     change: float,
-    quiet: Prompts,
+    neutral: Prompts,
     seed: int,
 ) -> Estimate | None:
-    """KL under the part of the shift that moves the answer by `change`: a difference of logits
-    grows with the part."""
+    """KL under the part of the shift that moves the answer by `change`.
+
+    A difference of logits grows with the part.
+    """
     assert swept.guidance_effect is not None
-    whole = float(
-        swept.guidance_effect.value[swept.guidance_effect.labels["multiplier"].index("1")]
-    )
+    whole = float(swept.guidance_effect.at(multiplier="1").value)
     if not change * whole > 0:
         return None
-    return guidance_kl(model, quiet, guidance, [change / whole], seed=seed).at(0)
+    return guidance_kl(model, neutral, guidance, [change / whole], seed=seed).at(0)
 
 
-def _added(
-    model: HookedModel,
-    name: str,
-    vector: Float[Tensor, " d"],
-    prompts: Prompts,
-    metric: Metric,
-    before: Tensor,
-) -> Float[Tensor, " batch"]:
-    """Change of the metric with the vector added once to every token."""
-    edit = SteeringVector.of(name, vector.float()).add(1.0)
-    return measure(model, prompts.tokens, metric, {name: edit}, mask=prompts.mask) - before
+class _Addition:
+    """Adds a vector once to every token, in front of one block."""
+
+    def __init__(
+        self, model: HookedModel, hook_point: str, prompts: Prompts, metric: Metric
+    ) -> None:
+        self.model, self.hook_point, self.prompts, self.metric = model, hook_point, prompts, metric
+        self.before = measure(model, prompts.tokens, metric, mask=prompts.mask)
+
+    def change(self, vector: Float[Tensor, " d"]) -> Float[Tensor, " batch"]:
+        """How far the metric of each prompt moves."""
+        edits = {self.hook_point: SteeringVector.of(self.hook_point, vector.float()).add(1.0)}
+        prompts = self.prompts
+        after = measure(self.model, prompts.tokens, self.metric, edits, mask=prompts.mask)
+        return after - self.before
+
+
+def _answer(finding: SteeringEffect) -> str:
+    accuracy, best = finding.best_accuracy, finding.best
+    opening = finding.opening(
+        "Whether there is anything to steer by is undecided.", "There is nothing to steer by."
+    )
+    text = (
+        f"{opening}Words left out are nearer to their own class' mean in {accuracy.text()} at"
+        f" {finding.hook_point}; control: {accuracy.control_text()}. Along the vector other words"
+        f" lie {finding.separation.at(best).text()} standard deviations apart, and pairs agree with"
+        f" a cosine of {finding.agreement.at(best).text()}."
+    )
+    return f"{text} {finding.used.reason}" if finding.represented.found else text
+
+
+def _causal_check(finding: SteeringEffect) -> str:
+    if finding.change is None or finding.wrong_way is None:
+        return finding.used.reason
+    cost = ""
+    if finding.kl is not None:
+        nats = _once(finding, finding.kl).text()
+        cost = f" Sentences about something else change by {nats} nats (KL)."
+    return (
+        f"With the vector of {finding.hook_point} added once to every token, the positive answer"
+        f" gains {finding.change.text()} logits over the negative one in sentences about other"
+        f" words; control: {finding.change.control_text()}."
+        f" {_once(finding, finding.wrong_way).text()} of the sentences move the wrong way.{cost}"
+        f"{_guidance_text(finding)}"
+    )
+
+
+def _guidance_text(finding: SteeringEffect) -> str:
+    """What a shift of the logits does instead, and the part of it that does as much."""
+    if finding.guidance is None:
+        return ""
+    shift = finding.guidance.at(multiplier="1")
+    text = (
+        " Shifting the logits by the classes' mean difference instead moves it by"
+        f" {shift.text()} logits"
+    )
+    if finding.guidance_kl is not None:
+        text += f", at {finding.guidance_kl.at(multiplier='1').text()} nats"
+    if finding.matched_kl is None or finding.change is None:
+        return f"{text}."
+    part = float(finding.change.value / shift.value)
+    return (
+        f"{text}; {part:.3g} times that shift moves it as far as the vector, at"
+        f" {finding.matched_kl.text()} nats."
+    )
+
+
+def _caveats(finding: SteeringEffect) -> list[str]:
+    if finding.kl is None:
+        missing = "The tokenizer lacks words of neutral sentences."
+        return [] if finding.change is None else [missing]
+    cost, matched = _once(finding, finding.kl), finding.matched_kl
+    if matched is None or finding.used.outcome == "not_found" or matched.value > cost.value:
+        return []
+    return [
+        "A constant added to the logits does as much as the vector at no larger cost: it moves the"
+        f" answer as far with a KL of {matched.text()} nats on sentences about something else, the"
+        f" vector with {cost.text()}."
+    ]
+
+
+def _once(finding: SteeringEffect, swept: Estimate) -> Estimate:
+    """Of a sweep, the vector and strength that the verdict is about."""
+    return swept.at(vector=finding.hook_point, multiplier="1")

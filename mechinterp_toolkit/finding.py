@@ -167,14 +167,17 @@ class Finding:
     def figures(self) -> dict[str, Any]:
         """Return title -> plotly figure: every estimate over its null, and the strongest place."""
         headline, effect = self._headline(), self.effect
+        drawn = any(effect is estimate for estimate in self.estimates.values())
         figures = {}
         for name, estimate in self.estimates.items():
             along = f" by {' and '.join(estimate.axes)}" if estimate.axes else ""
             title = f"{name.replace('_', ' ').capitalize()}{along}"
             figure = plots.picture(estimate, title=title)
             figures |= {} if figure is None else {title: figure}
-            if estimate is headline and effect is not headline and effect is not None:
-                title = f"The strongest {name.replace('_', ' ')} over its control"
+            if estimate is headline and effect is not None and not drawn:
+                own = type(self).effect is not Finding.effect
+                shown = "headline" if own else f"strongest {name.replace('_', ' ')}"
+                title = f"The {shown} over its control"
                 figure = plots.picture(effect, title=title)
                 figures |= {} if figure is None else {title: figure}
         return figures

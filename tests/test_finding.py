@@ -72,6 +72,28 @@ def test_a_scalar_has_a_sentence_and_a_picture_but_no_place():
     assert list(finding.figures()) == ["Mean score"]
 
 
+@dataclass(frozen=True)
+class Edited(Heads):
+    """A finding whose headline is what an edit did, at a place or as a whole."""
+
+    edited: Estimate
+
+    @property
+    def effect(self) -> Estimate:
+        return self.edited.at(0, 0) if self.edited.axes else self.edited
+
+
+def test_a_headline_of_ones_own_is_called_so_and_drawn_once():
+    score = "Mean score by layer by head"
+    at_a_place = Edited(estimate([0.1, 0.9]), estimate([0.7]))
+    assert list(at_a_place.figures()) == [
+        score,
+        "The headline over its control",
+        "Edited by layer by head",
+    ]
+    assert list(Edited(estimate([0.1, 0.9]), SCALAR).figures()) == [score, "Edited"]
+
+
 @pytest.mark.parametrize(
     ("score", "outcome", "words"),
     [

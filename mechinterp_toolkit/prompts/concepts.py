@@ -263,25 +263,29 @@ class WordPrompts:
         n = len(self.prompts)
         return tuple(torch.tensor(ids).expand(n, -1) for ids in self.answers)  # type: ignore[return-value]
 
+    @property
+    def right_and_wrong(self) -> tuple[Int[Tensor, "batch n"], Int[Tensor, "batch n"]]:
+        """The answers to the class of each prompt's word, and as many to the other class."""
+        positive, negative = self.positive_minus_negative
+        n, is_positive = min(map(len, self.answers)), self.label[:, None] == 1
+        right = torch.where(is_positive, positive[:, :n], negative[:, :n])
+        wrong = torch.where(is_positive, negative[:, :n], positive[:, :n])
+        return right, wrong
+
     def labelled(self) -> LabelledTokens:
         """Return the same prompts as labelled tokens, judged on their answers."""
         label, unit = (torch.full_like(self.prompts.tokens, -1) for _ in range(2))
         here = torch.arange(len(self.prompts)), self.at_word
         label[here], unit[here] = self.label, self.word
-        positive, negative = self.positive_minus_negative
-        n = min(positive.shape[1], negative.shape[1])
-        is_positive = self.label[:, None] == 1
-        right = torch.where(is_positive, positive[:, :n], negative[:, :n])
-        wrong = torch.where(is_positive, negative[:, :n], positive[:, :n])
         return LabelledTokens(
-            self.prompts.tokens,
-            self.prompts.mask,
-            label,
-            unit,
-            (self.names[1], self.names[0]),
-            "words",
-            (right, wrong),
-            self.dropped,
+            tokens=self.prompts.tokens,
+            mask=self.prompts.mask,
+            label=label,
+            unit=unit,
+            names=(self.names[1], self.names[0]),
+            unit_name="words",
+            answers=self.right_and_wrong,
+            dropped=self.dropped,
         )
 
     def halves(self, seed: int) -> Bool[Tensor, " batch"]:

@@ -7,10 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mechinterp_toolkit.analyses.concept_reliance import ERASURES, ConceptReliance, concept_reliance
+from mechinterp_toolkit.analyses.concept_reliance import (
+    ERASURES,
+    ConceptReliance,
+    _about,
+    _about_control,
+    concept_reliance,
+)
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.model import load_model
 from mechinterp_toolkit.prompts.concepts import WORD_CONCEPTS
+from mechinterp_toolkit.results import Estimate
 from mechinterp_toolkit.toys import concept_model
 
 QUICK = {"draws": 199, "edit_draws": 19}
@@ -121,6 +128,19 @@ def test_rises_are_written_in_thousandths_of_a_nat_and_units_by_name(on_planted)
         "With an eraser fitted to one half of the words, the other half is classified with"
         in on_planted.answer()
     )
+
+
+def scalar(value: float, low: float, high: float) -> Estimate:
+    numbers = (torch.tensor(number, dtype=torch.float64) for number in (value, low, high))
+    control = torch.tensor([4e-5, 6e-5], dtype=torch.float64)
+    return Estimate(*numbers, 9, "nats", "by hand", control=control, control_name="shuffled")
+
+
+def test_numbers_are_written_as_finely_as_their_unit_deserves():
+    assert _about(scalar(3.17e-8, -1.69e-6, 1.66e-6), 1e-3) == "about 0"
+    assert _about(scalar(0.76497, 0.65852, -0.0002), 1e-3) == "0.765 [0.659, 0]"
+    assert _about_control(scalar(1.0, 1.0, 1.0), 1e-3) == "about 0 (shuffled)"
+    assert _about_control(scalar(1.0, 1.0, 1.0), 1e-5) == "5e-05, 95 % below 6e-05 (shuffled)"
 
 
 def test_a_misspelt_concept_is_told_the_right_name():
