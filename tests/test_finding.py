@@ -84,12 +84,12 @@ class Edited(Heads):
 
 
 def test_a_headline_of_ones_own_is_called_so_and_drawn_once():
-    score = "Mean score by layer by head"
+    score = "Mean score by layer and head"
     at_a_place = Edited(estimate([0.1, 0.9]), estimate([0.7]))
     assert list(at_a_place.figures()) == [
         score,
         "The headline over its control",
-        "Edited by layer by head",
+        "Edited by layer and head",
     ]
     assert list(Edited(estimate([0.1, 0.9]), SCALAR).figures()) == [score, "Edited"]
 
