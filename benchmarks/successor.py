@@ -1,5 +1,4 @@
-"""What does the successor scan of all heads cost beside a loop over heads, and beside the products
-it needs?
+"""What does the successor scan cost beside a loop over heads, and beside the products it needs?
 
     python benchmarks/successor.py [--items 1000] [--classes 1] [--repeats 5]
 
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mechinterp_toolkit.heads.ov_circuit import Convention, best_candidates
+from mechinterp_toolkit.heads.weights import output_weights, value_weights
 from mechinterp_toolkit.model import HookedModel, load_model
 from mechinterp_toolkit.prompts import OrdinalClass
 from mechinterp_toolkit.toys.gpt2 import random_gpt2
@@ -32,10 +32,8 @@ VOCABULARY = 50257
 def classes_of(items: int, n_classes: int) -> dict[str, OrdinalClass]:
     """Return classes of random tokens, no token in two of them."""
     drawn = torch.randperm(VOCABULARY, generator=torch.Generator().manual_seed(0))[:items]
-    return {
-        f"class {i}": _class(f"class {i}", tokens)
-        for i, tokens in enumerate(drawn.chunk(n_classes))
-    }
+    parts = enumerate(drawn.chunk(n_classes))
+    return {f"class {i}": _class(f"class {i}", tokens) for i, tokens in parts}
 
 
 def _class(name: str, tokens: Tensor) -> OrdinalClass:
@@ -50,24 +48,23 @@ def loop(model: HookedModel, classes: dict[str, OrdinalClass]) -> None:
     """Read one head after another."""
     net, tokens = model.model, torch.cat([c.tokens for c in classes.values()])
     shown, sizes = net.W_E[tokens], [len(c) for c in classes.values()]
-    for value, output in zip(net.W_V.flatten(0, 1), net.W_O.flatten(0, 1), strict=True):
+    weights = (part(model).flatten(0, 1) for part in (value_weights, output_weights))
+    for value, output in zip(*weights, strict=True):
         written = shown @ (value @ output)
         for part, ordinal in zip(written.split(sizes), classes.values(), strict=True):
             (part @ net.W_U[:, ordinal.tokens]).argmax(-1)
 
 
 class Products:
-    """The bare matrix products of the scan, operands ready; `fold` says whether W_O W_U is among
-    them."""
+    """The bare matrix products of the scan, operands ready; with `fold` W_O W_U is among them."""
 
     def __init__(self, model: HookedModel, classes: dict[str, OrdinalClass]) -> None:
         net = model.model
         tokens = torch.cat([c.tokens for c in classes.values()])
         self.shown = net.W_E[tokens]
-        self.value = [
-            v.transpose(0, 1).flatten(1).contiguous() for v in net.W_V
-        ]  # d_model (head d_head)
-        self.output = list(net.W_O.flatten(1, 2))  # (head d_head) d_model
+        # d_model by (head d_head), and (head d_head) by d_model, of each layer.
+        self.value = [v.transpose(0, 1).flatten(1).contiguous() for v in value_weights(model)]
+        self.output = list(output_weights(model).flatten(1, 2))
         self.n_heads, self.sizes = model.cfg.n_heads, [len(c) for c in classes.values()]
         self.columns = net.W_U[:, tokens].contiguous()
         self.folded = [output @ self.columns for output in self.output]
@@ -78,13 +75,8 @@ class Products:
             z = (self.shown @ value).chunk(self.n_heads, dim=1)
             folded = (output @ self.columns if fold else ready).chunk(self.n_heads)
             for i in range(self.n_heads):
-                parts = zip(
-                    z[i].split(self.sizes),
-                    folded[i].split(self.sizes, dim=1),
-                    self.logits,
-                    strict=True,
-                )
-                for rows, columns, logits in parts:
+                own = z[i].split(self.sizes), folded[i].split(self.sizes, dim=1)
+                for rows, columns, logits in zip(*own, self.logits, strict=True):
                     torch.mm(rows, columns, out=logits)
 
 
@@ -110,12 +102,10 @@ def main(items: int, n_classes: int, repeats: int) -> None:
     for _ in range(repeats + 1):  # the first round warms up, and is never the best
         for name, work in parts.items():
             best[name] = min(best[name], _seconds(work))
+    threads, taken = torch.get_num_threads(), ", ".join(f"{n} {t:.3f}" for n, t in best.items())
     print(
-        f"{items} items in {n_classes} classes, {torch.get_num_threads()} threads; best of"
-        f" {repeats}, in s: ",
-        end="",
+        f"{items} items in {n_classes} classes, {threads} threads; best of {repeats}, in s: {taken}"
     )
-    print(", ".join(f"{name} {taken:.3f}" for name, taken in best.items()))
     print(
         f"the loop takes {best['loop'] / best['scan']:.1f} times as long as the scan; the scan"
         f" takes {best['scan'] / best['two products']:.2f} times its two products,"

@@ -365,8 +365,7 @@ def _effects(
 
 
 def _readout(model: HookedModel, stream: Tensor) -> Tensor:
-    logits: Tensor = model.model.unembed(model.layer_norm("final", stream))
-    return logits
+    return model.model.unembed(model.layer_norm("final", stream))
 
 
 def _scores(logits: Tensor, answer: Tensor) -> Float[Tensor, "two batch pos"]:

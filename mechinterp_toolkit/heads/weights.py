@@ -30,8 +30,7 @@ def has_heads(model: HookedModel) -> bool:
 
 def value_weights(model: HookedModel) -> Float[Tensor, "layer head d_model d_head"]:
     """Return W_V: what a head takes from the position it attends to."""
-    weights: Tensor = model.model.W_V
-    return weights.detach()
+    return model.model.W_V.detach()
 
 
 def output_weights(model: HookedModel) -> Float[Tensor, "layer head d_head d_model"]:
@@ -42,21 +41,18 @@ def output_weights(model: HookedModel) -> Float[Tensor, "layer head d_head d_mod
     >>> (value_weights(model)[1, 1] @ output_weights(model)[1, 1]).shape  # the OV circuit of 1.1
     torch.Size([96, 96])
     """
-    weights: Tensor = model.model.W_O
-    return weights.detach()
+    return model.model.W_O.detach()
 
 
 def value_biases(model: HookedModel) -> Float[Tensor, "layer head d_head"]:
     """Return b_V; zeros where the model has none."""
     if model.model.blocks[0].attn.b_V is None:
         return torch.zeros_like(value_weights(model)[:, :, 0])
-    biases: Tensor = model.model.b_V
-    return biases.detach()
+    return model.model.b_V.detach()
 
 
 def output_biases(model: HookedModel) -> Float[Tensor, "layer d_model"]:
     """Return b_O, which the heads of a layer share; zeros where the model has none."""
     if model.model.blocks[0].attn.b_O is None:
         return torch.zeros_like(output_weights(model)[:, 0, 0])
-    biases: Tensor = model.model.b_O
-    return biases.detach()
+    return model.model.b_O.detach()

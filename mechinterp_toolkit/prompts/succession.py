@@ -109,12 +109,14 @@ def _choose(
     dropped: list[Dropped] = []
     for ordinal in classes.values():
         possible, lost = _windows(ordinal, length)
-        chosen = possible if per_class is None else _spread(possible, per_class)
-        if len(chosen) < len(possible):
-            left_out = f"{len(chosen)} of {len(possible)} sequences used (per_class={per_class})"
-            lost.append(Dropped(ordinal.name, left_out))
-        windows += chosen
+        n = len(possible)
+        used = n if per_class is None else min(per_class, n)
+        # At even distances, the same ones for every seed, so that twins match.
+        windows += [possible[i * n // used] for i in range(used)]
         dropped += lost
+        if used < n:
+            left_out = f"{used} of {n} sequences used (per_class={per_class})"
+            dropped.append(Dropped(ordinal.name, left_out))
     return windows, dropped
 
 
@@ -137,12 +139,6 @@ def _windows(ordinal: OrdinalClass, length: int) -> tuple[list[_Window], list[Dr
         else:
             possible.append(_Window(ordinal, tuple(place[index] for index in run)))
     return possible, lost
-
-
-def _spread(windows: list[_Window], most: int) -> list[_Window]:
-    """At most `most` windows at even distances; the same for every seed, so that twins match."""
-    count = min(most, len(windows))
-    return [windows[i * len(windows) // count] for i in range(count)]
 
 
 def _wrong_order(length: int, generator: torch.Generator) -> list[int]:
