@@ -344,12 +344,16 @@ def ordinal_class(
 
 
 def has_ordinal_tokens(
-    tokenizer: PreTrainedTokenizerBase | None, *, d_vocab: int | None = None
+    tokenizer: PreTrainedTokenizerBase | None,
+    names: str | Sequence[str] = STANDARD_CLASSES,
+    *,
+    d_vocab: int | None = None,
 ) -> str | None:
-    """Return why no standard class can be put to a model with this tokenizer; None where one can.
+    """Return why no ordinal class can be put to a model with this tokenizer; None where one can.
 
     Args:
         tokenizer: the model's tokenizer, or None where it has none.
+        names: the classes of which one must be usable.
         d_vocab: size of the model's vocabulary. A tokenizer far smaller, or with items beyond it,
             is not the model's.
     """
@@ -364,7 +368,7 @@ def has_ordinal_tokens(
             " the one the model was trained with."
         )
     try:
-        classes = ordinal_classes(tokenizer).classes
+        classes = ordinal_classes(tokenizer, names).classes
     except TokenisationError as error:
         return str(error)
     largest = max(int(c.tokens.max()) for c in classes.values())
