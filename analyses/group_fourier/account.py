@@ -33,6 +33,7 @@ from mechinterp_toolkit.analyses.group_fourier.explanations import RhoSet, expla
 from mechinterp_toolkit.analyses.group_fourier.interventions import intervention_table
 from mechinterp_toolkit.analyses.group_fourier.network import GroupNetwork, group_network
 from mechinterp_toolkit.analyses.group_fourier.neurons import (
+    RANDOM_VECTORS,
     RANK_ONE,
     NeuronTable,
     constant_on_cosets,
@@ -45,7 +46,6 @@ from mechinterp_toolkit.groups import Group, irrep_labels
 from mechinterp_toolkit.results import Estimate
 from mechinterp_toolkit.stats import bootstrap
 
-RANDOM_VECTORS = "neurons replaced by random vectors of their irreps"
 PRUNING_ORDERS = ("low IPR first", "high IPR first")
 PRUNING_STEPS = 10
 
@@ -154,8 +154,8 @@ def neuron_account(
     functions = network.functions
     table = neuron_table(group, functions)
     randoms = [
-        random_irrep_functions(group, functions, seed=seed + draw)[:, :, table.neuron]
-        for draw in range(draws)
+        random[:, :, table.neuron]
+        for random in random_irrep_functions(group, functions, draws=draws, seed=seed)
     ]
     ranks = torch.stack([_of_rank_one(group, random, table) for random in randoms])
     constant = torch.stack([constant_on_cosets(group, random) for random in randoms])
@@ -175,7 +175,7 @@ def answer_account(
     network: GroupNetwork,
     group: Group,
     neurons: NeuronTable,
-    keys: list[int],
+    keys: list[str],
     *,
     draws: int = 19,
     seed: int = 0,
@@ -186,7 +186,7 @@ def answer_account(
         network: the network.
         group: its group.
         neurons: its live neurons.
-        keys: positions of the irreps that the characters' explanation may use.
+        keys: irreps that the characters' explanation may use.
         draws: scrambled products behind the controls.
         seed: of all draws.
 
@@ -194,7 +194,7 @@ def answer_account(
     >>> network = group_network("toy/a5")
     >>> group = known_group(network)
     >>> neurons = neuron_table(group, network.functions)
-    >>> answer_account(network, group, neurons, [3], draws=2).logit_fve.text()
+    >>> answer_account(network, group, neurons, ["4"], draws=2).logit_fve.text()
     '0.527 [0.526, 0.528]'
     """
     similarity, fve = _similarity(network, group, draws, seed)
@@ -303,9 +303,7 @@ def _hidden_shares(network: GroupNetwork, group: Group, draws: int, seed: int) -
         return (sums[:, :-1] / sums[:, -1:]).unflatten(1, (len(answers.PARTS), -1))
 
     everyone = torch.ones(1, network.functions.shape[2], dtype=torch.float64)
-    randoms = [
-        random_irrep_functions(group, network.functions, seed=seed + draw) for draw in range(draws)
-    ]
+    randoms = random_irrep_functions(group, network.functions, draws=draws, seed=seed)
     return bootstrap(
         parts(network.hidden),
         unit_name="neurons",

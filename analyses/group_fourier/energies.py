@@ -160,7 +160,7 @@ def adjusted_p(
 def concentration(
     group: Group,
     neurons: Float[Tensor, "neuron site irrep"],
-    keys: list[int],
+    keys: list[str],
     shuffled: Float[Tensor, "draw site irrep"],
     seed: int,
 ) -> Estimate:
@@ -172,14 +172,14 @@ def concentration(
     >>> functions = torch.eye(4).double().expand(3, 4, 4)
     >>> neurons = neuron_energy(cyclic(4), functions)
     >>> shuffled = shuffled_shares(cyclic(4), functions, 2, seed=0)
-    >>> concentration(cyclic(4), neurons, [1, 2], shuffled, seed=0).text()
+    >>> concentration(cyclic(4), neurons, ["k=1", "k=2"], shuffled, seed=0).text()
     '0.75 [0.75, 0.75]'
     """
     null, trivial = shuffled.mean(1), trivial_irrep(group)
     excess = (null - null.mean(0)) / null.std(0).clamp_min(torch.finfo(null.dtype).tiny)
     excess[:, trivial] = -torch.inf
     observed = neurons.sum(0).mean(0).index_fill(0, torch.tensor([trivial]), -1.0)
-    chosen = keys or [int(observed.argmax())]
+    chosen = [irrep_labels(group).index(key) for key in keys] or [int(observed.argmax())]
     picked = excess.topk(len(chosen), dim=1).indices
 
     def share(

@@ -25,7 +25,6 @@ Source: Chughtai et al. 2023, arXiv:2302.03025; Stander et al. 2023, arXiv:2312.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -45,13 +44,11 @@ from mechinterp_toolkit.analyses.group_fourier.neurons import (
     live_neurons,
     random_irrep_functions,
 )
-from mechinterp_toolkit.groups import Group, Members, blocks, characters, irreps
+from mechinterp_toolkit.groups import Group, Members, blocks, irrep, irreps
 from mechinterp_toolkit.results import Estimate
 from mechinterp_toolkit.stats import bootstrap, weighted_mean
 
-Explanation = Literal["characters", "cosets", "rho-sets"]
-EXPLANATIONS: tuple[Explanation, ...] = ("characters", "cosets", "rho-sets")
-
+EXPLANATIONS = ("characters", "cosets", "rho-sets")
 MEASURES = ("FVE", "accuracy of the ideal", "loss of the ideal", "accuracy without it")
 
 TINY = 1e-300  # keeps a vector of zeros zero where it is divided by its norm
@@ -99,20 +96,20 @@ class Explanations:
 
 
 def explain(
-    network: GroupNetwork, group: Group, keys: list[int], *, draws: int = 5, seed: int = 0
+    network: GroupNetwork, group: Group, keys: list[str], *, draws: int = 5, seed: int = 0
 ) -> Explanations:
     """Score the three explanations on one network.
 
     Args:
         network: the network.
         group: its group.
-        keys: positions of the irreps whose characters may be used.
+        keys: irreps whose characters may be used.
         draws: controls of each explanation.
         seed: of the controls.
 
     >>> from mechinterp_toolkit.analyses.group_fourier.network import group_network, known_group
     >>> network = group_network("toy/a5")
-    >>> scores = explain(network, known_group(network), [3], draws=1).scores
+    >>> scores = explain(network, known_group(network), ["4"], draws=1).scores
     >>> scores.at(explanation="cosets", measure="FVE").text()
     '0.991 [0.99, 0.991]'
     """
@@ -135,8 +132,7 @@ def explain(
         [by_logits(product), by_weights(idealise_cosets(group, functions)), by_weights(rho)], 1
     )
     everyone, controls = torch.ones(1, group.order, dtype=torch.float64), []
-    for draw in range(draws):
-        random = random_irrep_functions(group, functions, seed=seed + draw)
+    for draw, random in enumerate(random_irrep_functions(group, functions, draws=draws, seed=seed)):
         null = [
             by_logits(scrambled_product(group, generator)),
             by_weights(idealise_cosets(group, functions, random_seed=seed + draw)),
@@ -163,7 +159,7 @@ def explain(
 def idealised_logits(
     group: Group,
     logits: Float[Tensor, "pairs order"],
-    keys: list[int],
+    keys: list[str],
     product: Int[Tensor, " pairs"],
 ) -> Float[Tensor, "pairs order"]:
     """Return the best sum of characters chi_rho(p c^-1), p the given product of each pair.
@@ -171,18 +167,19 @@ def idealised_logits(
     Args:
         group: the group.
         logits: the real ones.
-        keys: positions of the irreps whose characters may be used.
+        keys: irreps whose characters may be used.
         product: p of each pair.
 
     >>> from mechinterp_toolkit.groups import cyclic
     >>> logits = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])  # a + b mod 2
-    >>> idealised_logits(cyclic(2), logits, [1], cyclic(2).table.flatten())[0].tolist()
+    >>> idealised_logits(cyclic(2), logits, ["k=1"], cyclic(2).table.flatten())[0].tolist()
     [0.5, -0.5]
     """
     means = by_product(group, logits, product)
     quotients = group.table[:, group.inverses]
     ideal = torch.zeros_like(means)
-    for pattern in characters(group)[keys][:, quotients]:
+    for key in keys:
+        pattern = irrep(group, key).character[quotients]
         ideal += (means * pattern).sum() / pattern.square().sum() * pattern
     return ideal.float()[product]
 

@@ -41,7 +41,10 @@ from mechinterp_toolkit.analyses.group_fourier.network import (
     known_group,
     why_no_group_network,
 )
-from mechinterp_toolkit.analyses.group_fourier.neurons import random_irrep_functions
+from mechinterp_toolkit.analyses.group_fourier.neurons import (
+    RANDOM_VECTORS,
+    random_irrep_functions,
+)
 from mechinterp_toolkit.analyses.group_fourier.progress import training_spectrum
 from mechinterp_toolkit.analyses.group_fourier.result import GroupFourier
 from mechinterp_toolkit.analyses.group_fourier.twins import (
@@ -98,13 +101,12 @@ def group_fourier(
     shuffled = shuffled_shares(known, network.functions, draws, seed)
     energy = energy_estimate(known, neurons, shuffled, seed)
     p = adjusted_p(known, energy.value.mean(0), shuffled.mean(1))
-    keys = [i for i in range(len(p)) if p[i] <= 0.05]
-    labels = [irrep_labels(known)[i] for i in keys]
+    keys = [label for label, chance in zip(irrep_labels(known), p, strict=True) if chance <= 0.05]
     about = neuron_account(network, known, draws=account_draws, seed=seed)
-    edits, said = ProductEdits(), None
+    edits, answers = ProductEdits(), None
     if keys:
-        edits = edit_product(network, known, labels, draws=edit_draws, seed=seed)
-        said = answer_account(network, known, about.table, keys, draws=account_draws, seed=seed)
+        edits = edit_product(network, known, keys, draws=edit_draws, seed=seed)
+        answers = answer_account(network, known, about.table, keys, draws=account_draws, seed=seed)
     return GroupFourier(
         group=known.name,
         energy=energy,
@@ -115,21 +117,20 @@ def group_fourier(
         **edits._asdict(),
         training_spectrum=training_spectrum(network, known, draws=min(draws, 99), seed=seed),
         neurons=about,
-        answers=said,
+        answers=answers,
     )
 
 
 def _accuracy(network: GroupNetwork, group: Group, draws: int, seed: int) -> Estimate:
     """Accuracy, and that of networks whose neurons are random vectors of their irreps."""
-    product, control = group.table.flatten(), []
-    for draw in range(draws):
-        same = random_irrep_functions(group, network.functions, seed=seed + draw)
-        control.append(quick_score(network.through(same), product)[1])
+    product = group.table.flatten()
+    randoms = random_irrep_functions(group, network.functions, draws=draws, seed=seed)
+    control = [quick_score(network.through(random), product)[1] for random in randoms]
     return bootstrap(
         by_left(score(network.logits(), product).accuracy, group.order),
         unit_name="left elements",
         measured="fraction of pairs in [0, 1]",
         seed=seed,
         control=torch.tensor(control, dtype=torch.float64),
-        control_name="neurons replaced by random vectors of their irreps",
+        control_name=RANDOM_VECTORS,
     )

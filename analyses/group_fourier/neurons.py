@@ -17,7 +17,7 @@ arXiv:2312.06581; rank and explained variance, Wu et al. 2024, arXiv:2410.07476.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,7 @@ from mechinterp_toolkit.groups.table import per_group
 from mechinterp_toolkit.groups.transform import block_matrices
 
 SIDES: tuple[Side, Side] = ("left", "right")
+RANDOM_VECTORS = "neurons replaced by random vectors of their irreps"  # `random_irrep_functions`
 
 LIVE = 1e-2
 """A neuron whose left or right share is smaller than this part of the largest is dead: its spectrum
@@ -120,15 +121,12 @@ class NeuronTable:
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def neuron_table(
-    group: Group, functions: Float[Tensor, "site order neuron"], *, tolerance: float = TOLERANCE
-) -> NeuronTable:
+def neuron_table(group: Group, functions: Float[Tensor, "site order neuron"]) -> NeuronTable:
     """Describe every live neuron.
 
     Args:
         group: the group.
         functions: left shares, right shares and unembeddings.
-        tolerance: how far below 1 the autocorrelation of an element of a stabiliser may lie.
 
     Raises:
         ToolkitError: no neuron is live.
@@ -143,8 +141,8 @@ def neuron_table(
     energy = irrep_energy(group, centred)
     irrep = energy[:2].sum(0).argmax(-1)
     share = energy / energy.sum(-1, keepdim=True).clamp_min(torch.finfo(energy.dtype).tiny)
-    plain = coset_stabilisers(group, centred, tolerance=tolerance)
-    up_to_sign = coset_stabilisers(group, centred, tolerance=tolerance, up_to_sign=True)
+    plain = coset_stabilisers(group, centred)
+    up_to_sign = coset_stabilisers(group, centred, up_to_sign=True)
     order = _orders(plain)
     return NeuronTable(
         neuron=alive,
@@ -153,7 +151,7 @@ def neuron_table(
         rank_one=rank_one_share(group, centred[:2], irrep),
         stabiliser_order=order,
         explained=torch.tensor(
-            [[found.explained for found in side] for side in plain], dtype=torch.float64
+            [[stabiliser.explained for stabiliser in side] for side in plain], dtype=torch.float64
         ),
         twisted_order=torch.maximum(order, _orders(up_to_sign)),
         ipr=share.square().sum(-1).mean(0),
@@ -316,28 +314,29 @@ def _orders(found: tuple[list[Stabiliser], list[Stabiliser]]) -> Int[Tensor, "si
 
 
 def random_irrep_functions(
-    group: Group, functions: Float[Tensor, "site order neuron"], *, seed: int
-) -> Float[Tensor, "site order neuron"]:
-    """Return neurons that are random vectors of the irreps of these: same irreps, same norms.
+    group: Group, functions: Float[Tensor, "site order neuron"], *, draws: int, seed: int
+) -> Iterator[Float[Tensor, "site order neuron"]]:
+    """Yield neurons that are random vectors of the irreps of these: same irreps, same norms.
 
     Constants are kept as they are, and dead neurons stay zero.
 
     >>> from mechinterp_toolkit.groups import cyclic
     >>> wave = torch.tensor([1.0, 0.0, -1.0, 0.0]).double()[:, None].expand(3, 4, 1)
-    >>> random = random_irrep_functions(cyclic(4), wave, seed=0)
+    >>> (random,) = random_irrep_functions(cyclic(4), wave, draws=1, seed=0)
     >>> irrep_energy(cyclic(4), random)[0].round(decimals=6).tolist()  # k = 0, 1, 2
     [[0.0, 2.0, 0.0]]
     """
     centred = functions - functions.mean(1, keepdim=True)
     main = irrep_energy(group, centred)[:2].sum(0).argmax(-1)
-    generator = torch.Generator().manual_seed(seed)
-    draw = torch.randn(functions.shape, generator=generator, dtype=torch.float64).transpose(1, 2)
     mask = torch.zeros(len(blocks(group)), group.order, dtype=torch.float64)
     for index, block in enumerate(blocks(group)):
         mask[index, block.columns] = 1
-    same = inverse_fourier(group, draw * mask[main]).transpose(1, 2)
-    scale = centred.norm(dim=1, keepdim=True) / same.norm(dim=1, keepdim=True)
-    return functions - centred + same * scale
+    for draw in range(draws):
+        generator = torch.Generator().manual_seed(seed + draw)
+        normals = torch.randn(functions.shape, generator=generator, dtype=torch.float64)
+        same = inverse_fourier(group, normals.transpose(1, 2) * mask[main]).transpose(1, 2)
+        scale = centred.norm(dim=1, keepdim=True) / same.norm(dim=1, keepdim=True)
+        yield functions - centred + same * scale
 
 
 def random_subspace_shares(

@@ -6,6 +6,7 @@ Conclusions are derived from the stored numbers, so that every threshold stays v
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -94,6 +95,11 @@ class GroupFourier(Finding):
         """Every estimate of the finding and of its accounts, by field name."""
         parts = {**vars(self), **vars(self.neurons), **(vars(self.answers) if self.answers else {})}
         return {name: value for name, value in parts.items() if isinstance(value, Estimate)}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return every estimate, and every live neuron under its participation ratio."""
+        neurons = self.neurons.table.rows()
+        return [*super().rows(), *({"estimate": "neuron", "value": n["ipr"]} | n for n in neurons)]
 
     @property
     def represented(self) -> Verdict:

@@ -135,17 +135,17 @@ def cyclic_irreps(order: int) -> tuple[Irrep, ...]:
     [[0, -1], [1, 0]]
     """
     element = torch.arange(order)
-    found = []
+    rotations = []
     for k in range(order // 2 + 1):
         # Reducing k * a modulo n first keeps the angle, and so the sine, exact to the last digit.
         angle = 2 * math.pi * (k * element % order).double() / order
         cos, sin = angle.cos(), angle.sin()
         if 2 * k in (0, order):
-            found.append(Irrep(f"k={k}", "real", cos.round()[:, None, None]))
+            rotations.append(Irrep(f"k={k}", "real", cos.round()[:, None, None]))
         else:
             turn = torch.stack([cos, -sin, sin, cos], -1).unflatten(-1, (2, 2))
-            found.append(Irrep(f"k={k}", "complex", turn))
-    return tuple(found)
+            rotations.append(Irrep(f"k={k}", "complex", turn))
+    return tuple(rotations)
 
 
 def check_irreps(group: Group, family: tuple[Irrep, ...]) -> None:

@@ -113,11 +113,11 @@ def stabilisers(
     # element counts only if the mean over the cyclic subgroup it generates is above `least` too.
     counts = (correlation > least) & (_means_over_powers(group, correlation) > least)
     generated = functools.cache(functools.partial(closure, group))
-    found = []
+    stable = []
     for which, row in zip(counts, correlation, strict=True):
         members = _largest_within(group, row, which, least, generated)
-        found.append(Stabiliser(members, float(row[list(members)].mean())))
-    return found
+        stable.append(Stabiliser(members, float(row[list(members)].mean())))
+    return stable
 
 
 def _means_over_powers(

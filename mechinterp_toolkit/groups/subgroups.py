@@ -170,18 +170,18 @@ def _checked(group: Group, members: Sequence[int]) -> Int[Tensor, " member"]:
 def _prime_power_elements(group: Group, rows: list[list[int]]) -> list[int]:
     """One generator of each cyclic subgroup of prime-power order."""
     seen: set[int] = set()
-    found = []
+    generators = []
     for g, order in enumerate(group.element_orders.tolist()):
         prime = next((p for p in range(2, order + 1) if order % p == 0), None)
         if prime is None or g in seen or prime ** round(math.log(order, prime)) != order:
             continue
-        found.append(g)
+        generators.append(g)
         power = group.identity
         for k in range(1, order):
             power = rows[power][g]
             if k % prime:  # the powers that generate the same subgroup
                 seen.add(power)
-    return found
+    return generators
 
 
 def _join(

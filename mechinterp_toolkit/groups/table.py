@@ -142,17 +142,13 @@ class Group:
         Raises:
             ToolkitError: no element has that name; the nearest ones are given.
         """
-        if label not in self._index:
+        if label not in self.labels:
             more = ", ..." if self.order > 6 else ""
             raise ToolkitError(
                 f"{self.name} has no element {label!r}.{nearest(label, self.labels)} It has"
                 f" {', '.join(self.labels[:6])}{more}."
             )
-        return self._index[label]
-
-    @functools.cached_property
-    def _index(self) -> dict[str, int]:
-        return {label: i for i, label in enumerate(self.labels)}
+        return self.labels.index(label)
 
     @functools.cached_property
     def identity(self) -> int:

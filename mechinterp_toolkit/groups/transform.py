@@ -71,8 +71,8 @@ def fourier(group: Group, f: Float[Tensor, "*batch order"]) -> Float[Tensor, "*b
     [0, 0, 0, 2]
     """
     rows, large = _rows(group, f), _large_symmetric(group)
-    found = rows @ fourier_matrix(group) if large is None else clausen.forward(rows, large)
-    return found.reshape(f.shape)
+    moved = rows @ fourier_matrix(group) if large is None else clausen.forward(rows, large)
+    return moved.reshape(f.shape)
 
 
 def inverse_fourier(
@@ -86,8 +86,8 @@ def inverse_fourier(
     [3, 0, 1, 0, 0, 2]
     """
     rows, large = _rows(group, coefficients), _large_symmetric(group)
-    found = rows @ fourier_matrix(group).T if large is None else clausen.backward(rows, large)
-    return found.reshape(coefficients.shape)
+    moved = rows @ fourier_matrix(group).T if large is None else clausen.backward(rows, large)
+    return moved.reshape(coefficients.shape)
 
 
 def isotypic_energy(

@@ -15,7 +15,7 @@ hidden layer).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +31,8 @@ from mechinterp_toolkit.toys.recipes import Activation
 HookedRootModule, HookPoint = hook_classes()
 
 
-class GroupMLP(HookedRootModule):  # type: ignore[misc, valid-type]  # the base class comes from a function
+# The base class comes from a function, which mypy cannot follow.
+class GroupMLP(HookedRootModule):  # type: ignore[misc, valid-type]
     """A one-hidden-layer network on pairs of group elements.
 
     Hook points, in order: `hook_embed_left`, `hook_embed_right` (batch d_embed), `hook_left`,
@@ -66,11 +67,7 @@ class GroupMLP(HookedRootModule):  # type: ignore[misc, valid-type]  # the base 
         """
         super().__init__()
         _check_activation(activation)
-        if group is not None and group.order != order:
-            raise ToolkitError(
-                f"the group {group.name} has {group.order} elements, but the network is built for"
-                f" {order}."
-            )
+        check_order(group, order)
         self.order, self.d_embed, self.d_hidden = order, d_embed, d_hidden
         self.activation, self.group = activation, group
         generator = torch.Generator().manual_seed(seed)
@@ -95,14 +92,10 @@ class GroupMLP(HookedRootModule):  # type: ignore[misc, valid-type]  # the base 
             CheckpointError: a setting is missing or unknown.
             ToolkitError: the activation is unknown.
         """
-        known = {"order", "d_embed", "d_hidden", "activation", "bias", "group"}
-        if set(config) != known:
-            raise CheckpointError(
-                f"a GroupMLP's config has {', '.join(sorted(known))}; missing"
-                f" {sorted(known - set(config))}, unknown {sorted(set(config) - known)}."
-            )
-        _check_activation(config["activation"])
-        return cls(**{**config, "group": group_from_config(config["group"])}, seed=seed)
+        known = ("activation", "bias", "d_embed", "d_hidden", "group", "order")
+        arguments = arguments_from_config(cls, config, known)
+        _check_activation(arguments["activation"])
+        return cls(**arguments, seed=seed)
 
     @classmethod
     def from_weights(
@@ -132,9 +125,8 @@ class GroupMLP(HookedRootModule):  # type: ignore[misc, valid-type]  # the base 
             "w_hidden": w_hidden,
             "w_out": w_out,
         }
-        network.to(embed_left.dtype).load_state_dict(
-            weights | ({} if b_out is None else {"b_out": b_out})
-        )
+        weights |= {} if b_out is None else {"b_out": b_out}
+        network.to(embed_left.dtype).load_state_dict(weights)
         return network
 
     @property
@@ -180,7 +172,11 @@ class GroupMLP(HookedRootModule):  # type: ignore[misc, valid-type]  # the base 
 
 
 def all_pairs(order: int) -> Int[Tensor, "pairs 2"]:
-    """Return every pair (a, b) of element numbers, b running fastest: row `a * order + b`."""
+    """Return every pair (a, b) of element numbers, b running fastest: row `a * order + b`.
+
+    >>> all_pairs(2).tolist()
+    [[0, 0], [0, 1], [1, 0], [1, 1]]
+    """
     elements = torch.arange(order)
     return torch.cartesian_prod(elements, elements)
 
@@ -190,6 +186,15 @@ def _check_activation(name: str) -> None:
         raise ToolkitError(
             f"no activation is called {name!r}.{nearest(name, ACTIVATIONS)} There are"
             f" {', '.join(ACTIVATIONS)}."
+        )
+
+
+def check_order(group: Group | None, order: int) -> None:
+    """Raise `ToolkitError` if a network for `order` elements is given a group of another order."""
+    if group is not None and group.order != order:
+        raise ToolkitError(
+            f"the group {group.name} has {group.order} elements, but the network is built for"
+            f" {order}."
         )
 
 
@@ -204,9 +209,21 @@ def group_to_config(group: Group | None) -> str | list[list[int]] | None:
     return group.name if torch.equal(named.table, group.table) else group.table.tolist()
 
 
-def group_from_config(stored: str | list[list[int]] | None) -> Group | None:
-    if stored is None:
-        return None
-    return (
-        group_by_name(stored) if isinstance(stored, str) else Group.from_table(torch.tensor(stored))
-    )
+def arguments_from_config(
+    network: type, config: Mapping[str, Any], known: Sequence[str]
+) -> dict[str, Any]:
+    """Return the arguments of a network in its `config`, with the group built from name or table.
+
+    Raises:
+        CheckpointError: a setting is missing or unknown.
+    """
+    if set(config) != set(known):
+        raise CheckpointError(
+            f"a {network.__name__}'s config has {', '.join(known)}; missing"
+            f" {sorted(set(known) - set(config))}, unknown {sorted(set(config) - set(known))}."
+        )
+    group = config["group"]
+    if group is not None:
+        known_by_name = isinstance(group, str)
+        group = group_by_name(group) if known_by_name else Group.from_table(torch.tensor(group))
+    return {**config, "group": group}

@@ -49,7 +49,12 @@ class Score(NamedTuple):
 
 
 def split_pairs(order: int, fraction: float, seed: int) -> Split:
-    """Return a random split of all pairs of `order` elements, `fraction` of them for training."""
+    """Return a random split of all pairs of `order` elements, `fraction` of them for training.
+
+    >>> split = split_pairs(5, 0.4, seed=0)
+    >>> len(split.train), len(split.test)
+    (10, 15)
+    """
     pairs = all_pairs(order)
     shuffled = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))
     cut = int(fraction * len(pairs))
@@ -59,7 +64,11 @@ def split_pairs(order: int, fraction: float, seed: int) -> Split:
 def products(
     table: Int[Tensor, "order order"], pairs: Int[Tensor, "batch 2"]
 ) -> Int[Tensor, " batch"]:
-    """Return the product ab of each pair (a, b), looked up in the Cayley table."""
+    """Return the product ab of each pair (a, b), looked up in the Cayley table.
+
+    >>> products(torch.tensor([[0, 1], [1, 0]]), torch.tensor([[1, 1], [0, 1]])).tolist()
+    [0, 1]
+    """
     return table[pairs[:, 0], pairs[:, 1]]
 
 
@@ -150,8 +159,7 @@ def _fit(
 
 
 def _fast_logits(network: Network, pairs: Int[Tensor, "batch 2"]) -> Float[Tensor, "batch order"]:
-    """Return `network(pairs)` without its hook points, multiplying the embeddings once per element,
-    not per pair."""
+    """Return `network(pairs)` without its hook points: embeddings multiplied once per element."""
     if isinstance(network, GroupTransformer):
         return group_transformer.fast_logits(network, pairs)
     pre = network.left[pairs[:, 0]] + network.right[pairs[:, 1]]

@@ -23,10 +23,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mechinterp_toolkit.errors import CheckpointError, ToolkitError
+from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.groups import Group
 from mechinterp_toolkit.model import hook_classes
-from mechinterp_toolkit.toys.group_mlp import group_from_config, group_to_config
+from mechinterp_toolkit.toys.group_mlp import (
+    arguments_from_config,
+    check_order,
+    group_to_config,
+)
 
 HookedRootModule, HookPoint = hook_classes()
 
@@ -49,17 +53,14 @@ class _Weights(nn.Module):
     ) -> None:
         super().__init__()
         for name, (shape, fan_in) in shapes.items():
-            start = (
-                torch.randn(shape, generator=generator) / fan_in**0.5
-                if fan_in
-                else torch.zeros(shape)
-            )
-            setattr(self, name, nn.Parameter(start))
+            normal = torch.randn(shape, generator=generator) if fan_in else torch.zeros(shape)
+            setattr(self, name, nn.Parameter(normal / max(fan_in, 1) ** 0.5))
         for name in hooks.split():
             setattr(self, f"hook_{name}", HookPoint())
 
 
-class GroupTransformer(HookedRootModule):  # type: ignore[misc, valid-type]  # the base class comes from a function
+# The base class comes from a function, which mypy cannot follow.
+class GroupTransformer(HookedRootModule):  # type: ignore[misc, valid-type]
     """A one-layer transformer on `[a, b, =]`.
 
     Hook points, in order: `hook_embed`, `hook_pos_embed` (batch pos d_model),
@@ -94,34 +95,20 @@ class GroupTransformer(HookedRootModule):  # type: ignore[misc, valid-type]  # t
             ToolkitError: the group has another order, or the heads do not divide the width.
         """
         super().__init__()
-        if group is not None and group.order != order:
-            raise ToolkitError(
-                f"the group {group.name} has {group.order} elements, but the network is built for"
-                f" {order}."
-            )
+        check_order(group, order)
         if d_model % n_heads:
             raise ToolkitError(
                 f"{n_heads} heads do not divide a residual stream of width {d_model}."
             )
-        self.order, self.d_model, self.n_heads, self.d_mlp, self.group = (
-            order,
-            d_model,
-            n_heads,
-            d_mlp,
-            group,
-        )
+        self.order, self.group = order, group
+        self.d_model, self.n_heads, self.d_mlp = d_model, n_heads, d_mlp
         g, d_head = torch.Generator().manual_seed(seed), d_model // n_heads
         self.embed = _Weights(g, {"W_E": ((order + 1, d_model), d_model)}, "")
         self.pos_embed = _Weights(g, {"W_pos": ((POSITIONS, d_model), d_model)}, "")
         self.hook_embed, self.hook_pos_embed = HookPoint(), HookPoint()
         block = _Weights(g, {}, "resid_pre attn_out resid_mid mlp_out resid_post")
-        inward = ((n_heads, d_model, d_head), d_model)
-        heads = {
-            "W_Q": inward,
-            "W_K": inward,
-            "W_V": inward,
-            "W_O": ((n_heads, d_head, d_model), d_model),
-        }
+        heads = {f"W_{name}": ((n_heads, d_model, d_head), d_model) for name in "QKV"}
+        heads["W_O"] = ((n_heads, d_head, d_model), d_model)
         block.attn = _Weights(g, heads, "pattern z")
         neurons = {"W_in": ((d_model, d_mlp), d_model), "b_in": ((d_mlp,), 0)}
         block.mlp = _Weights(
@@ -138,13 +125,8 @@ class GroupTransformer(HookedRootModule):  # type: ignore[misc, valid-type]  # t
         Raises:
             CheckpointError: a setting is missing or unknown.
         """
-        known = {"order", "d_model", "n_heads", "d_mlp", "group"}
-        if set(config) != known:
-            raise CheckpointError(
-                f"a GroupTransformer's config has {', '.join(sorted(known))}; missing"
-                f" {sorted(known - set(config))}, unknown {sorted(set(config) - known)}."
-            )
-        return cls(**{**config, "group": group_from_config(config["group"])}, seed=seed)
+        known = ("d_mlp", "d_model", "group", "n_heads", "order")
+        return cls(**arguments_from_config(cls, config, known), seed=seed)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -204,15 +186,18 @@ class GroupTransformer(HookedRootModule):  # type: ignore[misc, valid-type]  # t
 
 
 def pair_tokens(pairs: Int[Tensor, "batch 2"], order: int) -> Int[Tensor, "batch 3"]:
-    """Return `[a, b, =]` for each pair."""
+    """Return `[a, b, =]` for each pair.
+
+    >>> pair_tokens(torch.tensor([[1, 2]]), 5).tolist()
+    [[1, 2, 5]]
+    """
     return torch.cat([pairs, pairs.new_full((len(pairs), 1), order)], 1)
 
 
 def fast_logits(
     network: GroupTransformer, pairs: Int[Tensor, "batch 2"]
 ) -> Float[Tensor, "batch order"]:
-    """Return the network's logits without hook points, with keys and values made once per
-    element."""
+    """Return the network's logits without hook points: keys and values made once per element."""
     attn, mlp, order = network.block.attn, network.block.mlp, network.order
     at_a, at_b = (network.W_E[:order] + network.pos_embed.W_pos[i] for i in (0, 1))
     last = network.W_E[order] + network.pos_embed.W_pos[2]

@@ -73,8 +73,7 @@ class Relabelling(NamedTuple):
 def planted_group_mlp(
     group: Group, irrep_labels: Sequence[str], *, strength: float = 1.0, seed: int = 0
 ) -> GroupMLP:
-    """Build a ReLU network whose neurons are exact functions of the given irreps and multiply in
-    the group.
+    """Build a ReLU network whose neurons are exact functions of irreps and multiply in the group.
 
     Args:
         group: the group; irreps are named as in `irrep_labels(group)`.
@@ -93,6 +92,11 @@ def planted_group_mlp(
         ToolkitError: no such irrep, none given, the trivial one, a strength outside [0, 1], or an
             irrep that would need more than `LARGEST_ORBIT` vectors and is not a rotation of the
             plane.
+
+    >>> from mechinterp_toolkit.groups import symmetric
+    >>> network = planted_group_mlp(symmetric(3), ["(2,1)", "(1,1,1)"])
+    >>> network(torch.tensor([[1, 2]])).argmax() == symmetric(3).table[1, 2]
+    tensor(True)
     """
     from mechinterp_toolkit.toys.group_mlp import GroupMLP
 
@@ -121,11 +125,11 @@ def planted_group_mlp(
 
 
 def relabelled_group_mlp(model: GroupMLP, seed: int) -> GroupMLP:
-    """Return `model` with the rows of left, right and unembedding permuted independently: a null
-    for group structure.
+    """Return `model` with the rows of left, right and unembedding permuted independently.
 
-    The twin knows its own (relabelled) table exactly as well as `model` knows the group's, with the
-    same weights, but that table has nothing to do with the group: see `relabelling`.
+    A null for group structure: the twin knows its own (relabelled) table exactly as well as `model`
+    knows the group's, with the same weights, but that table has nothing to do with the group: see
+    `relabelling`.
     """
     by = relabelling(model.order, seed)
     return type(model).from_weights(
@@ -148,8 +152,7 @@ def relabelling(order: int, seed: int) -> Relabelling:
 def relabelled_table(
     table: Int[Tensor, "order order"], by: Relabelling
 ) -> Int[Tensor, "order order"]:
-    """Return the operation a relabelled network computes: `out^-1(table[left(a), right(b)])`, a
-    Latin square."""
+    """Return the Latin square a relabelled network computes: `out^-1(table[left(a), right(b)])`."""
     return by.out.argsort()[table[by.left[:, None], by.right[None]]]
 
 
@@ -185,18 +188,14 @@ def _irrep_neurons(group: Group, irrep: Irrep, generator: torch.Generator) -> Ne
 
 
 def _smallest_orbit(group: Group, irrep: Irrep) -> Float[Tensor, "vector dim"]:
-    """The orbit of a vector fixed by the largest subgroup that fixes one (the trivial one at
-    worst)."""
+    """The orbit of a vector fixed by the largest subgroup that fixes one, at worst the trivial."""
     fixing = list(_largest_fixing_subgroup(group, irrep))
     projector = irrep.matrices[fixing].mean(0)
     orbit = irrep.matrices @ torch.linalg.eigh(projector).eigenvectors[:, -1]
     # Points of an orbit are equal up to 1e-12 or, the group being finite and small, much further
     # apart than 1e-6.
-    first = (
-        (torch.cdist(orbit, orbit, compute_mode="donot_use_mm_for_euclid_dist") < 1e-6)
-        .int()
-        .argmax(1)
-    )
+    distance = torch.cdist(orbit, orbit, compute_mode="donot_use_mm_for_euclid_dist")
+    first = (distance < 1e-6).int().argmax(1)
     return orbit[first == torch.arange(group.order)]
 
 
@@ -205,9 +204,8 @@ def _largest_fixing_subgroup(group: Group, irrep: Irrep) -> tuple[int, ...]:
     if group.is_abelian:  # what fixes one vector of an irrep then fixes all of them
         return tuple(kernel.nonzero().flatten().tolist())
     # The vectors fixed by H are a space of dimension mean_h chi(h): at least 1, or exactly 0.
-    return [
-        c[0] for c in subgroup_classes(group) if float(irrep.character[list(c[0])].mean()) > 0.5
-    ][-1]
+    fixing = (c[0] for c in reversed(subgroup_classes(group)))
+    return next(h for h in fixing if float(irrep.character[list(h)].mean()) > 0.5)
 
 
 def _rho_set_neurons(
@@ -230,22 +228,18 @@ def _rotation_neurons(irrep: Irrep, generator: torch.Generator) -> Neurons:
 
 
 def _generic_vector(irrep: Irrep, generator: torch.Generator) -> Float[Tensor, " dim"]:
-    """Of 64 random unit vectors the one that no element moves by little, so that different products
-    are kept apart."""
+    """Of 64 random unit vectors the one that every element moves furthest: products kept apart."""
     vectors = torch.randn(64, irrep.dimension, generator=generator, dtype=torch.float64)
     vectors = vectors / vectors.norm(dim=1, keepdim=True)
     moved = (torch.einsum("gij,vj->gvi", irrep.matrices, vectors) - vectors).norm(dim=-1)
-    faithful = (irrep.matrices - torch.eye(irrep.dimension, dtype=torch.float64)).flatten(1).norm(
-        dim=1
-    ) > 1e-9
+    unmoved = irrep.matrices - torch.eye(irrep.dimension, dtype=torch.float64)
+    faithful = unmoved.flatten(1).norm(dim=1) > 1e-9
     return vectors[moved[faithful].min(0).values.argmax()]
 
 
 def _unit_norm(neurons: Neurons) -> Neurons:
-    """Scale inputs together and outputs to norm sqrt(order): left and right must keep their
-    proportion."""
-    scale = (neurons.left.square().sum() + neurons.right.square().sum()).div(2).sqrt() / len(
-        neurons.left
-    ) ** 0.5
-    out = neurons.unembed.norm() / len(neurons.left) ** 0.5
+    """Scale inputs together, and outputs, to norm sqrt(order): left and right keep proportion."""
+    norm = len(neurons.left) ** 0.5
+    squares = neurons.left.square().sum() + neurons.right.square().sum()
+    scale, out = squares.div(2).sqrt() / norm, neurons.unembed.norm() / norm
     return Neurons(neurons.left / scale, neurons.right / scale, neurons.unembed / out)

@@ -244,7 +244,7 @@ def test_the_spectrum_over_training_and_all_pictures_are_there() -> None:
         "Irreps over training",
         "Pruning",
     } <= set(result.figures())
-    assert {"rank_one", "logit_similarity", "explanations", "pruning"} <= {
+    assert {"rank_one", "logit_similarity", "explanations", "pruning", "neuron"} <= {
         row["estimate"] for row in result.rows()
     }
 
