@@ -48,7 +48,8 @@ from mechinterp_toolkit.hooks.where import only_at
 from mechinterp_toolkit.intervention import applied
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.nulls import balanced_relabellings
-from mechinterp_toolkit.prompts.concepts import LabelledTokens, labelled_tokens, reads_text
+from mechinterp_toolkit.prompts.concepts import labelled_tokens, reads_text
+from mechinterp_toolkit.prompts.labelled import LabelledTokens
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.registry import analysis
 from mechinterp_toolkit.results import Estimate, Verdict, along

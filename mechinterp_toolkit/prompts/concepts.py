@@ -1,40 +1,30 @@
-"""Which tokens carry which class of a concept, and what does the model answer when it needs the
-concept?
+"""What does a model answer where the answer depends on the class of a word?
 
-A concept is a label on tokens: the sentiment of an adjective, the gender a name suggests, the part
-of speech of a word, the label of a text. `word_prompts` puts words of two classes into templates
-whose answer depends on the class; `tagged_tokens` reads a CoNLL-U treebank, `labelled_texts` any
-corpus with a column of labels, through `datasets`.
+A concept has words of two classes (the sentiment of an adjective, the gender a name suggests);
+`word_prompts` puts them into templates whose answer depends on the class. `labelled_tokens` gives
+any concept, of words, of a treebank or of a labelled corpus, as tokens with a class.
 
-What would fool it: words, not prompts, are exchangeable. Any split of forty words is separable in a
-wide enough stream, so labels are held out and shuffled by word (`unit`), never by token.
+What would fool it: words, not prompts, are exchangeable, so they are held out and shuffled whole.
 
-Source: the sentiment templates are in the manner of Tigges et al. 2023, arXiv:2310.15154; parts of
-speech as in Belrose et al. 2023, arXiv:2306.03819, from Universal Dependencies.
+Source: the sentiment templates are in the manner of Tigges et al. 2023, arXiv:2310.15154.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import NotApplicable, TokenisationError, ToolkitError, nearest
 from mechinterp_toolkit.model import HookedModel
-from mechinterp_toolkit.prompts import (
-    Dropped,
-    OrdinalClass,
-    PromptSet,
-    build_prompts,
-    hash_tokens,
-    ordinal_class,
-)
-from mechinterp_toolkit.prompts.corpora import labelled_rows
+from mechinterp_toolkit.prompts.labelled import LabelledTokens, labelled_texts, tagged_tokens
+from mechinterp_toolkit.prompts.ordinal_classes import Dropped, OrdinalClass, ordinal_class
+from mechinterp_toolkit.prompts.prompt_set import PromptSet, build_prompts
 
 PUNCTUATION = (",", ".")
 """Tokens that may sum up what stands before them."""
@@ -63,6 +53,15 @@ def _split(words: str) -> tuple[str, ...]:
     return tuple(words.split())
 
 
+_NEUTRAL = (
+    "The train leaves from the",
+    "The house stands at the end of the",
+    "They walked to the river and",
+    "In the morning we went to the",
+    "The paper lies on the",
+    "There are seven days in a",
+)
+
 WORD_CONCEPTS: Mapping[str, WordConcept] = {
     "sentiment": WordConcept(
         words={
@@ -86,14 +85,7 @@ WORD_CONCEPTS: Mapping[str, WordConcept] = {
             "It is a {} hotel, we stayed one night. I would say the hotel is",
             "The new game looks {}, people say. I think it is",
         ),
-        neutral=(
-            "The train leaves from the",
-            "The house stands at the end of the",
-            "They walked to the river and",
-            "In the morning we went to the",
-            "The paper lies on the",
-            "There are seven days in a",
-        ),
+        neutral=_NEUTRAL,
     ),
     "gender": WordConcept(
         words={
@@ -115,98 +107,10 @@ WORD_CONCEPTS: Mapping[str, WordConcept] = {
             "The teacher asked {} a question, but",
             "Everybody knows {} well, so when",
         ),
-        neutral=(
-            "The train leaves from the",
-            "The house stands at the end of the",
-            "They walked to the river and",
-            "In the morning we went to the",
-            "The paper lies on the",
-            "There are seven days in a",
-        ),
+        neutral=_NEUTRAL,
     ),
 }
 """The known concepts, one entry each."""
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledTokens:
-    """Text of which some tokens have a class, and how the model is judged on it."""
-
-    tokens: Int[Tensor, "batch pos"]
-    """Token ids, padded on the right."""
-
-    mask: Bool[Tensor, "batch pos"]
-    """True at real tokens."""
-
-    label: Int[Tensor, "batch pos"]
-    """Class of each token, -1 where it has none."""
-
-    unit: Int[Tensor, "batch pos"]
-    """Which exchangeable unit (word, or text) each labelled token belongs to."""
-
-    names: tuple[str, ...]
-    """Names of the classes."""
-
-    unit_name: str
-    """What a unit is, in the plural: "words" or "texts"."""
-
-    answers: tuple[Int[Tensor, "batch right"], Int[Tensor, "batch wrong"]] | None = None
-    """Right and wrong answers at the last token; None where the model is judged on every next
-    token."""
-
-    dropped: tuple[Dropped, ...] = ()
-    """Words and texts that are missing, with the reason."""
-
-    @property
-    def labelled(self) -> Bool[Tensor, "batch pos"]:
-        """True at tokens that have a class."""
-        return self.label >= 0
-
-    @property
-    def hash(self) -> str:
-        """See `PromptSet.hash`."""
-        return hash_tokens(self.tokens, self.mask)
-
-    def loss(
-        self, logits: Float[Tensor, "batch pos d_vocab"], part: slice = slice(None)
-    ) -> Float[Tensor, " batch"]:
-        """Return each prompt's loss in nats, float64: of the right answers against the wrong ones,
-        or per next token.
-
-        Args:
-            logits: of the prompts `part`.
-            part: which prompts ran.
-        """
-        if self.answers is None:
-            return _next_token_loss(logits, self.tokens[part], self.mask[part])
-        right, wrong = (self._answer(logits, part, ids[part]).logsumexp(1) for ids in self.answers)
-        return torch.nn.functional.softplus(wrong - right)
-
-    def right(
-        self, logits: Float[Tensor, "batch pos d_vocab"], part: slice = slice(None)
-    ) -> Float[Tensor, " batch"]:
-        """Return 1 where the answer is right (mean logit above the wrong ones'), or the share of
-        right next tokens."""
-        if self.answers is None:
-            hits = (logits[:, :-1].cpu().argmax(-1) == self.tokens[part][:, 1:]) & self.mask[part][
-                :, 1:
-            ]
-            return hits.double().sum(1) / self.mask[part][:, 1:].sum(1)
-        return (self.difference(logits, part) > 0).double()
-
-    def difference(
-        self, logits: Float[Tensor, "batch pos d_vocab"], part: slice = slice(None)
-    ) -> Tensor:
-        """Return the mean logit of the right answers minus that of the wrong ones, per prompt;
-        needs `answers`."""
-        assert self.answers is not None
-        means = [self._answer(logits, part, ids[part]).mean(1) for ids in self.answers]
-        return means[0] - means[1]
-
-    def _answer(self, logits: Tensor, part: slice, ids: Tensor) -> Float[Tensor, "batch answers"]:
-        last = self.mask[part].sum(1) - 1
-        there = logits[torch.arange(len(logits)), last.to(logits.device)].cpu().double()
-        return there.gather(1, ids)
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,12 +133,10 @@ class WordPrompts:
     """Token ids of the answers to the positive and to the negative class."""
 
     summary: Bool[Tensor, "batch pos"]
-    """True at punctuation behind the word: tokens that say nothing of their own and may sum up what
-    was said."""
+    """True at punctuation behind the word: tokens that may sum up what was said."""
 
     neutral: PromptSet | None
-    """Texts that have nothing to do with the concept; None where the tokenizer does not know their
-    words."""
+    """Texts that have nothing to do with the concept; None where their words are not tokens."""
 
     dropped: tuple[Dropped, ...]
     """Words that are not one token, and the like."""
@@ -289,8 +191,7 @@ class WordPrompts:
         )
 
     def halves(self, seed: int) -> Bool[Tensor, " batch"]:
-        """Return True at the prompts of one half of the words of either class; the other half is to
-        be judged on."""
+        """Return True at the prompts about one half of the words of either class."""
         generator = torch.Generator().manual_seed(seed)
         chosen = []
         for label in (0, 1):
@@ -328,8 +229,7 @@ class WordPrompts:
 
 
 def word_prompts(model: HookedModel, concept: str) -> WordPrompts:
-    """Return the prompts of a concept of `WORD_CONCEPTS`, with the words that are one token for
-    this model.
+    """Return prompts of a concept of `WORD_CONCEPTS`, about the words this model has tokens for.
 
     Raises:
         ToolkitError: no such concept.
@@ -339,6 +239,7 @@ def word_prompts(model: HookedModel, concept: str) -> WordPrompts:
     if concept not in WORD_CONCEPTS:
         raise ToolkitError(_unknown(concept))
     asked, tokenizer = WORD_CONCEPTS[concept], model.require_tokenizer()
+    bos = bool(model.provenance.prepend_bos)
     classes = {
         name: _known_words(model, name, words, FEWEST_WORDS) for name, words in asked.words.items()
     }
@@ -346,23 +247,22 @@ def word_prompts(model: HookedModel, concept: str) -> WordPrompts:
         name: _known_words(model, f"answers to {name}", words, 1)
         for name, words in asked.answers.items()
     }
-    positive, negative = asked.words
-    known = [(word, name) for name in (positive, negative) for word in classes[name].words]
-    spoken = [(template, i) for template in asked.templates for i in range(len(known))]
-    bos = bool(model.provenance.prepend_bos)
+    words = [(word, name) for name in asked.words for word in classes[name].words]
+    rows = [(template, item) for template in asked.templates for item in range(len(words))]
     prompts = build_prompts(
         tokenizer,
-        [template.format(known[i][0]) for template, i in spoken],
-        [f" {answers[known[i][1]].words[0]}" for _, i in spoken],
+        [template.format(words[item][0]) for template, item in rows],
+        [f" {answers[words[item][1]].words[0]}" for _, item in rows],
         prepend_bos=bos,
-        items=[i for _, i in spoken],
-        classes=[known[i][1] for _, i in spoken],
-        item_words=[(known[i][0], 0) for _, i in spoken],
+        items=[item for _, item in rows],
+        classes=[words[item][1] for _, item in rows],
+        item_words=[(words[item][0], 0) for _, item in rows],
     )
+    positive, negative = asked.words
     return WordPrompts(
         prompts=prompts,
-        label=torch.tensor([int(known[i][1] == positive) for _, i in spoken]),
-        template=torch.arange(len(asked.templates)).repeat_interleave(len(known)),
+        label=torch.tensor([int(words[item][1] == positive) for _, item in rows]),
+        template=torch.arange(len(asked.templates)).repeat_interleave(len(words)),
         names=(positive, negative),
         answers=(
             tuple(answers[positive].tokens.tolist()),
@@ -383,92 +283,8 @@ def reads_text(model: HookedModel) -> str | None:
     return None
 
 
-def tagged_tokens(
-    model: HookedModel, path: str | Path, *, texts: int = 400, length: int = 32, least: int = 10
-) -> LabelledTokens:
-    """Return sentences of a CoNLL-U treebank whose tokens carry the part of speech (UPOS) of the
-    word they belong to.
-
-    Args:
-        model: whose tokenizer reads; every piece of a word gets its tag.
-        path: a .conllu file, or a folder with one.
-        texts: sentences at most.
-        length: tokens of a sentence that are kept.
-        least: tags with fewer tokens than that are left without a class.
-
-    Raises:
-        ToolkitError: no CoNLL-U file, or fewer than two tags are left.
-    """
-    path = Path(path)
-    files = sorted(path.glob("*.conllu")) if path.is_dir() else [path]
-    if not files or not files[0].is_file():
-        raise ToolkitError(f"{path} holds no .conllu file.")
-    tokenizer = model.require_tokenizer()
-    pieces: list[list[int]] = []
-    tags: list[list[str]] = []
-    for words in _sentences(files[0]):
-        read = [(token, tag) for word, tag in words for token in _piece(tokenizer, word)][:length]
-        if len(read) >= 3:
-            pieces.append([token for token, _ in read])
-            tags.append([tag for _, tag in read])
-        if len(pieces) == texts:
-            break
-    counts = {
-        tag: sum(row.count(tag) for row in tags)
-        for tag in sorted({tag for row in tags for tag in row})
-    }
-    names = tuple(tag for tag, count in counts.items() if count >= least)
-    dropped = tuple(
-        Dropped(tag, f"{count} tokens, fewer than {least}")
-        for tag, count in counts.items()
-        if count < least
-    )
-    rows_of_labels = [[names.index(tag) if tag in names else -1 for tag in row] for row in tags]
-    return _padded_text(model, pieces, rows_of_labels, None, names, "words", dropped)
-
-
-def labelled_texts(
-    model: HookedModel,
-    source: str | Path,
-    *,
-    column: str = "text",
-    label_column: str = "label",
-    texts: int = 400,
-    length: int = 64,
-) -> LabelledTokens:
-    """Return texts of a corpus with a label each, which their last token carries; read through
-    `datasets`.
-
-    Args:
-        model: whose tokenizer reads.
-        source: a file, a folder or a dataset's name, as for `corpora.texts`.
-        column, label_column: where text and label stand.
-        texts: at most so many.
-        length: tokens of a text that are kept.
-
-    Raises:
-        ToolkitError: nothing readable, no such column, or a single label.
-    """
-    tokenizer = model.require_tokenizer()
-    pieces, labels = [], []
-    for text, label in labelled_rows(source, column, label_column):
-        ids = tokenizer.encode(str(text), add_special_tokens=False)[:length]
-        if ids:
-            pieces.append(ids)
-            labels.append(str(label))
-        if len(pieces) == texts:
-            break
-    names = tuple(sorted(set(labels)))
-    marked = [
-        [-1] * (len(ids) - 1) + [names.index(label)]
-        for ids, label in zip(pieces, labels, strict=True)
-    ]
-    return _padded_text(model, pieces, marked, list(range(len(pieces))), names, "texts", ())
-
-
 def labelled_tokens(model: HookedModel, concept: str) -> LabelledTokens:
-    """Return what `concept` names: a concept of words, a CoNLL-U file or folder, or a labelled
-    corpus.
+    """Return what `concept` names: a concept of words, a CoNLL-U treebank, or a labelled corpus.
 
     Raises:
         ToolkitError: it is none of them, or `word_prompts`, `tagged_tokens` or `labelled_texts`
@@ -494,30 +310,22 @@ def _unknown(concept: str) -> str:
     )
 
 
-def _next_token_loss(logits: Tensor, tokens: Tensor, mask: Tensor) -> Float[Tensor, " batch"]:
-    nats = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).cpu().double(), tokens[:, 1:].flatten(), reduction="none"
-    ).reshape(len(tokens), -1)
-    there = mask[:, 1:].double()
-    return (nats * there).sum(1) / there.sum(1)
-
-
 def _known_words(model: HookedModel, name: str, words: Sequence[str], least: int) -> OrdinalClass:
-    found = ordinal_class(model.require_tokenizer(), name, words, cyclic=False)
-    if len(found) < least:
-        first = found.dropped[0]
+    known = ordinal_class(model.require_tokenizer(), name, words, cyclic=False)
+    if len(known) < least:
+        first = known.dropped[0]
         raise NotApplicable(
-            f"{model.provenance.checkpoint} knows {len(found)} of {len(words)} words of {name} as"
+            f"{model.provenance.checkpoint} knows {len(known)} of {len(words)} words of {name} as"
             f" one token each, {least} are needed; {first.word!r}: {first.reason}."
         )
-    largest = int(found.tokens.max())
+    largest = int(known.tokens.max())
     if largest >= model.cfg.d_vocab:
         raise NotApplicable(
             f"the tokenizer gives token {largest} to a word of {name}, but"
             f" {model.provenance.checkpoint} has an embedding for {model.cfg.d_vocab} tokens only;"
             " it is another model's tokenizer."
         )
-    return found
+    return known
 
 
 def _summary(tokenizer: Any, prompts: PromptSet) -> Bool[Tensor, "batch pos"]:
@@ -543,54 +351,3 @@ def _neutral(tokenizer: Any, texts: Sequence[str], prepend_bos: bool) -> PromptS
         )
     except TokenisationError:
         return None
-
-
-def _sentences(file: Path) -> Iterator[list[tuple[str, str]]]:
-    """Words with their tags, sentence by sentence; words behind the first have the space in front
-    of them."""
-    words: list[tuple[str, str]] = []
-    space = ""
-    for line in file.read_text(encoding="utf-8").splitlines():
-        cells = line.split("\t")
-        if len(cells) == 10 and cells[0].isdigit():
-            words.append((space + cells[1], cells[3]))
-            space = "" if "SpaceAfter=No" in cells[9] else " "
-        elif not line:
-            if words:
-                yield words
-            words, space = [], ""
-    if words:
-        yield words
-
-
-def _piece(tokenizer: Any, word: str) -> list[int]:
-    ids: list[int] = tokenizer.encode(word, add_special_tokens=False)
-    return ids
-
-
-def _padded_text(
-    model: HookedModel,
-    pieces: list[list[int]],
-    labels: list[list[int]],
-    units: list[int] | None,
-    names: tuple[str, ...],
-    unit_name: str,
-    dropped: tuple[Dropped, ...],
-) -> LabelledTokens:
-    if len(names) < 2:
-        raise ToolkitError(
-            f"{len(pieces)} texts have the labels {list(names)}; a concept needs two or more."
-        )
-    tokenizer = model.require_tokenizer()
-    bos = [int(tokenizer.bos_token_id)] if model.provenance.prepend_bos else []
-    width = max(map(len, pieces)) + len(bos)
-    tokens = torch.zeros(len(pieces), width, dtype=torch.long)
-    label, unit = (torch.full_like(tokens, -1) for _ in range(2))
-    for i, (ids, marks) in enumerate(zip(pieces, labels, strict=True)):
-        tokens[i, : len(ids) + len(bos)] = torch.tensor(bos + ids)
-        label[i, len(bos) : len(ids) + len(bos)] = torch.tensor(marks)
-    lengths = torch.tensor([len(ids) + len(bos) for ids in pieces])
-    mask = torch.arange(width) < lengths[:, None]
-    chosen = label >= 0
-    unit[chosen] = tokens[chosen] if units is None else torch.tensor(units)[chosen.nonzero()[:, 0]]
-    return LabelledTokens(tokens, mask, label, unit, names, unit_name, None, dropped)

@@ -157,7 +157,7 @@ def treebank_model(folder):
 
     import transformers
 
-    from mechinterp_toolkit.prompts.concepts import _sentences
+    from mechinterp_toolkit.prompts.labelled import _sentences
     from mechinterp_toolkit.toys.gpt2 import word_level_tokenizer
 
     (file,) = folder.glob("*.conllu")

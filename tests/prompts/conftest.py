@@ -9,7 +9,9 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import GPT2TokenizerFast, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from mechinterp_toolkit.model import HookedModel, load_model
 from mechinterp_toolkit.prompts import ORDINAL_CLASSES
+from mechinterp_toolkit.toys.gpt2 import random_gpt2
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +58,17 @@ def word_level() -> Callable[..., PreTrainedTokenizerFast]:
 def toy() -> PreTrainedTokenizerFast:
     words = ["If", "today", "is", "tomorrow", ",", "one", "three", "four", "five"]
     return _word_level([*ORDINAL_CLASSES["days"].words, *words])
+
+
+@pytest.fixture(scope="session", params=["gpt2", "pythia"])
+def reader(request: pytest.FixtureRequest, shared_data: Path) -> HookedModel:
+    """A random model with a real tokenizer."""
+    folder = shared_data / "tokenizers" / request.param
+    if request.param == "gpt2":
+        tokenizer = GPT2TokenizerFast.from_pretrained(folder)
+    else:
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+        tokenizer.add_special_tokens({"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"})
+    return load_model(
+        random_gpt2(len(tokenizer), d_model=16, n_layers=1, n_heads=2, seed=0), tokenizer=tokenizer
+    )
