@@ -87,13 +87,16 @@ def _cell(rows: int, d: int, dtype: torch.dtype, repeats: int, peer: bool) -> No
             _measure(best, side, make, x, labels[side])
     for side in sides:
         times = [best.get(f"{side} {part}", float("nan")) / best["gemm"] for part in PARTS]
-        title = f"d={d:5} {str(dtype)[6:]} {side}"
-        print(
-            f"{title:36}{times[0]:7.2f}{times[1]:8.3f}{times[2]:8.3f}{times[3]:10.3f}{times[4]:9.3f}{memory[side][0]:9.0f}{memory[side][1]:12.0f}"
-        )
+        _print_row(f"d={d:5} {str(dtype)[6:]} {side}", times, memory[side])
     if peer:
         _print_speed_up(best)
     sys.stdout.flush()
+
+
+def _print_row(title: str, times: list[float], memory: tuple[float, float]) -> None:
+    parts = zip(times, (7, 8, 8, 10, 9), (2, 3, 3, 3, 3), strict=True)
+    row = "".join(f"{time:{width}.{digits}f}" for time, width, digits in parts)
+    print(f"{title:36}{row}{memory[0]:9.0f}{memory[1]:12.0f}")
 
 
 def _measure(
@@ -103,11 +106,8 @@ def _measure(
     _keep_best(best, f"{side} fit", seconds)
     seconds, eraser = _seconds(lambda: fitter.eraser)
     _keep_best(best, f"{side} finish", seconds)
-    _keep_best(
-        best,
-        f"{side} transform",
-        _seconds(lambda: [len(eraser(rows)) for rows in x.split(BATCH)])[0],
-    )
+    seconds, _ = _seconds(lambda: [len(eraser(rows)) for rows in x.split(BATCH)])
+    _keep_best(best, f"{side} transform", seconds)
     _keep_best(best, f"{side} in one piece", _seconds(lambda: eraser(x))[0])
     if hasattr(eraser, "erase_"):
         again = x.clone()
@@ -116,8 +116,8 @@ def _measure(
 
 def _fit(make: Callable[[], Any], x: Tensor, z: Tensor) -> Any:
     fitter = make()
-    for start in range(0, len(x), BATCH):
-        fitter.update(x[start : start + BATCH], z[start : start + BATCH])
+    for rows, labels in zip(x.split(BATCH), z.split(BATCH), strict=True):
+        fitter.update(rows, labels)
     return fitter
 
 
@@ -151,21 +151,14 @@ def _memory(make: Callable[[], Any], x: Tensor, z: Tensor) -> tuple[float, float
 def _peak(work: Callable[[], Any]) -> tuple[float, Any]:
     status = Path("/proc/self/status")
     try:
-        Path("/proc/self/clear_refs").write_text(
-            "5"
-        )  # the peak starts anew from what is resident now
+        # The peak starts anew from what is resident now.
+        Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return float("nan"), work()
 
     def read(key: str) -> float:
-        return (
-            next(
-                int(line.split()[1])
-                for line in status.read_text().splitlines()
-                if line.startswith(key)
-            )
-            / 1024
-        )
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith(key))
+        return int(line.split()[1]) / 1024
 
     before = read("VmRSS")
     result = work()
