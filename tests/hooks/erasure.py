@@ -42,8 +42,7 @@ def covariance(x: Tensor) -> Tensor:
 
 
 def left_over(erased: Tensor, x: Tensor, z: Tensor) -> float:
-    """Largest part of a column of z's correlations with x that is left, whatever the units of x and
-    z."""
+    """Largest part left of a column of z's correlations with x, whatever their units."""
     varies = x.double().std(0) > 1e-12 * x.double().abs().mean(0)
     sd = x.double().std(0)[varies, None]
     after, before = (cross(rows[:, varies], z) / sd for rows in (erased, x))

@@ -88,9 +88,8 @@ def test_mean_ablating_every_head_makes_attention_the_same_everywhere(wrapped, t
     flat = activations(wrapped, tokens, (name,), edits=ablate_heads(heads, means))[name]
     assert plain.std((0, 1)).max() > 0.01
     assert flat.std((0, 1)).max() < 1e-5
-    assert (
-        flat[0, 0] - plain.flatten(0, 1).mean(0)
-    ).abs().max() < 1e-5  # attention's output is linear in z
+    # Attention's output is linear in z.
+    assert (flat[0, 0] - plain.flatten(0, 1).mean(0)).abs().max() < 1e-5
 
 
 def test_mean_ablating_all_neurons_leaves_the_mean_output(wrapped, tokens):

@@ -119,9 +119,8 @@ def test_float32_activations_are_erased_to_their_rounding(dtype):
         x = x.float()
         erased = LeaceEraser.fit(x, z, dtype=dtype)(x)
         assert erased.dtype == torch.float32
-        assert left_over(erased, x, one_hot(z)) < 1e-5, (
-            case
-        )  # eps is 1.2e-7; a whole class or dimension would be 1
+        # Eps is 1.2e-7; a whole class or dimension would be 1.
+        assert left_over(erased, x, one_hot(z)) < 1e-5, case
 
 
 def test_float32_products_under_a_large_mean_are_as_good_as_float64():
@@ -130,9 +129,8 @@ def test_float32_products_under_a_large_mean_are_as_good_as_float64():
     exact = LeaceFitter.fit(x, z)
     quick = LeaceFitter.fit(x, z, dtype=torch.float32)
     assert quality(quick.eraser, exact).cross_covariance_left < 1e-5
-    assert torch.allclose(
-        quick.sigma_xx, exact.sigma_xx, atol=1e-5
-    )  # variances are about 5, eps is 1.2e-7
+    # Variances are about 5, eps is 1.2e-7.
+    assert torch.allclose(quick.sigma_xx, exact.sigma_xx, atol=1e-5)
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 1e-2), (torch.float16, 1e-3)])
@@ -160,9 +158,8 @@ def test_the_eraser_is_fitted_anew_after_an_update_or_a_merge_and_only_then():
     assert torch.allclose(fitter.eraser.P, LeaceEraser.fit(x[:2000], z[:2000]).P, atol=1e-11)
     fitter.merge(LeaceFitter(24, 4).update(x[2000:], z[2000:]))
     assert torch.allclose(fitter.eraser.P, LeaceEraser.fit(x, z).P, atol=1e-11)
-    assert torch.allclose(
-        first.bias, x[:1000].mean(0), atol=1e-12
-    )  # an eraser handed out stays what it was
+    # An eraser handed out stays what it was.
+    assert torch.allclose(first.bias, x[:1000].mean(0), atol=1e-12)
 
 
 def test_a_merge_with_float32_statistics_is_judged_as_float32():
@@ -194,9 +191,8 @@ def test_erasing_by_blocks_in_place_and_with_gradients_is_the_same():
     eraser = LeaceEraser.fit(x, z)
     expected = x - (x - eraser.bias) @ eraser.proj_right.T @ eraser.proj_left.T
     assert torch.allclose(eraser(x), expected, atol=1e-12)
-    assert torch.allclose(
-        eraser(x.T.contiguous().T), expected, atol=1e-12
-    )  # columns one after the other
+    # Columns one after the other.
+    assert torch.allclose(eraser(x.T.contiguous().T), expected, atol=1e-12)
     leaf = x.clone().requires_grad_()
     assert torch.allclose(eraser(leaf), expected, atol=1e-12)
     for dtype, most in (

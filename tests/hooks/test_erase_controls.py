@@ -44,9 +44,8 @@ def test_the_shuffled_control_has_the_rank_and_the_distance_of_the_eraser_and_le
     assert control.rank == fitter.eraser.rank == 3
     report = quality(control, fitter)
     assert report.distance == pytest.approx(fitter.report.distance, rel=1e-10)
-    assert (
-        report.cross_covariance_left > 0.3
-    )  # 1 is all of it; a stretched control also mirrors what it removes
+    # 1 is all of it; a stretched control also mirrors what it removes.
+    assert report.cross_covariance_left > 0.3
     assert torch.allclose(control(x).mean(0), x.mean(0), atol=1e-11)
     exact = shuffled_eraser(fitter, seed=3, matched=False)
     assert torch.allclose(exact.P @ exact.P, exact.P, atol=1e-11)
@@ -72,9 +71,8 @@ def test_the_shuffled_control_moves_rows_as_shuffled_labels_do(method):
         ]
     )
     error = ((shuffled.var() + drawn.var()) / 150).sqrt()
-    assert (
-        shuffled.mean() - drawn.mean()
-    ).abs() < 4 * error  # one chance in 10,000 for equal means
+    # One chance in 10,000 for equal means.
+    assert (shuffled.mean() - drawn.mean()).abs() < 4 * error
     assert 0.7 < shuffled.std() / drawn.std() < 1.4  # the ratio's standard error is 0.08
 
 

@@ -1,5 +1,4 @@
-"""Beside `concept-erasure` 0.2.4, on the same arrays: the same map where its own is exact, and
-exact where it is not.
+"""Beside `concept-erasure` 0.2.4, on the same arrays: the same map, and exact where it is not.
 
 Where the two differ the arrays are ordinary ones: a rare class, labels in small units, a residual
 stream's large mean and outlier dimensions in float32.
@@ -108,9 +107,8 @@ def test_under_a_mean_of_ten_thousand_standard_deviations_the_map_is_exact():
     (ours,) = [LeaceFitter(24, 4).update(far, z).eraser]
     theirs = peer.LeaceFitter(24, 4, dtype=torch.float64, shrinkage=False).update(far, z).eraser
     assert left_over(ours(far), far, z) < 1e-10
-    assert torch.allclose(
-        ours.P, plain.P, atol=1e-9
-    )  # the rows moved, so the map must not change; they know 1e-12
+    # The rows moved, so the map must not change; they know 1e-12.
+    assert torch.allclose(ours.P, plain.P, atol=1e-9)
     assert not torch.allclose(theirs.P, plain.P, atol=1e-7)
 
 
@@ -120,9 +118,8 @@ def test_under_a_large_mean_in_float32_the_concept_is_erased():
     ours = LeaceFitter(24, 4, dtype=torch.float32).update(far, z).eraser
     theirs = peer.LeaceFitter(24, 4, dtype=torch.float32).update(far, z.float()).eraser
     assert left_over(theirs(far), far, z) > 0.1
-    assert (
-        left_over(ours(far), far, z) < 1e-4
-    )  # the result is written in steps of 1e4 eps = 1e-3 sd, over 3000 rows
+    # The result is written in steps of 1e4 eps = 1e-3 sd, over 3000 rows.
+    assert left_over(ours(far), far, z) < 1e-4
     assert left_over(ours(far.double()), far, z) < 1e-6
 
 

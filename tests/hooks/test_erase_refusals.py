@@ -123,9 +123,8 @@ def test_labels_that_do_not_fit_are_refused(label, words):
 
 def test_labels_that_could_be_read_in_two_ways_are_refused():
     x, z = classes(40 * 4)
-    labels = one_hot(
-        z[:40]
-    ).long()  # one-hot rows of 40 prompts, or a class number at each of 4 positions
+    # One-hot rows of 40 prompts, or a class number at each of 4 positions.
+    labels = one_hot(z[:40]).long()
     refused(
         "could be class numbers.*or one-hot",
         lambda: LeaceFitter(24, 4).update(x.reshape(40, 4, 24), labels),
@@ -166,9 +165,8 @@ def test_settings_that_make_no_sense_are_refused():
 
 
 def test_an_unknown_method_is_refused():
-    fit = getattr(
-        LeaceFitter, "__wrapped__", LeaceFitter
-    )  # the type checker of the tests would speak first
+    # The type checker of the tests would speak first.
+    fit = getattr(LeaceFitter, "__wrapped__", LeaceFitter)
     with pytest.raises(Exception, match="orth"):
         fit(24, 4, method="qr")
 
@@ -185,8 +183,10 @@ def test_files_that_hold_no_eraser_are_refused(tmp_path):
 
 
 def test_a_direction_that_is_only_rounding_is_left_alone():
-    """Behind a LayerNorm float32 features add up to zero but for rounding; to whiten that would
-    magnify it a million times."""
+    """Behind a LayerNorm float32 features add up to zero but for rounding.
+
+    To whiten that would magnify it a million times.
+    """
     generator = torch.Generator().manual_seed(0)
     z = torch.randint(3, (2000,), generator=generator)
     x = torch.randn(2000, 32, generator=generator) + torch.randn(3, 32, generator=generator)[z]
@@ -196,6 +196,5 @@ def test_a_direction_that_is_only_rounding_is_left_alone():
     assert torch.linalg.matrix_norm(eraser.P, 2) < 10
     for rows in (x, x.double()):
         means = torch.stack([eraser(rows)[z == k].double().mean(0) for k in range(3)])
-        assert (
-            means[:, None] - means[None]
-        ).abs().max() < 1e-6  # a few units of the last digit of float32
+        # A few units of the last digit of float32.
+        assert (means[:, None] - means[None]).abs().max() < 1e-6

@@ -45,9 +45,8 @@ def best_constant(loss: Callable[[Tensor, Tensor], Tensor], share: Tensor) -> Te
     """The constant scores of least loss, by derivation."""
     if loss is softmax_loss:
         return share.log()
-    return (
-        share if loss is squared_loss else 2 * share - 1
-    )  # squared hinge: p (1 - s)^2 + (1 - p) (1 + s)^2
+    # Squared hinge: p (1 - s)^2 + (1 - p) (1 + s)^2.
+    return share if loss is squared_loss else 2 * share - 1
 
 
 @pytest.mark.parametrize("loss", [softmax_loss, squared_loss, squared_hinge_loss])
@@ -157,9 +156,8 @@ def test_the_map_is_a_projection_that_keeps_the_mean_and_never_adds_variance():
     assert torch.allclose(eraser.P @ eraser.P, eraser.P, atol=1e-12)
     assert torch.linalg.matrix_rank(torch.eye(24, dtype=torch.float64) - eraser.P).item() == 3
     assert torch.allclose(eraser(x).mean(0), x.mean(0), atol=1e-12)
-    assert (
-        torch.linalg.eigvalsh(covariance(x) - covariance(eraser(x))).min() > -1e-12
-    )  # smaller in every direction
+    # Smaller in every direction.
+    assert torch.linalg.eigvalsh(covariance(x) - covariance(eraser(x))).min() > -1e-12
 
 
 def test_erasing_twice_is_erasing_once_and_a_second_fit_finds_nothing():
@@ -220,9 +218,8 @@ def test_every_other_map_that_erases_moves_the_rows_further_in_every_metric(seed
     )
     q = torch.linalg.qr(cross(x, one_hot(z))[:, 1:]).Q
     centred = x - x.mean(0)
-    other = (
-        centred @ (eraser.P + 0.1 * (noise - noise @ q @ q.T)).T
-    )  # noise that is blind to the class means
+    # Noise that is blind to the class means.
+    other = centred @ (eraser.P + 0.1 * (noise - noise @ q @ q.T)).T
     assert cross(other, one_hot(z)).abs().max() < 1e-12
 
     def distance(rows: Tensor) -> float:

@@ -198,14 +198,12 @@ def test_a_row_that_is_done_is_filled_up(wrapped, tokens):
         at = plain[row].tolist().index(stop) if stop in plain[row] else 5
         assert stopped[row].tolist() == plain[row, : at + 1].tolist() + [stop] * (5 - at)
     alone = generate(wrapped, tokens[row : row + 1], max_new_tokens=6, stop=(int(plain[row, 0]),))
-    assert alone.tolist() == [
-        [int(plain[row, 0])] * 6
-    ]  # nothing runs any more, and the shape is what was asked for
+    # Nothing runs any more, and the shape is what was asked for.
+    assert alone.tolist() == [[int(plain[row, 0])] * 6]
 
 
 def test_sampling_follows_the_softmax(wrapped, tokens):
-    """Token frequencies over 2,000 seeds against the model's probabilities: within 4 standard
-    errors."""
+    """Token frequencies over 2,000 seeds are the model's probabilities, within 4 errors."""
     n = 2000
     with torch.no_grad():
         p = wrapped.logits(tokens[:1])[0, -1].double().softmax(0)

@@ -1,5 +1,4 @@
-"""Guidance: token for token what transformers' own processor gives, and edits that know their
-branch."""
+"""Guidance: token for token that of transformers, and edits that know their branch."""
 
 from __future__ import annotations
 

@@ -31,8 +31,7 @@ SITE = Site(PRE1)
 
 @pytest.fixture
 def pairs(wrapped):
-    """Twelve pairs of prompts that differ in their second token, and the metric that tells them
-    apart best."""
+    """Twelve pairs of prompts that differ in one token, and a metric that tells them apart."""
     generator = torch.Generator().manual_seed(3)
     source = torch.randint(3, 60, (12, 5), generator=generator)
     source[:, 1] = 10
@@ -56,9 +55,8 @@ def test_moving_the_whole_stream_gives_the_sources_answer_and_moving_what_is_equ
         Place(PRE0, positions=(0, 2, 3, 4)),
     ]
     effects = patch_effects(wrapped, both, places, metric)
-    assert effects.normalised.value.tolist() == pytest.approx(
-        [1, 1, 1, 0], abs=1e-4
-    )  # float32 logits over a gap near 1
+    # Float32 logits over a gap near 1.
+    assert effects.normalised.value.tolist() == pytest.approx([1, 1, 1, 0], abs=1e-4)
     gap = measure(wrapped, both.source, metric) - measure(wrapped, both.base, metric)
     assert float(effects.gap.value) == pytest.approx(float(gap.mean()))
     assert effects.raw.value.tolist() == pytest.approx([float(gap.mean())] * 3 + [0], abs=1e-4)
@@ -119,8 +117,7 @@ def test_a_path_from_the_last_layer_is_the_plain_patch_of_the_head(wrapped, pair
 
 
 def test_the_direct_path_to_the_logits_adds_what_the_head_writes(wrapped, pairs):
-    """With all else fixed the last stream gains (z_source - z_base) W_O, worked out from the
-    weights."""
+    """With all else fixed the last stream gains (z_source - z_base) W_O, by the weights."""
     both, metric = pairs
     ours = path_effects(wrapped, both, [(0, 1)], [Place(POST1)], metric, freeze_mlps=True)
     z_source, z_base = (
@@ -133,9 +130,8 @@ def test_the_direct_path_to_the_logits_adds_what_the_head_writes(wrapped, pairs)
     expected = (direct - measure(wrapped, both.base, metric)).mean()
     assert float(ours.raw.value[0]) == pytest.approx(float(expected), abs=1e-4)
     total = patch_effects(wrapped, both, [Place(Z0, heads=(1,))], metric)
-    assert (
-        abs(float(total.raw.value[0] - expected)) > 1e-3
-    )  # the indirect paths were there to be left out
+    # The indirect paths were there to be left out.
+    assert abs(float(total.raw.value[0] - expected)) > 1e-3
 
 
 def test_a_path_into_one_heads_queries_leaves_the_other_heads_alone(wrapped, pairs):
@@ -147,9 +143,8 @@ def test_a_path_into_one_heads_queries_leaves_the_other_heads_alone(wrapped, pai
     blind = path_effects(
         wrapped, both, [(0, 2)], [Place(q1, heads=(3,), positions=(0,))], metric
     ).raw.value
-    assert (
-        abs(float(blind)) < 1e-5
-    )  # the first query is not where the answer is read, and attends to one token only
+    # The first query is not where the answer is read, and attends to one token only.
+    assert abs(float(blind)) < 1e-5
 
 
 def test_paths_that_do_not_exist_are_refused(wrapped, pairs):
@@ -216,8 +211,10 @@ def test_a_unit_for_some_pairs_only_is_refused(as_a_user):
 
 
 def test_whether_prompts_differ_is_judged_by_units(wrapped, pairs):
-    """Gaps of 1, 1 and -0.51 in units of four: by rows .497 +- .21. Deviations add up to 2, 2, -4:
-    +- sqrt(24 * 3 / 2) / 12."""
+    """Gaps of 1, 1 and -0.51 in units of four: by rows .497 +- .21.
+
+    Deviations add up to 2, 2, -4: +- sqrt(24 * 3 / 2) / 12.
+    """
     gap = torch.tensor([1.0, 1.0, -0.51], dtype=torch.float64).repeat_interleave(4)
 
     def effects(both):

@@ -1,5 +1,4 @@
-"""Concept scrubbing: every site of the edited model has equal class means, on every wrapper, and
-nothing is left behind."""
+"""Concept scrubbing: every site of the edited model has equal class means, on every wrapper."""
 
 from __future__ import annotations
 
@@ -28,8 +27,7 @@ def labelled(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def gaps(model, tokens, edits) -> dict[str, float]:
-    """Largest distance between class means at each site of the model under `edits`, in standard
-    deviations."""
+    """Largest distance between class means at each site under `edits`, in standard deviations."""
     found = {}
     for site in scrub_sites(model):
         x = activations(model, tokens, (site,), edits=edits)[site].double().flatten(0, 1)
@@ -52,8 +50,7 @@ def test_class_means_are_equal_at_every_site_of_the_edited_model(wrapped, text):
 
 
 def test_later_erasers_are_fitted_on_the_model_as_edited(wrapped, text):
-    """Fitted on the plain model, the last site would keep a difference that earlier erasers brought
-    about."""
+    """Fitted on the plain model, the last one would keep what earlier erasers bring about."""
     scrubbed = scrub(wrapped, text, labelled(text), CLASSES)
     last = scrub_sites(wrapped)[-1]
     from mechinterp_toolkit.hooks.erase import LeaceFitter
@@ -78,8 +75,7 @@ def test_padding_does_not_count(wrapped, text):
 
 
 def test_tokens_without_a_class_are_read_and_count_nowhere(wrapped, text):
-    """A mask in their place would hide them from attention, and the erasers would be those of
-    another model."""
+    """A mask in their place would hide them from attention, as in another model."""
     some = torch.rand(text.shape, generator=torch.Generator().manual_seed(1)) < 0.6
     labels = labelled(text).where(some, torch.tensor(-1))
     scrubbed = scrub(wrapped, text, labels, CLASSES)
@@ -150,8 +146,7 @@ SENTENCES, LENGTH, VOCABULARY = 800, 24, 400
 
 
 def treebank(folder):
-    """Sentences as words and their parts of speech: token ids [sentence pos], classes, mask, bytes
-    of the predicted words."""
+    """Words and parts of speech: ids [sentence pos], classes, mask, bytes of predicted words."""
     from collections import Counter
 
     (file,) = folder.glob("*.conllu")

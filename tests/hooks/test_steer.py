@@ -1,5 +1,4 @@
-"""Steering vectors: what they are, how they are fitted, and what each edit does to an
-activation."""
+"""Steering vectors: what they are, how they are fitted, and what each edit does."""
 
 from __future__ import annotations
 
@@ -37,8 +36,7 @@ B = SteeringVector.of(
 
 
 def planted(n=40, d=12, seed=0):
-    """Two sets of rows that differ by (2, 0, ...) on top of noise, in pairs that share their own
-    noise."""
+    """Two sets of rows that differ by (2, 0, ...) and noise, in pairs that share more noise."""
     generator = torch.Generator().manual_seed(seed)
     shared, noise = (
         torch.randn(n, d, generator=generator),
@@ -107,9 +105,8 @@ def test_saved_and_loaded_it_is_bit_equal(tmp_path):
     assert torch.equal(again.direction, vector.direction)
     assert (again.norm, again.axis, again.hook_point) == (vector.norm, "", PRE1)
     assert dict(again.provenance) == {"method": "row", "n": 7, "revision": None}
-    assert (
-        path.stat().st_size < 1000
-    )  # 40 numbers and the metadata, not the 2000 numbers behind the view
+    # 40 numbers and the metadata, not the 2000 numbers behind the view.
+    assert path.stat().st_size < 1000
 
 
 def test_another_file_is_no_vector(tmp_path):
@@ -205,8 +202,7 @@ def test_a_row_per_token_is_added_from_the_first_real_token_on():
 
 
 def gate_site(start=0):
-    """Two prompts of two tokens with one generated token behind; row 0 has one column of
-    padding."""
+    """Two prompts with one generated token behind; row 0 has one column of padding."""
     columns = torch.arange(start, 4)
     order = torch.tensor([[-1, 0, 1, 2], [0, 1, 2, 3]])[:, columns]
     return Site(
@@ -224,9 +220,8 @@ def gate_site(start=0):
     ("over", "scores"), [("mean", (1.5, 2.0)), ("max", (2.0, 4.0)), ("last", (2.0, 1.0))]
 )
 def test_a_gate_reads_the_prompt_alone(over, scores):
-    x = torch.tensor([[9.0, 1.0, 2.0, 50.0], [1.0, 4.0, 1.0, 50.0]])[
-        ..., None
-    ]  # 9 is padding, 50 generated
+    # 9 is padding, 50 generated.
+    x = torch.tensor([[9.0, 1.0, 2.0, 50.0], [1.0, 4.0, 1.0, 50.0]])[..., None]
     for lift in (-0.01, 0.01):
         gate = Gate(torch.tensor([2.0]), scores[0] + lift, over=over)
         site = gate_site()
@@ -262,9 +257,8 @@ def test_every_method_finds_a_planted_direction(fit):
     cosine = direction[0] / direction.norm()
     assert cosine > 0.9
     flipped = planted()
-    assert (
-        fit(Contrast(PRE1, flipped.negative, flipped.positive))[0] < 0
-    )  # the sign follows the sets
+    # The sign follows the sets.
+    assert fit(Contrast(PRE1, flipped.negative, flipped.positive))[0] < 0
 
 
 def test_pca_keeps_the_mean_difference_when_every_pair_differs_alike():
@@ -276,8 +270,7 @@ def test_pca_keeps_the_mean_difference_when_every_pair_differs_alike():
 
 
 def test_the_logistic_probe_sits_at_its_optimum():
-    """At the optimum of sum(log-loss) + |w|^2 / 2 the weights are the sum of residuals times
-    rows."""
+    """At the optimum of sum(log-loss) + |w|^2 / 2 the weights are the sum of residuals by rows."""
     contrast = planted(n=15)
     x = torch.cat([contrast.positive, contrast.negative]).double()
     x = x - x.mean(0)
@@ -290,9 +283,8 @@ def test_the_logistic_probe_sits_at_its_optimum():
         bias = (low + high) / 2
         low, high = (bias, high) if float((y - (logit + bias).sigmoid()).sum()) > 0 else (low, bias)
     residual = y - (logit + bias).sigmoid()
-    assert (
-        residual @ (x / scale) - w
-    ).abs().max() < 1e-4 * w.abs().max()  # L-BFGS stops at a gradient of 1e-7
+    # L-BFGS stops at a gradient of 1e-7.
+    assert (residual @ (x / scale) - w).abs().max() < 1e-4 * w.abs().max()
 
 
 @pytest.mark.parametrize("method", ["mean_difference", "pca", "logistic"])
@@ -351,16 +343,14 @@ def test_one_pair_added_turns_the_stream_of_one_prompt_into_the_others(wrapped, 
     with torch.no_grad(), applied(wrapped, {PRE1: vector.add(where=Where(bos=True))}):
         steered = wrapped.logits(tokens[1:2])
     with torch.no_grad():
-        assert (
-            steered - wrapped.logits(tokens[:1])
-        ).abs().max() < 1e-4  # float32 differences added back
+        # Float32 differences added back.
+        assert (steered - wrapped.logits(tokens[:1])).abs().max() < 1e-4
     with pytest.raises(ToolkitError, match="same activations"):
         activation_addition(wrapped, tokens[:1], tokens[:1], PRE1)
 
 
 def test_head_shifts_go_to_the_heads_that_separate_the_sets(wrapped):
-    """Sets that differ in the last token; every head sees it, so all that is checked is rank, scale
-    and zeros."""
+    """Every head sees the last token, so all that is checked is rank, scale and zeros."""
     generator = torch.Generator().manual_seed(2)
     ids = torch.randint(3, 60, (12, 5), generator=generator)
     positive, negative = ids.clone(), ids.clone()
@@ -398,16 +388,14 @@ def test_pairs_that_agree_and_pairs_that_do_not():
     assert agreeing.low > 0.7
     random = Contrast(PRE1, torch.randn(200, 50), torch.randn(200, 50))
     assert random.positive.shape == (200, 50)
-    assert (
-        abs(float(pair_agreement(random).value)) < 0.05
-    )  # 0.07 if a pair were compared with a mean that holds it
+    # 0.07 if a pair were compared with a mean that holds it.
+    assert abs(float(pair_agreement(random).value)) < 0.05
     with pytest.raises(ToolkitError, match="3 positive and 2 negative prompts are no pairs"):
         pair_agreement(Contrast(PRE1, torch.ones(3, 2), torch.ones(2, 2)))
 
 
 def test_a_pair_is_compared_with_pairs_of_other_units():
-    """Twelve random pairs of words in six sentences each, alike in all: five of a pair's 71 others
-    are its own words."""
+    """Twelve random pairs of words in six sentences: five of a pair's 71 others are its words."""
     generator = torch.Generator().manual_seed(0)
     words, unit = torch.randn(12, 400, generator=generator).repeat(6, 1), torch.arange(12).repeat(6)
     contrast = Contrast(PRE1, words, torch.zeros(72, 400))
@@ -429,8 +417,7 @@ def test_a_pair_is_compared_with_pairs_of_other_units():
 
 
 def test_d_prime_resamples_units():
-    """Words that lie at their own place in every sentence: as sure as one sentence makes it, but
-    for n - 2 in the variance."""
+    """Words at one place in all sentences: as sure as one sentence, but for n - 2."""
     generator = torch.Generator().manual_seed(0)
     positive, negative = torch.randn(2, 10, 3, generator=generator)
     axis, units = (
@@ -447,16 +434,14 @@ def test_d_prime_resamples_units():
     for end in ("value", "low", "high"):
         assert float(getattr(by_unit, end)) == pytest.approx(scale * float(getattr(once, end)))
     assert (by_unit.n, by_rows.n) == (20, 120)
-    assert by_rows.high - by_rows.low < 0.6 * (
-        by_unit.high - by_unit.low
-    )  # 1 / sqrt(6) but for chance
+    # 1 / sqrt(6) but for chance.
+    assert by_rows.high - by_rows.low < 0.6 * (by_unit.high - by_unit.low)
     with pytest.raises(ToolkitError, match="got units for 12 of 120 rows"):
         separation(many, axis, units=(units[0][:6], units[1][:6]))
 
 
 def test_resamples_of_few_words_without_a_class_or_any_spread_do_not_stop_d_prime():
-    """Of six words 3 % of resamples lack a class, and 1 % hold one word of either: 40 of 999 would
-    be infinite."""
+    """Of six words 3 % of resamples lack a class, and 1 % hold one word of either."""
     words = torch.tensor([[5.0], [6.0], [7.0], [0.0], [1.0], [2.0]]).repeat_interleave(4, 0)
     units = torch.arange(3).repeat_interleave(4), torch.arange(3, 6).repeat_interleave(4)
     d = separation(

@@ -73,8 +73,7 @@ def test_logit_guidance_adds_the_same_to_every_prompt(sweep, wrapped, tokens):
 
 
 def test_prompts_of_one_unit_count_once(wrapped, tokens):
-    """Each prompt run twice: by units intervals are those of single prompts; neutral prompts are
-    units of their own."""
+    """Each prompt run twice: by units intervals are those of single prompts."""
     neutral, guidance = (
         Prompts(tokens.roll(2, 1)),
         torch.randn(wrapped.cfg.d_vocab, generator=torch.Generator().manual_seed(0)),
@@ -121,8 +120,7 @@ def test_the_cost_of_guidance_is_to_be_had_at_any_strength(sweep, wrapped, token
 
 
 def test_the_concept_cancels_in_shuffled_vectors(wrapped, tokens):
-    """Pairs that differ by 10 along one axis, plus noise of 1: a coin for each pair would leave
-    most of that axis."""
+    """Pairs that differ by 10 along one axis, and noise of 1: a coin for each would leave it."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(2, 21, 32, generator=generator)
     shift = torch.zeros(32)
@@ -195,8 +193,7 @@ A, B, MARK_A, MARK_B, NEUTRAL = 3, 4, 5, 6, 7
 
 
 def sentences(n: int, mark: int, seed: int) -> torch.Tensor:
-    """[mark, filler, filler, name, filler, filler, name]: the name is A, B or (neutral) a filler,
-    as the mark says."""
+    """[mark, filler, filler, name, filler, filler, name]: the name as the mark says."""
     rows = torch.randint(8, 20, (n, 7), generator=torch.Generator().manual_seed(seed))
     rows[:, 0] = mark
     if mark != NEUTRAL:
@@ -232,15 +229,13 @@ def speaker(hf_folders):
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    tokenizer = hf.AutoTokenizer.from_pretrained(
-        hf_folders["gpt2"]
-    )  # says which token begins a sequence
+    # Says which token begins a sequence.
+    tokenizer = hf.AutoTokenizer.from_pretrained(hf_folders["gpt2"])
     return load_model(model.eval(), tokenizer=tokenizer)
 
 
 def test_speak_of_b_never_of_a(speaker):
-    """The vector comes from one set of prompts; it is used on others that ask for A, and on neutral
-    ones."""
+    """The vector comes from some prompts; others ask for A, or are neutral."""
     cut = 3  # [mark, filler, filler]: the name comes next
     positive, negative = sentences(60, MARK_B, 901)[:, :cut], sentences(60, MARK_A, 902)[:, :cut]
     vector = train_steering_vector(speaker, positive, negative, PRE1)

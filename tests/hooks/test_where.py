@@ -38,10 +38,11 @@ def test_positions_count_real_tokens_from_the_first_and_from_the_prompts_end():
     assert chosen(Where(positions=(1, 2))) == [[0, 0, 0, 1, 1], [0, 1, 1, 0, 0]]
     assert chosen(Where(positions=(-1,))) == [[0, 0, 0, 1, 0], [0, 0, 0, 1, 0]]
     assert chosen(Where(positions=(-2,), bos=True)) == [[0, 0, 1, 0, 0], [0, 0, 1, 0, 0]]
+    # Row 0 has no third-last token.
     assert chosen(Where(positions=(-3,))) == [
         [0] * 5,
         [0, 1, 0, 0, 0],
-    ]  # row 0 has no third-last token
+    ]
     assert chosen(Where(positions=torch.tensor([[2], [0]]))) == [[0, 0, 0, 0, 1], [1, 0, 0, 0, 0]]
 
 
