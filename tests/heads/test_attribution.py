@@ -65,9 +65,8 @@ def test_heads_and_the_rest_of_the_stream_sum_to_the_centred_logit(hf_folders, t
     constant = net.ln_final.b.detach().double() @ towards
     heads = head_attribution(model, prompts)
     assert heads.abs().mean() > 1e-2  # there is something to add up
-    torch.testing.assert_close(
-        heads.sum((1, 2)) + rest + constant, expected, rtol=0, atol=1e-4
-    )  # float32 activations
+    total = heads.sum((1, 2)) + rest + constant
+    torch.testing.assert_close(total, expected, rtol=0, atol=1e-4)  # float32 activations
 
 
 def test_the_heads_of_a_layer_sum_to_what_its_attention_adds():

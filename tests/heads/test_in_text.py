@@ -33,11 +33,8 @@ from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.toys import evaluation_prompts, successor_queries
 from mechinterp_toolkit.toys.gpt2 import random_gpt2
 
-SUCCESSOR, COPYING, SILENT = (
-    (1, 1),
-    (1, 2),
-    (0, 0),
-)  # heads of the bundled toy; block 0 writes nothing
+# Heads of the bundled toy; block 0 writes nothing.
+SUCCESSOR, COPYING, SILENT = (1, 1), (1, 2), (0, 0)
 
 
 def one_case(row: int, position: int) -> Cases:
@@ -99,13 +96,10 @@ def test_direct_effects_are_those_worked_out_by_hand(hf_folders, tokens, wrapper
     )
     expected = by_hand(hf_folders["gpt2"], tokens, mask)
     assert torch.equal(found.valid, mask[:, 1:])  # padded on the right
-    assert (
-        expected[..., found.valid].abs().amax((0, 3)).min() > 1e-2
-    )  # every head has an effect to agree on
+    expected = expected[..., found.valid]
+    assert expected.abs().amax((0, 3)).min() > 1e-2  # every head has an effect to agree on
     for ours, theirs in zip((found.logit_fall, found.loss_rise), expected, strict=True):
-        torch.testing.assert_close(
-            ours[..., found.valid], theirs[..., found.valid], rtol=0, atol=1e-5
-        )
+        torch.testing.assert_close(ours[..., found.valid], theirs, rtol=0, atol=1e-5)
 
 
 def test_direct_effects_do_not_depend_on_the_batches_or_on_padding(wrapped, tokens):
@@ -133,8 +127,7 @@ def test_a_head_that_writes_nothing_has_no_effect(toy, toy_classes):
 
 
 def effects_by_hand() -> DirectEffects:
-    """One layer of two heads on one row: head 0 wins at 0 and 2, ties at 1, only falls least at 3,
-    and 4 is padding."""
+    """Two heads on one row: head 0 wins at 0 and 2, ties at 1, falls least at 3; 4 is padding."""
     fall = torch.tensor([[[[1.0, 2.0, 3.0, -1.0, 9.0]], [[0.5, 2.0, -1.0, -2.0, 0.0]]]])
     rise = torch.tensor([[[[0.2, 0.0, 0.1, 0.7, 9.0]], [[-1.0, -1.0, 4.0, -1.0, 0.0]]]])
     return DirectEffects(fall, rise, torch.tensor([[True, True, True, True, False]]))
@@ -170,8 +163,7 @@ class Pieces:
 
 
 def shown(pieces: list[str], weights: list[float], classes: dict[str, OrdinalClass]) -> set[str]:
-    """What is found at the last but one of `pieces`, with its attention `weights`; items are tokens
-    1, 2, ..."""
+    """What the last but one of `pieces` shows with these `weights`; items are tokens 1, 2, ..."""
     vocabulary = ["<end>", *dict.fromkeys([*"1234567xyz", *pieces])]
     tokens = torch.tensor([[vocabulary.index(piece) for piece in pieces]])
     pattern = torch.zeros(1, len(pieces), len(pieces))
@@ -205,50 +197,30 @@ def line(cyclic: bool = False) -> dict[str, OrdinalClass]:
         (["1", " a", " b", "2"], [0.1, 0.6, 0.3], {"successorship"}),
         (["1", " a", " b", "2"], [0.0, 0.6, 0.4], {"other"}),  # the 1 is not attended
         (["1", " a", " b", "3"], [0.1, 0.6, 0.3], {"greater-than"}),
-        (
-            ["3", " a", " b", "5"],
-            [0.1, 0.6, 0.3],
-            {"greater-than"},
-        ),  # 4 was dropped, so 5 does not follow 3
+        # 4 was dropped, so 5 does not follow 3
+        (["3", " a", " b", "5"], [0.1, 0.6, 0.3], {"greater-than"}),
         (["5", " a", " b", "3"], [0.1, 0.6, 0.3], {"other"}),
-        (
-            ["1", "2", " b", "3"],
-            [0.1, 0.6, 0.3],
-            {"successorship"},
-        ),  # also greater than 1, which does not count
+        # also greater than 1, which does not count
+        (["1", "2", " b", "3"], [0.1, 0.6, 0.3], {"successorship"}),
         (["7", " a", " b", "1"], [0.1, 0.6, 0.3], {"other"}),
         (["1", " a", " b", "y"], [0.1, 0.6, 0.3], {"other"}),  # the second of another class
         (["1", " a", " b", "z"], [0.1, 0.6, 0.3], {"other"}),
         (["2", " a", "1", "2"], [0.3, 0.6, 0.1], {"successorship", "copying"}),
         ([" a", " b", " c", " a"], [0.1, 0.6, 0.3], {"copying"}),
         ([" a", " b", " c", " a"], [0.0, 0.6, 0.4], {"other"}),
-        (
-            [" a", " b", " c", " d", " e", " f", " a"],
-            [0.1, 0.2, 0.2, 0.2, 0.2, 0.15],
-            {"other"},
-        ),  # the sixth
-        (
-            [" a", " b", " c", " d", " e", " f", " a"],
-            [0.1, 0.3, 0.2, 0.2, 0.2],
-            {"copying"},
-        ),  # the fifth
+        # the sixth, and the fifth, of the most attended
+        ([" a", " b", " c", " d", " e", " f", " a"], [0.1, 0.2, 0.2, 0.2, 0.2, 0.15], {"other"}),
+        ([" a", " b", " c", " d", " e", " f", " a"], [0.1, 0.3, 0.2, 0.2, 0.2], {"copying"}),
         ([" Health", " Organization", " (", "WH", "O"], [0.1, 0.5, 0.2, 0.2], {"acronym"}),
         ([" Health", " organization", " (", "WH", "O"], [0.1, 0.5, 0.2, 0.2], {"acronym"}),
-        (
-            [" Health", " Organization", " (", "WH", "O"],
-            [0.5, 0.1, 0.2, 0.2],
-            {"other"},
-        ),  # H, and not the first
+        # H, which is not the last letter
+        ([" Health", " Organization", " (", "WH", "O"], [0.5, 0.1, 0.2, 0.2], {"other"}),
         ([" Union", " States", " U", ".", "S"], [0.1, 0.5, 0.2, 0.2], {"acronym"}),
         ([" Of", " a", " b", "O"], [0.6, 0.2, 0.2], {"other"}),  # " bO" is no word of capitals
         ([" Of", " a", " b", " O"], [0.6, 0.2, 0.2], {"other"}),  # one letter is no acronym
         ([" Of", " a", " b", " WHO"], [0.6, 0.2, 0.2], {"acronym"}),
         ([" Of", " a", " b", " Who"], [0.6, 0.2, 0.2], {"other"}),
-        (
-            ["<end>", " a", " b", " THE"],
-            [0.6, 0.2, 0.2],
-            {"other"},
-        ),  # a special token has no letters
+        (["<end>", " a", " b", " THE"], [0.6, 0.2, 0.2], {"other"}),  # a special token
     ],
 )
 def test_each_rule_by_hand(pieces, weights, expected):
@@ -262,9 +234,8 @@ def test_a_cycle_starts_again_and_a_line_does_not():
 
 
 def test_what_stands_behind_the_position_is_never_attended():
-    assert shown([" x", " a", "1", "2"], [0.1, 0.2, 0.3, 0.4], line()) == {
-        "successorship"
-    }  # no copy of the answer
+    held = shown([" x", " a", "1", "2"], [0.1, 0.2, 0.3, 0.4], line())
+    assert held == {"successorship"}  # no copy of the answer
 
 
 def test_a_word_with_and_without_a_space_is_the_same_item(shared_data):
@@ -337,9 +308,8 @@ def test_the_successor_head_wins_by_succession_and_a_copying_head_does_not(toy, 
     succession = share(found.winning, "successorship")
     assert succession.value == 1.0
     assert succession.n == n_after
-    assert (
-        succession.control.max() < 0.3
-    )  # one position in seven would be the one that predicts the answer
+    # One position in seven would be the one that predicts the answer.
+    assert succession.control.max() < 0.3
 
     copying = text_study(
         toy, each_its_own(tokens), head=COPYING, classes=toy_classes, at=at, batch_size=64
@@ -364,9 +334,8 @@ def test_over_all_positions_of_the_successor_queries_succession_is_above_its_con
     again = text_study(
         toy, each_its_own(tokens), head=SUCCESSOR, classes=toy_classes, batch_size=64
     )
-    assert torch.equal(
-        again.winning.control, found.winning.control
-    )  # the toy's items are the same with no space
+    # The toy's items are the same with no space.
+    assert torch.equal(again.winning.control, found.winning.control)
     assert torch.equal(again.winning.low, found.winning.low)
 
 
@@ -479,9 +448,11 @@ def test_models_it_cannot_judge_are_refused(hf_folders, tokens, monkeypatch):
     model = load_model(hf_folders["gpt2"])
     with pytest.raises(TokenisationError, match="none of the ordinal classes"):
         text_study(model, each_its_own(tokens), head=(0, 0))
-    handle = model.model.register_forward_hook(
-        lambda module, given, logits: logits.tanh()
-    )  # a cap on the logits
+
+    def cap(module: Any, given: Any, logits: torch.Tensor) -> torch.Tensor:
+        return logits.tanh()
+
+    handle = model.model.register_forward_hook(cap)
     with pytest.raises(
         NotApplicable, match=r"not the final LayerNorm and unembedding .* without a cap"
     ):

@@ -1,5 +1,4 @@
-"""Winners and logits are those of a plain loop over heads, under every convention; ties and silent
-heads."""
+"""Winners and logits are those of a plain loop over heads, ties and silent heads included."""
 
 from __future__ import annotations
 
@@ -62,12 +61,9 @@ def logits_of_head(model, shown, convention, layer, head):
     if convention.biases:
         written = written + output_biases(model)[layer]
     if convention.layer_norm:
+        constant = model.layer_norm("final", torch.zeros_like(written))
         normal = model.layer_norm("final", written)
-        written = (
-            normal
-            if convention.biases
-            else normal - model.layer_norm("final", torch.zeros_like(written))
-        )
+        written = normal if convention.biases else normal - constant
     return written @ net.W_U
 
 
@@ -90,31 +86,22 @@ def test_winners_are_those_of_a_plain_loop_over_heads(wrapped, representation, l
         convention = Convention(representation, layer_norm, biases, candidates)
         found = best_candidates(wrapped, CLASSES, convention)
         assert found.writes.all()
+        every = list(itertools.product(range(wrapped.cfg.n_layers), range(wrapped.cfg.n_heads)))
         compared = 0
         for name, own in CLASSES.items():
             shown = _representations(wrapped, own.tokens, representation)
             pool = competing(own, candidates, wrapped.cfg.d_vocab)
-            for layer, head in itertools.product(
-                range(wrapped.cfg.n_layers), range(wrapped.cfg.n_heads)
-            ):
+            for layer, head in every:
                 seen = shown.in_block_0 if layer == 0 else shown.later
                 logits = logits_of_head(wrapped, seen, convention, layer, head)[:, pool]
                 best = found.best[name][layer, head].tolist()
                 for row, got in zip(logits, best, strict=True):
                     first, second = row.topk(2).values
                     if first - second >= 1e-4 * row.abs().max():
-                        winner = pool[int(row.argmax())]
-                        assert got == (
-                            own.tokens.tolist().index(winner) if winner in own.tokens else -1
-                        )
+                        place = {token: i for i, token in enumerate(own.tokens.tolist())}
+                        assert got == place.get(pool[int(row.argmax())], -1)
                         compared += 1
-        assert (
-            compared
-            > 0.9
-            * sum(len(c) for c in CLASSES.values())
-            * wrapped.cfg.n_layers
-            * wrapped.cfg.n_heads
-        )
+        assert compared > 0.9 * sum(map(len, CLASSES.values())) * len(every)
 
 
 @pytest.mark.parametrize("biases", [False, True])
@@ -123,10 +110,8 @@ def test_winners_are_those_of_a_plain_loop_over_heads(wrapped, representation, l
 @torch.no_grad()
 def test_logits_are_those_of_a_plain_loop_over_heads(wrapped, representation, layer_norm, biases):
     convention = Convention(representation, layer_norm, biases)
-    tokens, candidates = (
-        torch.cat([c.tokens for c in CLASSES.values()]),
-        torch.tensor([3, 58, 20, 7]),
-    )
+    tokens = torch.cat([c.tokens for c in CLASSES.values()])
+    candidates = torch.tensor([3, 58, 20, 7])
     reader = OVReader(wrapped, tokens, convention)
     for layer in range(wrapped.cfg.n_layers):
         states = reader.states(layer)
@@ -136,9 +121,8 @@ def test_logits_are_those_of_a_plain_loop_over_heads(wrapped, representation, la
         assert every.dtype == torch.float32
         for head in range(wrapped.cfg.n_heads):
             expected = logits_of_head(wrapped, states, convention, layer, head)[:, candidates]
-            torch.testing.assert_close(
-                every[head], expected, rtol=1e-4, atol=1e-4
-            )  # float32 sums in another order
+            # Tolerances are for float32 sums in another order.
+            torch.testing.assert_close(every[head], expected, rtol=1e-4, atol=1e-4)
             alone = reader.logits(states[:5], layer, candidates, head=head)
             torch.testing.assert_close(alone[0], expected[:5], rtol=1e-4, atol=1e-4)
 
@@ -168,8 +152,9 @@ def test_equal_columns_tie_and_a_lone_candidate_wins_nothing(hf_folders):
         hf_model.lm_head.weight[[40, 41, 42]] = hf_model.lm_head.weight[40].clone()
     model = load_model(hf_model, tokenizer=tokenizer)
     classes = {"same": ordinal("same", [40, 41, 42]), "pair": ordinal("pair", [7, 9], cyclic=False)}
-    assert (best_candidates(model, classes, Convention("embed")).best["same"] == -1).all()
-    assert (
-        best_candidates(model, classes, Convention("embed", candidates="targets")).best["pair"]
-        == -1
-    ).all()
+    among_class, among_targets = (
+        best_candidates(model, classes, Convention("embed", candidates=candidates)).best
+        for candidates in ("class", "targets")
+    )
+    assert (among_class["same"] == -1).all()
+    assert (among_targets["pair"] == -1).all()

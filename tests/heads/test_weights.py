@@ -25,9 +25,8 @@ def test_values_and_writes_are_made_with_these_weights(wrapped, tokens, layer):
     with torch.no_grad():
         normal = wrapped.layer_norm(layer, stream)
     made = torch.einsum("bpd,hdk->bphk", normal, value_weights(wrapped)[layer])
-    torch.testing.assert_close(
-        made + value_biases(wrapped)[layer], value, rtol=0, atol=1e-5
-    )  # float32 sums in another order
+    # Tolerances are for float32 sums in another order.
+    torch.testing.assert_close(made + value_biases(wrapped)[layer], value, rtol=0, atol=1e-5)
     made = torch.einsum("bphk,hkd->bpd", mixed, output_weights(wrapped)[layer])
     torch.testing.assert_close(made + output_biases(wrapped)[layer], written, rtol=0, atol=1e-5)
 

@@ -185,19 +185,14 @@ def test_every_inverted_token_is_the_word_with_its_first_letter_in_the_other_cas
             whole[place].capitalize() if title else whole[place].lower()
             for place in ordinal.index.tolist()
         ]
-        assert (ordinal.variant, ordinal.leading_space, ordinal.order) == (
-            variant,
-            leading_space,
-            len(whole),
-        )
+        kind = ordinal.variant, ordinal.leading_space, ordinal.order
+        assert kind == (variant, leading_space, len(whole))
 
 
 def test_what_has_no_inverted_form_is_skipped_with_its_reason(real):
     found = ordinal_classes(real, tuple(ORDINAL_CLASSES), case="inverted")
-    assert (
-        found.skipped["numbers"]
-        == "no case to invert: the words would be those as written, counted twice"
-    )
+    reason = "no case to invert: the words would be those as written, counted twice"
+    assert found.skipped["numbers"] == reason
     assert found.skipped["letters"].startswith("never inverted: a small letter is another sign")
     assert found.skipped["roman"].startswith("never inverted")
     assert found.skipped["days"].startswith(
@@ -222,9 +217,8 @@ def test_a_vocabulary_of_all_words_gives_the_published_pairs_with_numbers_counte
     # published: 1148 pairs over four variants, letters and numerals in two of them, and the 199 of
     # the numbers in all
     every = [word for words, _ in ORDINAL_CLASSES.values() for word in words]
-    tokenizer = word_level(
-        list(dict.fromkeys([*every, *(word[0].swapcase() + word[1:] for word in every)]))
-    )
+    inverted = [word[0].swapcase() + word[1:] for word in every]
+    tokenizer = word_level(list(dict.fromkeys([*every, *inverted])))
     found = variants(tokenizer)
     assert sum(len(ordinal.pairs()) for ordinal in found) == 1148 - 2 * 199
     assert [ordinal.name for ordinal in found].count("numbers") == 2
@@ -233,10 +227,8 @@ def test_a_vocabulary_of_all_words_gives_the_published_pairs_with_numbers_counte
 def test_a_tokenizer_that_ignores_case_has_no_inverted_items(word_level):
     tokenizer = word_level(["mon", "tue", "wed", "thu"], lower=True)
     ordinal = ordinal_class(tokenizer, "days", ("Mon", "Tue", "Wed"), cyclic=True, case="inverted")
-    assert (ordinal.words, ordinal.dropped[0]) == (
-        (),
-        Dropped("mon", "same token as 'Mon' as written"),
-    )
+    assert ordinal.words == ()
+    assert ordinal.dropped[0] == Dropped("mon", "same token as 'Mon' as written")
     with pytest.raises(TokenisationError, match="day_prefixes: 0 usable items"):
         ordinal_classes(tokenizer, "day_prefixes", case="inverted")
 
@@ -277,16 +269,13 @@ def test_unknown_words_are_dropped_with_their_reason(toy):
 def test_a_second_word_with_the_same_token_is_dropped(word_level):
     tokenizer = word_level(["mar", "may", "jan"], lower=True)
     ordinal = ordinal_class(tokenizer, "months", ("Jan", "Mar", "MAR", "May"), cyclic=False)
-    assert (ordinal.words, ordinal.dropped) == (
-        ("Jan", "Mar", "May"),
-        (Dropped("MAR", "same token as 'Mar'"),),
-    )
+    assert ordinal.words == ("Jan", "Mar", "May")
+    assert ordinal.dropped == (Dropped("MAR", "same token as 'Mar'"),)
 
 
 def test_a_token_that_spells_another_word_is_not_the_word_s_token():
-    inner = Tokenizer(
-        models.BPE({"a": 0, "b": 1, "c": 2, "Ġ": 3}, [])
-    )  # no unknown token: "z" is left out silently
+    # There is no unknown token: "z" is left out silently.
+    inner = Tokenizer(models.BPE({"a": 0, "b": 1, "c": 2, "Ġ": 3}, []))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)
     ordinal = ordinal_class(
         tokenizer, "letters", ("a", "bz", "c", "z"), cyclic=False, leading_space=False
@@ -426,8 +415,7 @@ def test_a_vocabulary_without_ordinals_is_a_reason(word_level):
 
 
 def test_the_names_of_ordinal_classes_can_be_imported_from_prompts():
-    home = importlib.import_module(
-        "mechinterp_toolkit.prompts.ordinal_classes"
-    )  # its name is also a function's
+    # Its name is also a function's.
+    home = importlib.import_module("mechinterp_toolkit.prompts.ordinal_classes")
     for name in ("ORDINAL_CLASSES", "OrdinalTokens", "OrdinalWords", "Shared", "ordinal_classes"):
         assert getattr(prompts, name) is getattr(home, name)

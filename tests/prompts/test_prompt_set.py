@@ -110,24 +110,18 @@ def test_an_item_without_a_certain_position_is_refused(gpt2, text, item, message
 @pytest.mark.parametrize(
     ("text", "merges"),
     [
-        (
-            "a-b",
-            [("-", "b"), ("a", "-")],
-        ),  # "a", "-b": the item is merged with what stands before it
-        ("a-b-", [("b", "-")]),  # "a", "-", "b-": with what stands behind it
+        # "a", "-b": the item is merged with what stands before it
+        ("a-b", [("-", "b"), ("a", "-")]),
+        # "a", "-", "b-": with what stands behind it
+        ("a-b-", [("b", "-")]),
     ],
 )
 def test_an_item_merged_with_its_neighbour_is_refused(text, merges):
     pieces = ["a", "b", "c", "-", *("".join(pair) for pair in merges)]
     inner = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)
     with pytest.raises(TokenisationError, match="'b' is not one token of its own"):
-        build_prompts(
-            PreTrainedTokenizerFast(tokenizer_object=inner),
-            [text],
-            ["c"],
-            prepend_bos=False,
-            item_words=["b"],
-        )
+        build_prompts(tokenizer, [text], ["c"], prepend_bos=False, item_words=["b"])
 
 
 @pytest.mark.parametrize(
@@ -220,9 +214,8 @@ ANSWERS = [" XVII", " Ljubljana", " III", " XVII"]
 def test_the_first_tokens_of_long_answers_are_taken_and_listed(real):
     found = build_prompts(real, TEXTS, ANSWERS, prepend_bos=False, answers_of="first token")
     assert [real.decode([token]) for token in found.answer.tolist()] == [" XV", " L", " III", " XV"]
-    word, city = (
-        found.shortened
-    )  # once each, in the order of the answers; the answer of one token is not among them
+    # Once each, in the order of the answers; the answer of one token is not among them.
+    word, city = found.shortened
     assert word == Dropped(" XVII", "2 tokens: ' XV','II'")
     assert city.word == " Ljubljana"
     assert city.reason.startswith(
@@ -348,10 +341,8 @@ def test_misspelt_options_are_refused_without_shape_checking_too():
     run = subprocess.run(
         [sys.executable, "-c", UNKNOWN_OPTIONS], capture_output=True, text=True, check=True
     )
-    case, answers_of = (
-        "case='invert': expected 'as written' or 'inverted'.",
-        "answers_of='first': expected 'one token' or 'first token'.",
-    )
+    case = "case='invert': expected 'as written' or 'inverted'."
+    answers_of = "answers_of='first': expected 'one token' or 'first token'."
     assert run.stdout.splitlines() == [case, case, answers_of]
 
 

@@ -114,9 +114,8 @@ def test_runs_through_a_dropped_item_are_listed(gpt2):
 
 
 def test_one_item_can_be_shown_alone(toy):
-    found = succession_prompts(
-        toy, ordinal_classes(toy, "days").classes, prepend_bos=True, length=1
-    )
+    days = ordinal_classes(toy, "days").classes
+    found = succession_prompts(toy, days, prepend_bos=True, length=1)
     assert found.texts[6] == " Sunday,"
     assert found.answer[6] == toy.convert_tokens_to_ids("Monday")
 
@@ -138,10 +137,8 @@ def test_a_vocabulary_without_comma_needs_another_separator(word_level):
 def test_the_as_is_variant_is_written_without_spaces(gpt2):
     classes = ordinal_classes(gpt2, "days", leading_space=False).classes
     found = succession_prompts(gpt2, classes, prepend_bos=True)
-    assert (found.texts[0], gpt2.decode(found.answer[:1])) == (
-        "Monday,Tuesday,Wednesday,",
-        "Thursday",
-    )
+    assert found.texts[0] == "Monday,Tuesday,Wednesday,"
+    assert gpt2.decode(found.answer[:1]) == "Thursday"
 
 
 @pytest.mark.parametrize(

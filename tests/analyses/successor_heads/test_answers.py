@@ -16,10 +16,8 @@ def test_the_metric_of_an_answer_is_its_logit_above_the_mean_of_its_class():
     toy = load_model("toy/ordinal")
     classes = dict(ordinal_classes(toy.tokenizer).classes)
     prompts = successor_queries(toy.tokenizer, classes)
-    shape, generator = (
-        (len(prompts), prompts.tokens.shape[1], toy.cfg.d_vocab),
-        torch.Generator().manual_seed(0),
-    )
+    shape = (*prompts.tokens.shape, toy.cfg.d_vocab)
+    generator = torch.Generator().manual_seed(0)
     logits = torch.randn(shape, generator=generator, dtype=torch.float64)
     value = Questions(toy, prompts, classes, draws=1, seed=0).right_answer(logits)
     for row in (0, 50, 91):

@@ -1,5 +1,4 @@
-"""successor_heads: the planted head is found with its score, each decoy is rejected, conventions
-are told apart."""
+"""The planted head is found with its score, each decoy is rejected, conventions are told apart."""
 
 from __future__ import annotations
 
@@ -105,16 +104,15 @@ def test_a_copying_head_maps_items_to_themselves():
 )
 def test_every_convention_is_named_in_the_result(planted, options):
     finding = run(planted[0], planted[1], **options)
-    said = finding.convention
-    assert ("LayerNorms left out" in said) == (options.get("layer_norm") is False)
-    assert ("biases added" in said) == options.get("biases", False)
-    assert options.get("candidates", "class") in said
-    assert options.get("representation", "resid_post_0") in said
+    convention = finding.convention
+    assert ("LayerNorms left out" in convention) == (options.get("layer_norm") is False)
+    assert ("biases added" in convention) == options.get("biases", False)
+    assert options.get("candidates", "class") in convention
+    assert options.get("representation", "resid_post_0") in convention
 
 
 def test_the_published_recipe_is_the_product_of_the_four_matrices(planted):
-    """Embedding, first MLP called directly, W_V W_O, W_U: no LayerNorm, no bias; computed here the
-    long way."""
+    """Embedding, first MLP called directly, W_V W_O, W_U: no LayerNorm, no bias."""
     model = load_model(planted[0], tokenizer=planted[1])
     finding = successor_heads(model, representation="mlp_0_raw", layer_norm=False, draws=39)
     found = ordinal_classes(planted[1]).classes
@@ -123,9 +121,8 @@ def test_the_published_recipe_is_the_product_of_the_four_matrices(planted):
         for place, ordinal in enumerate(found.values()):
             shown = net.blocks[0].mlp(net.W_E[ordinal.tokens][None])[0]
             for layer, head in ((0, 0), planted[2]):
-                logits = (
-                    shown @ net.W_V[layer, head] @ net.W_O[layer, head] @ net.W_U[:, ordinal.tokens]
-                )
+                written = shown @ net.W_V[layer, head] @ net.W_O[layer, head]
+                logits = written @ net.W_U[:, ordinal.tokens]
                 pairs = ordinal.pairs(1)
                 expected = (logits.argmax(1)[pairs[:, 0]] == pairs[:, 1]).double().mean()
                 assert finding.class_score[place, layer, head] == pytest.approx(expected.item())
@@ -182,24 +179,18 @@ def trained():
 
 
 def test_the_matrices_of_the_best_head_hold_its_score(trained):
-    for place, (one, ordinal) in enumerate(
-        zip(
-            trained.written.matrices,
-            ordinal_classes(load_model("toy/ordinal").tokenizer).classes.values(),
-            strict=True,
-        )
-    ):
-        pairs = ordinal.pairs(1)
-        assert one.name == trained.classes[place]
-        assert one.items == ordinal.words
-        right = one.logits.argmax(1)[pairs[:, 0]] == pairs[:, 1]
+    classes = ordinal_classes(load_model("toy/ordinal").tokenizer).classes.values()
+    for place, (matrix, own) in enumerate(zip(trained.written.matrices, classes, strict=True)):
+        pairs = own.pairs(1)
+        assert matrix.name == trained.classes[place]
+        assert matrix.items == own.words
+        right = matrix.logits.argmax(1)[pairs[:, 0]] == pairs[:, 1]
         assert right.double().mean() == pytest.approx(trained.class_score[place, 1, 1].item())
-        assert one.logits.mean(1).abs().max() < 1e-5  # float32 logits of size 10
+        assert matrix.logits.mean(1).abs().max() < 1e-5  # float32 logits of size 10
 
 
 def test_the_toy_was_never_asked_across_classes_and_its_head_keeps_to_them(trained):
-    """The diagonal is the score; elsewhere the head answers no more than shuffled orders do by
-    chance."""
+    """The diagonal is the score; elsewhere the head answers no more than shuffled orders do."""
     cross = trained.written.cross_class
     assert torch.equal(cross.value.diagonal(), trained.class_score[:, 1, 1])
     across = cross.value - torch.diag(cross.value.diagonal())
@@ -249,18 +240,15 @@ def test_what_rests_on_a_found_head_is_left_out_where_none_was_found():
     assert finding.states.factoring is not None
     assert finding.states.residues is not None
     assert finding.written is not None
-    for left_out in (finding.states.steering, finding.states.factored_succession, finding.pair_drop,
-                     finding.resample_logit_drop, finding.text_winning):  # fmt: skip
-        assert left_out is None
+    assert finding.states.steering is finding.states.factored_succession is None
+    assert finding.pair_drop is finding.resample_logit_drop is finding.text_winning is None
 
 
 def test_estimates_within_parts_are_rows_of_the_finding(trained):
-    assert {"cross_class", "order_bias", "by_distance", "factoring", "residues", "steering"} <= set(
-        trained.estimates
-    )
-    assert any(
-        row["estimate"] == "cross_class" and row["shown"] == "days" for row in trained.rows()
-    )
+    parts = {"cross_class", "order_bias", "by_distance", "factoring", "residues", "steering"}
+    assert parts <= set(trained.estimates)
+    rows = [row for row in trained.rows() if row["estimate"] == "cross_class"]
+    assert any(row["shown"] == "days" for row in rows)
 
 
 def test_large_classes_are_measured_but_not_drawn(trained, monkeypatch):
@@ -280,8 +268,7 @@ def test_without_numbers_there_are_no_residues_and_it_says_so(planted):
 
 @pytest.fixture
 def corpus(tmp_path):
-    """Sentences the toy was trained on, one text each: an item, and behind the query its
-    successor."""
+    """Sentences the toy was trained on: an item, and behind the query its successor."""
     tokenizer = load_model("toy/ordinal").tokenizer
     lines = [
         f"river {one.words[i]} stone bread table paper after {one.words[j]}"
@@ -309,8 +296,7 @@ def test_a_corpus_that_is_not_there_is_refused(tmp_path):
 
 @pytest.mark.network
 def test_gpt2_small_has_its_successor_head():
-    """L9H1 leads by lift, and is far behind by raw attribution (public replications of Gould et al.
-    2024)."""
+    """L9H1 leads by lift, not by raw attribution (public replications of Gould et al. 2024)."""
     found = successor_heads("gpt2")
     assert first(found.lift) == (9, 1)
     assert first(found.attribution) != (9, 1)

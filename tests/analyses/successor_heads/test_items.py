@@ -8,8 +8,5 @@ from mechinterp_toolkit.analyses.successor_heads.items import winners
 
 
 def test_a_tie_wins_nothing():
-    assert winners(torch.tensor([[1.0, 3.0, 2.0], [2.0, 2.0, 0.0], [0.0, 0.0, 0.0]])).tolist() == [
-        1,
-        -1,
-        -1,
-    ]
+    logits = torch.tensor([[1.0, 3.0, 2.0], [2.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
+    assert winners(logits).tolist() == [1, -1, -1]

@@ -1,8 +1,8 @@
-"""Logits of a head worked by hand: across classes, later and earlier items, distance; what the
-study leaves out."""
+"""Logits of a head worked by hand: across classes, later and earlier items, distance."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from mechinterp_toolkit.analyses.successor_heads.writes import (
@@ -39,10 +39,8 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-LINE, RING = (
-    of_length("line", list(range(9)), 9),
-    of_length("ring", list(range(7)), 7, cyclic=True, first=9),
-)
+LINE = of_length("line", list(range(9)), 9)
+RING = of_length("ring", list(range(7)), 7, cyclic=True, first=9)
 CLASSES = {"line": LINE, "ring": RING}
 
 
@@ -52,17 +50,14 @@ CLASSES = {"line": LINE, "ring": RING}
 def test_pairs_across_classes_are_by_place_and_do_not_go_round():
     gaps = of_length("gaps", [0, 2, 3], 4)
     assert successors_across(gaps, RING).tolist() == [[0, 1], [1, 3], [2, 4]]
-    assert successors_across(RING, gaps).tolist() == [
-        [1, 1],
-        [2, 2],
-    ]  # places 1 and 2 have 2 and 3 behind them
+    # Places 1 and 2 have 2 and 3 behind them.
+    assert successors_across(RING, gaps).tolist() == [[1, 1], [2, 2]]
     assert successors_across(LINE, RING).tolist() == [[i, i + 1] for i in range(6)]
     assert torch.equal(successors_across(RING, RING), RING.pairs(1))
 
 
 def next_place(classes: dict[str, OrdinalClass]) -> torch.Tensor:
-    """Logits that name the next place in every class, whichever is shown, and round within a
-    cycle."""
+    """Logits that name the next place in every class, and go round within a cycle."""
     index = torch.cat([c.index for c in classes.values()])
     logits = 0.1 * normal(len(index), len(index))
     logits[index[:, None] + 1 == index] += 5
@@ -92,9 +87,8 @@ def test_a_head_that_keeps_to_its_class_scores_within_it_alone():
 
 
 def test_classes_without_shared_places_are_not_asked_across():
-    late = of_length(
-        "late", [6, 7, 8], 9, first=16
-    )  # of the ring's places, only 6 stands behind one of them
+    # Of the ring's places, only 6 stands behind one of them.
+    late = of_length("late", [6, 7, 8], 9, first=16)
     three = {**CLASSES, "late": late}
     assert cross_class_score(next_place(three), three).labels["shown"] == ("line", "ring")
     assert cross_class_score(normal(3, 3), {"late": late}) is None
@@ -104,19 +98,15 @@ def test_classes_without_shared_places_are_not_asked_across():
 
 
 def test_order_bias_of_four_items_worked_by_hand():
-    """Logit = place of the candidate. Item 1: mean(2, 3) - 0; item 2: 3 - mean(0, 1). The reverse
-    has the opposite."""
+    """Logit = place of the candidate. Item 1: mean(2, 3) - 0; item 2: 3 - mean(0, 1)."""
     four = of_length("four", [0, 1, 2, 3], 4)
     rising = torch.arange(4.0).expand(1, 4, 4)
     both = torch.cat([rising, rising.flip(2), rising.new_full((1, 4, 4), 3.0)])
     bias = order_bias([both], {"four": four}, draws=24)
     assert bias.value[0, 0].tolist() == [2.5, -2.5, 0]
-    assert torch.allclose(
-        bias.control[0], bias.value[:, 0][:, None]
-    )  # of all 24 orders the first is the identity
-    assert torch.allclose(
-        bias.control.mean(0), torch.zeros(1, 1, 3, dtype=torch.float64), atol=1e-12
-    )
+    # Of all 24 orders the first is the identity.
+    assert torch.allclose(bias.control[0], bias.value[:, 0][:, None])
+    assert bias.control.mean(0).abs().max() < 1e-12  # float64 sums that cancel
 
 
 def test_order_bias_knows_which_head_of_which_layer():
@@ -135,11 +125,9 @@ def test_a_class_of_three_items_has_no_order_bias():
 
 
 def test_in_a_cycle_the_shorter_way_round_counts():
-    """A head that gives 1 to the successor: 1 - 1/7 one place on, Sunday to Monday included, and
-    -1/7 elsewhere."""
+    """A head that gives 1 to the successor: 6/7 one place on, from Sunday too, -1/7 elsewhere."""
     logits, days = torch.eye(7).roll(1, 1), of_length("days", list(range(7)), 7, cyclic=True)
-    (one,) = class_matrices(logits, {"days": days})
-    found = logit_by_distance([one], {"days": days})
+    found = logit_by_distance(class_matrices(logits, {"days": days}), {"days": days})
     assert found.labels["distance"] == ("-3", "-2", "-1", "0", "+1", "+2", "+3")
     expected = torch.full((7,), -1 / 7, dtype=torch.float64)
     expected[4] = 6 / 7
@@ -148,24 +136,16 @@ def test_in_a_cycle_the_shorter_way_round_counts():
 
 
 def test_on_a_line_distances_have_a_sign_and_few_items_are_left_out():
-    (one,) = class_matrices(torch.arange(9.0).expand(9, 9), {"line": LINE})
-    found = logit_by_distance([one], {"line": LINE})
+    line = {"line": LINE}
+    found = logit_by_distance(class_matrices(torch.arange(9.0).expand(9, 9), line), line)
     assert found.labels["distance"][0] == "-7"  # only one item has another eight places on
-    assert torch.allclose(
-        found.value[7 + torch.tensor([-7, 0, 7])], torch.tensor([-3.5, 0, 3.5]).double()
-    )
+    assert found.value[[0, 7, 14]].tolist() == pytest.approx([-3.5, 0, 3.5])
 
 
 def test_places_that_were_dropped_count_in_the_distance():
-    gaps = of_length("gaps", [0, 2, 4, 6], 8)
-    (one,) = class_matrices(torch.eye(4), {"gaps": gaps})
-    assert logit_by_distance([one], {"gaps": gaps}).labels["distance"] == (
-        "-4",
-        "-2",
-        "0",
-        "+2",
-        "+4",
-    )
+    gaps = {"gaps": of_length("gaps", [0, 2, 4, 6], 8)}
+    found = logit_by_distance(class_matrices(torch.eye(4), gaps), gaps)
+    assert found.labels["distance"] == ("-4", "-2", "0", "+2", "+4")
 
 
 # --- the study -----------------------------------------------------------------------------------
