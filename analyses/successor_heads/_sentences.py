@@ -28,7 +28,9 @@ def represented(finding: SuccessorHeads) -> Verdict:
     if p <= 0.05 and score.high >= THRESHOLD:
         reason = f"{share}: beyond the null, but not surely at least half of them."
         return Verdict("undecided", reason, p=p, smallest_effect=THRESHOLD)
-    short = "less than half of them" if p <= 0.05 else "no more than the best of shuffled orders"
+    short = "less than half of them"
+    if p > 0.05:
+        short = "no more than the best head of shuffled orders"
     if computed_elsewhere(finding):
         short += "; the model answers successor prompts all the same: computed, but not by a head"
     return Verdict("not_found", f"{share}, {short}.", p=p, smallest_effect=THRESHOLD)
