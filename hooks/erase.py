@@ -252,11 +252,6 @@ class QualityReport:
     absent: tuple[int, ...]
     """Columns of z that never varied (classes without a row); nothing was erased for them."""
 
-    @property
-    def least_correlation(self) -> float:
-        """Smallest canonical correlation that counts as part of the concept; 0 where none does."""
-        return self.correlations[-1].item() if len(self.correlations) else 0.0
-
 
 class LeaceFitter(ConceptFitter):
     """Fits a `LeaceEraser` from streamed activations and labels; memory is O(x_dim^2).

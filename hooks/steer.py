@@ -131,12 +131,6 @@ class SteeringVector:
         """Return the edit that removes the direction: its projection becomes 0, or a `mean`."""
         return self.clamp(mean, where=where, when=when)
 
-    def unit(self) -> SteeringVector:
-        """Return the same direction with norm 1; raises `ToolkitError` for the zero vector."""
-        if not self.norm:
-            raise ToolkitError(f"the vector for {self.hook_point!r} is zero and has no direction.")
-        return replace(self, norm=1.0)
-
     def check_fits(self, model: HookedModel) -> None:
         """Raise `ToolkitError` where the vector is known to come from another model or form."""
         for key in ("fingerprint", "processing"):

@@ -60,7 +60,7 @@ def test_the_report_by_hand():
     assert report.rank == 1
     assert report.variance_removed == pytest.approx(2 / 3, abs=1e-14)
     assert report.distance == pytest.approx(2, abs=1e-14)
-    assert report.least_correlation == pytest.approx(1, abs=1e-14)
+    assert report.correlations.tolist() == pytest.approx([1], abs=1e-14)
     assert report.cross_covariance_left < 1e-14
     assert report.absent == ()
 
