@@ -25,6 +25,7 @@ from mechinterp_toolkit.plots.look import (
     colour_axis,
     escape,
     finish,
+    grid_height,
     on_cpu,
     ticks,
 )
@@ -83,11 +84,11 @@ def heat_map(
         both_signs = colours == "diverging"
         level = (control.abs() if both_signs else control).amax(1).quantile(0.95).item()
         _add_dots(figure, (value.abs() if both_signs else value) > level, level)
-    height = min(680, max(260, 24 * len(value) + 150))
-    finish(figure, title, height=height, hovermode="closest")
-    rows, columns = (ticks(_labels(estimate, axis), axis) for axis in estimate.axes)
-    figure.update_xaxes(**columns, showgrid=False, zeroline=False)
-    return figure.update_yaxes(**rows, showgrid=False, zeroline=False, autorange="reversed")
+    rows, columns = (_labels(estimate, axis) for axis in estimate.axes)
+    finish(figure, title, height=grid_height(len(rows), columns), hovermode="closest")
+    bare = {"showgrid": False, "zeroline": False}
+    figure.update_xaxes(**ticks(columns, estimate.axes[1]), **bare)
+    return figure.update_yaxes(**ticks(rows, estimate.axes[0]), autorange="reversed", **bare)
 
 
 def spectrum(estimate: Estimate, *, title: str) -> Figure:

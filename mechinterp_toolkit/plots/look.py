@@ -90,6 +90,13 @@ def add_unit(figure: Figure, unit: str) -> None:
     figure.update_layout(title_pad_b=26)  # room for it below the title
 
 
+def grid_height(rows: int, column_labels: Sequence[str]) -> int:
+    """Return the height of a grid in pixels, with room for title, legend and slanting labels."""
+    longest = max(map(len, column_labels), default=0)
+    slanting = 4 * min(longest, 30) if longest > 8 else 0
+    return min(680, 180 + slanting + max(24 * rows, 90))
+
+
 def ticks(labels: Sequence[str], title: str) -> dict[str, Any]:
     """Return an axis' settings that show every label, or every k-th of too many to read."""
     step = -(-len(labels) // MOST_TICKS) or 1

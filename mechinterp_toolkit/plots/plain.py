@@ -19,6 +19,7 @@ from mechinterp_toolkit.plots.look import (
     colour_axis,
     escape,
     finish,
+    grid_height,
     on_cpu,
     ticks,
 )
@@ -66,8 +67,7 @@ def matrix(
         )
     )
     add_unit(figure, unit)
-    height = min(680, max(260, 24 * len(table) + 130))
-    finish(figure, title, height=height, hovermode="closest")
+    finish(figure, title, height=grid_height(len(table), col_labels), hovermode="closest")
     bare = {"showgrid": False, "zeroline": False}
     figure.update_xaxes(**ticks(col_labels, col_title), **bare)
     return figure.update_yaxes(**ticks(row_labels, row_title), autorange="reversed", **bare)

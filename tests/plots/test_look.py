@@ -52,3 +52,10 @@ def test_tags_that_figures_need_are_kept_and_all_others_shown_as_text():
         == "&lt;a href='x'>y&lt;/a>&lt;img src=x>"
     )
     assert plots.without_foreign_tags("<b onclick=x>") == "&lt;b onclick=x>"
+
+
+def test_a_short_grid_keeps_room_for_long_labels_under_it():
+    short = plots.matrix(torch.ones(2, 2), ["a", "b"], ["0", "1"], title="t").layout.height
+    names = ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"]
+    long = plots.matrix(torch.ones(2, 2), ["a", "b"], names, title="t").layout.height
+    assert long - short >= 80  # of 23 letters, each 7 pixels wide, slanting by 30 degrees
