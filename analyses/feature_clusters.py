@@ -56,7 +56,7 @@ from mechinterp_toolkit.stats import (
     max_statistic_p,
     p_value,
     permutations,
-    too_few_draws,
+    why_undecided,
 )
 
 Ranking = Literal["corrected", "published"]
@@ -176,7 +176,7 @@ class FeatureClusters(Finding):
 
     @property
     def represented(self) -> Verdict:
-        short = too_few_draws(self.draws, n_tests=1, procedure="max_statistic")
+        short = why_undecided(self.draws)
         if not self.clusters:
             reason = (
                 f"None of the {self.n_groups} groups has latents enough that fire: there is no"

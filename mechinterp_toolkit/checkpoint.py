@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,12 +28,10 @@ SCHEMA_VERSION = 1
 Kind = Literal["hub", "hf_folder", "toolkit", "state_dict"]
 
 # Names TransformerLens users write that are not repositories on the hub.
+_PYTHIA = ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
 _SHORT_NAMES = {
     "gpt2-small": "gpt2",
-    **{f"pythia-{s}": f"EleutherAI/pythia-{s}" for s in ("14m", "31m", "70m", "160m")},
-}
-_SHORT_NAMES |= {
-    f"pythia-{s}": f"EleutherAI/pythia-{s}" for s in ("410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
+    **{f"pythia-{size}": f"EleutherAI/pythia-{size}" for size in _PYTHIA},
 }
 
 _BUNDLED = Path(__file__).parent / "toys" / "checkpoints"
@@ -85,12 +83,13 @@ class ToolkitCheckpoint:
     steps: tuple[int, ...] = ()
     """Steps kept in the history, ascending."""
 
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    """Everything else in `checkpoint.json`."""
-
 
 def parse_spec(text: str, revision: str | None = None) -> CheckpointSpec:
     """Return what the checkpoint string `text` names.
+
+    >>> spec = parse_spec("pythia-70m@step3000")
+    >>> spec.kind, spec.location, spec.revision
+    ('hub', 'EleutherAI/pythia-70m', 'step3000')
 
     Args:
         text: a hub name, folder, bundled name or state-dict file, optionally ending in `@revision`.
@@ -229,8 +228,11 @@ def read_checkpoint(folder: str | Path, revision: str | None = None) -> ToolkitC
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
-    """Return the contents of `checkpoint.json`; raises `CheckpointError` where it is missing or of
-    another schema."""
+    """Return the contents of `checkpoint.json`.
+
+    Raises:
+        CheckpointError: it is missing or of another schema.
+    """
     file = Path(folder) / "checkpoint.json"
     if not file.is_file():
         raise CheckpointError(f"{folder} holds no checkpoint.json, so it is no toolkit checkpoint.")
@@ -244,8 +246,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
 
 
 def read_state(file: str | Path) -> dict[str, Tensor]:
-    """Read a `.safetensors` or `.pt` state dict; a pickle is read with `weights_only=True`, so no
-    code runs.
+    """Read a `.safetensors` or `.pt` state dict; of a pickle only tensors, so no code runs.
 
     Raises:
         CheckpointError: the file is missing, truncated, holds objects other than tensors, or
@@ -285,8 +286,11 @@ def check_finite(state: Mapping[str, Tensor], where: str) -> None:
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """Return the first 16 hex digits of the SHA-256 over sorted names, dtypes, shapes and bytes of
-    the weights."""
+    """Return 16 hex digits of the SHA-256 over sorted names, dtypes, shapes and bytes of weights.
+
+    >>> fingerprint({"w": torch.zeros(2)})
+    'c8568a9be43247ea'
+    """
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -296,8 +300,7 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 
 
 def has_tokenizer_files(folder: Path) -> bool:
-    """Whether `folder` holds a tokenizer's vocabulary (without one, a loader may silently make an
-    empty tokenizer)."""
+    """Whether `folder` holds a vocabulary; without one a loader may silently make an empty one."""
     return any((folder / name).is_file() for name in _TOKENIZER_FILES)
 
 

@@ -42,13 +42,10 @@ class ResultError(ToolkitError):
 
 
 def nearest(name: str, known: Iterable[str], *, most: int = 3) -> str:
-    """Return `" Did you mean 'x'?"` for the known names closest to `name`, or `""` if none is
-    close.
+    """Return `" Did you mean 'x'?"` for the known names closest to `name`; `""` if none is close.
 
     >>> nearest("blocks.0.hook_resid_prre", ["blocks.0.hook_resid_pre", "hook_embed"])
     " Did you mean 'blocks.0.hook_resid_pre'?"
     """
     close = difflib.get_close_matches(name, list(known), n=most, cutoff=0.6)
-    if not close:
-        return ""
-    return f" Did you mean {' or '.join(repr(word) for word in close)}?"
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -24,16 +24,17 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def safe_names(names: Iterable[str]) -> list[str]:
-    """Return a name that is safe as a file name for each of `names`, no two alike on any file
-    system."""
-    taken: set[str] = set()
-    folders = []
+    """Return a safe file name for each of `names`, no two alike on any file system.
+
+    >>> safe_names(["toy/s5", "Toy s5", "toy-s5"])
+    ['toy-s5', 'Toy-s5-2', 'toy-s5-3']
+    """
+    safe: dict[str, str] = {}  # by its lower case: some file systems know no other
     for name in names:
         stem = re.sub(r"[^A-Za-z0-9._@-]+", "-", name).strip("-.")[-80:] or "unnamed"
-        number, slug = 1, stem
-        while slug.lower() in taken:
+        number, candidate = 1, stem
+        while candidate.lower() in safe:
             number += 1
-            slug = f"{stem}-{number}"
-        taken.add(slug.lower())
-        folders.append(slug)
-    return folders
+            candidate = f"{stem}-{number}"
+        safe[candidate.lower()] = candidate
+    return list(safe.values())

@@ -25,15 +25,11 @@ from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
 
-Procedure = Literal["max_statistic", "benjamini_hochberg"]
-"""How several tests made together are corrected: `max_statistic_p` or `benjamini_hochberg`."""
-
 
 def p_value(
     observed: Float[Tensor, "*items"], draws: Float[Tensor, "draw *items"], *, exact: bool = False
 ) -> Float[Tensor, "*items"]:
-    """Return the probability, under the null, of a statistic at least as large as the observed one,
-    item by item.
+    """Return the chance, under the null, of a statistic as large as the observed one or larger.
 
     Ties count as exceedances. Numbers tie within 100 rounding units of the coarser dtype: an
     arrangement summed in another order is still the same arrangement.
@@ -50,6 +46,9 @@ def p_value(
 
     Raises:
         ToolkitError: a number is not finite, or "exact" draws never reach the observed value.
+
+    >>> p_value(torch.tensor([2.0, 0.5]), torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 0.5]]))
+    tensor([0.2500, 0.7500], dtype=torch.float64)
     """
     return _tail(*_comparable(observed, draws), _rounding(observed, draws), exact)
 
@@ -61,8 +60,7 @@ def max_statistic_p(
     studentise: bool = False,
     exact: bool = False,
 ) -> Float[Tensor, "*items"]:
-    """Return p-values in (0, 1] corrected for looking at all items: each meets the largest item of
-    every draw.
+    """Return p-values corrected for looking at all items: each meets the largest of every draw.
 
     One draw must be one shuffle applied to all items, so that their correlation carries over. The
     chance that any item without an effect gets p <= alpha is then at most alpha (Westfall & Young's
@@ -82,6 +80,10 @@ def max_statistic_p(
     Raises:
         ToolkitError: as `p_value`; or an item never varies over the draws and was to be
             studentised.
+
+    >>> draws = torch.tensor([[0.0, 3.0], [1.0, 1.0], [1.0, 0.0]])
+    >>> max_statistic_p(torch.tensor([2.0, 0.5]), draws)
+    tensor([0.5000, 1.0000], dtype=torch.float64)
     """
     rounding = _rounding(observed, draws)
     value, null = _comparable(observed, draws)
@@ -105,10 +107,13 @@ def benjamini_hochberg(p: Float[Tensor, "*items"]) -> Float[Tensor, "*items"]:
 
     Rejecting where the result is <= q keeps the expected share of false findings among the findings
     at or below q, for independent or positively dependent tests. The p-values must be fine enough:
-    see `too_few_draws`.
+    see `draws_needed`.
 
     Raises:
         ToolkitError: a p-value lies outside (0, 1].
+
+    >>> benjamini_hochberg(torch.tensor([0.01, 0.5, 0.03]))
+    tensor([0.0300, 0.5000, 0.0450], dtype=torch.float64)
     """
     flat = p.detach().cpu().double().flatten()
     outside = int((~((flat > 0) & (flat <= 1))).sum())
@@ -131,67 +136,73 @@ def smallest_p(draws: int, *, exact: bool = False) -> float:
 
     Raises:
         ToolkitError: no draws.
+
+    >>> smallest_p(19), smallest_p(20, exact=True)
+    (0.05, 0.05)
     """
     if draws < 1:
         raise ToolkitError(f"got draws={draws}; a p-value needs at least one draw under the null.")
     return 1 / draws if exact else 1 / (1 + draws)
 
 
-def draws_needed(alpha: float, n_tests: int, procedure: Procedure) -> int:
-    """Return the least number of random draws with which one true effect among `n_tests` can pass
-    at level `alpha`.
+def draws_needed(alpha: float, n_tests: int = 1) -> int:
+    """Return the least number of random draws with which one true effect can pass at `alpha`.
 
-    About 1/alpha for the maximum statistic, n_tests/alpha for Benjamini-Hochberg. With just this
-    number the effect has to exceed every draw.
+    With just this number the effect has to exceed every draw.
+
+    Args:
+        alpha: the level of all tests together.
+        n_tests: p-values that are multiplied by their number, as in Benjamini-Hochberg; 1 for a
+            maximum statistic, whose correction lies inside.
 
     Raises:
         ToolkitError: `alpha` is no probability or there is no test.
+
+    >>> draws_needed(0.05), draws_needed(0.05, 144)
+    (19, 2879)
     """
     if not 0 < alpha < 1 or n_tests < 1:
         raise ToolkitError(
             f"got alpha={alpha} and n_tests={n_tests}; expected alpha in (0, 1) and at least one"
             " test."
         )
-    family = _family(n_tests, procedure)
-    draws = max(math.ceil(family / alpha) - 2, 1)
-    while (
-        smallest_p(draws) * family > alpha
-    ):  # a step or two: settles the rounding of the division above
+    draws = max(math.ceil(n_tests / alpha) - 2, 1)
+    while smallest_p(draws) * n_tests > alpha:  # a step or two: the division above was rounded
         draws += 1
     return draws
 
 
-def too_few_draws(
-    draws: int, *, n_tests: int, procedure: Procedure, alpha: float = 0.05, exact: bool = False
+def why_undecided(
+    draws: int, arrangements: int | None = None, *, alpha: float = 0.05, n_tests: int = 1
 ) -> str | None:
-    """Return why not even one true effect among `n_tests` could pass, with the draws it takes; None
-    where it could.
+    """Return why no test can pass whatever it observes, with what it takes; None where one can.
 
-    The sentence is the reason of an `undecided` verdict. `draws` and `exact` are those of
-    `smallest_p`.
+    The sentence is the reason of an `undecided` verdict.
+
+    Args:
+        draws: how many were drawn under the null, or are all there are.
+        arrangements: how many arrangements differ for the statistic, the observed one among them:
+            draws beyond these only repeat. None where there are far more than draws.
+        alpha, n_tests: as in `draws_needed`.
+
+    >>> why_undecided(10)
+    'the smallest p-value of 10 draws is 0.091, above the level 0.05; at least 19 draws are needed.'
     """
-    needed, family = draws_needed(alpha, n_tests, procedure), _family(n_tests, procedure)
-    floor = smallest_p(draws, exact=exact)
-    if floor * family <= alpha:
+    level = f"level {alpha:g}" + (f" / {n_tests} tests" if n_tests > 1 else "")
+    if arrangements is not None:
+        floor = smallest_p(arrangements, exact=True)
+        if floor * n_tests > alpha:
+            return (
+                f"the smallest p-value of {arrangements:,} arrangements is {floor:.2g}, above the"
+                f" {level}; no more arrangements exist: it takes more units."
+            )
+    floor, needed = smallest_p(draws), draws_needed(alpha, n_tests)
+    if floor * n_tests <= alpha:
         return None
-    remedy = (
-        f"at least {needed:,} draws are needed"
-        if not exact
-        else "no more arrangements exist: it takes more units"
+    return (
+        f"the smallest p-value of {draws:,} draws is {floor:.2g}, above the {level}; at least"
+        f" {needed:,} draws are needed."
     )
-    bar = (
-        f"one true effect among {n_tests} tests needs {alpha / family:.2g} at level {alpha:g}"
-        f" ({procedure})"
-    )
-    if n_tests == 1:
-        bar = f"a single test at level {alpha:g} needs no more than that"
-    return f"the smallest p-value of {draws:,} draws is {floor:.2g}, but {bar}; {remedy}."
-
-
-def _family(n_tests: int, procedure: Procedure) -> int:
-    """What a single effect's p-value is multiplied by: the maximum statistic has its correction
-    inside."""
-    return n_tests if procedure == "benjamini_hochberg" else 1
 
 
 def _comparable(observed: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,8 +217,7 @@ def _comparable(observed: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rounding(*tensors: Tensor) -> float:
-    """100 rounding units, relative, of the coarsest dtype: what summing the same numbers in another
-    order may change."""
+    """100 relative rounding units of the coarsest dtype: what another order of a sum may change."""
     return 100 * max(torch.finfo(tensor.dtype).eps for tensor in tensors)
 
 
@@ -222,24 +232,6 @@ def _tail(value: Tensor, null: Tensor, rounding: float, exact: bool) -> Tensor:
             " same function, or use exact=False."
         )
     return exceedances.double() / len(null)
-
-
-def why_undecided(
-    draws: int, arrangements: int | None = None, *, alpha: float = 0.05
-) -> str | None:
-    """Return why one test cannot pass whatever it observes, with what it takes; None where it can.
-
-    Args:
-        draws: how many were drawn under the null, or are all there are.
-        arrangements: how many arrangements differ for the statistic, the observed one among them:
-            draws beyond these only repeat. None where there are far more than draws.
-        alpha: the level; a share of it where several tests are made.
-    """
-    if arrangements is not None and smallest_p(arrangements, exact=True) > alpha:
-        return too_few_draws(
-            arrangements, n_tests=1, procedure="max_statistic", alpha=alpha, exact=True
-        )
-    return too_few_draws(draws, n_tests=1, procedure="max_statistic", alpha=alpha)
 
 
 @dataclass(frozen=True)
@@ -257,8 +249,7 @@ class Permutations:
 def permutations(
     n: int, *, draws: int, seed: int, kind: Literal["all", "cyclic_orders"] = "all"
 ) -> Permutations:
-    """Return random arrangements of `n` units, or every arrangement where there are at most
-    `draws`.
+    """Return random arrangements of `n` units, or all of them where there are at most `draws`.
 
     Args:
         n: number of exchangeable units (classes, not prompts, for a claim about classes).
@@ -270,6 +261,14 @@ def permutations(
 
     Raises:
         ToolkitError: fewer than one unit (three for cyclic orders) or no draws.
+
+    >>> permutations(3, draws=6, seed=0)
+    Permutations(index=tensor([[0, 1, 2],
+            [0, 2, 1],
+            [1, 0, 2],
+            [1, 2, 0],
+            [2, 0, 1],
+            [2, 1, 0]]), exact=True)
     """
     cyclic = kind == "cyclic_orders"
     if n < (3 if cyclic else 1) or draws < 1:
@@ -292,13 +291,12 @@ def permutations(
 def balanced_relabellings(
     label: Int[Tensor, " n"], *, draws: int, seed: int
 ) -> Int[Tensor, "draw n"]:
-    """Return labels shuffled so that every class is spread evenly over the new ones: nothing of the
-    old labels is left.
+    """Return labels shuffled so that every class is spread evenly over the new ones.
 
-    Uniform shuffles of few units leave a little of the true classes in the new ones. Where an edit
-    made from them is brought to a given size, that little can be most of it. For tests of an edit,
-    not of a statistic: the observed labels are none of these, so a p-value for labels themselves
-    needs `permutations`.
+    Nothing of the old labels is left. Uniform shuffles of few units leave a little of the true
+    classes in the new ones, and where an edit made from them is brought to a given size, that
+    little can be most of it. For tests of an edit, not of a statistic: the observed labels are none
+    of these, so a p-value for labels themselves needs `permutations`.
 
     Args:
         label: class of each unit, from 0.
@@ -311,12 +309,15 @@ def balanced_relabellings(
 
     Raises:
         ToolkitError: fewer than two classes.
+
+    >>> drawn = balanced_relabellings(torch.tensor([0, 0, 1, 1]), draws=3, seed=0)
+    >>> drawn[:, :2].sum(1)  # half of each class gets the other's label
+    tensor([1, 1, 1])
     """
     count = label.bincount()
-    if int((count > 0).sum()) < 2:
-        raise ToolkitError(
-            f"labels of {int((count > 0).sum())} class cannot be spread; give two classes or more."
-        )
+    classes = int((count > 0).sum())
+    if classes < 2:
+        raise ToolkitError(f"labels of {classes} class cannot be spread; give two classes or more.")
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for _ in range(draws):
@@ -334,9 +335,14 @@ def balanced_relabellings(
 
 
 def permuted_within(group: Int[Tensor, " n"], generator: torch.Generator) -> Int[Tensor, " n"]:
-    """Return a random order of n rows in which every row takes the place of one of its group."""
+    """Return a random order of n rows in which every row takes the place of one of its group.
+
+    >>> group = torch.tensor([0, 1, 0, 1])
+    >>> group[permuted_within(group, torch.Generator().manual_seed(0))]
+    tensor([0, 1, 0, 1])
+    """
     order = torch.empty_like(group)
-    for one in group.unique():
-        here = (group == one).nonzero()[:, 0]
-        order[here] = here[torch.randperm(len(here), generator=generator)]
+    for name in group.unique():
+        members = (group == name).nonzero()[:, 0]
+        order[members] = members[torch.randperm(len(members), generator=generator)]
     return order

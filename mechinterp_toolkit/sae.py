@@ -42,7 +42,13 @@ FOLDER = (
 
 @dataclass(frozen=True)
 class SparseAutoencoder:
-    """An encoder and a decoder over one hook point's activations."""
+    """An encoder and a decoder over one hook point's activations.
+
+    >>> eye, zero = torch.eye(2), torch.zeros(2)
+    >>> of_my_own = SparseAutoencoder("mine", "standard", eye, zero, eye, zero, "hook_embed")
+    >>> of_my_own.encode(torch.tensor([1.0, -1.0]))
+    tensor([1., 0.])
+    """
 
     name: str
     """Where it came from: a folder with its whole path, a release, the class of an object, or any
@@ -80,8 +86,7 @@ class SparseAutoencoder:
     """topk: whether pre-activations count times the norm of their decoder row."""
 
     centred_input: bool = False
-    """Whether it was trained on a model with centred writing weights, so that inputs lose their
-    mean over d_in."""
+    """Whether it saw centred writing weights, so that inputs lose their mean over d_in."""
 
     def __str__(self) -> str:
         return self.name
@@ -129,8 +134,7 @@ class SparseAutoencoder:
         return torch.zeros_like(before).scatter_(-1, index, values.relu()) / norm
 
     def decode(self, codes: Float[Tensor, "*rows d_sae"]) -> Float[Tensor, "*rows d_in"]:
-        """Return the reconstruction of the activations (of their centred form where
-        `centred_input`)."""
+        """Return the reconstructed activations; their centred form where `centred_input`."""
         return codes @ self.w_dec + self.b_dec
 
 
@@ -150,9 +154,7 @@ def load_sae(source: Any) -> SparseAutoencoder:
         return source
     if isinstance(source, str | Path):
         return _read_folder(Path(source)) if Path(source).is_dir() else _from_release(str(source))
-    if callable(getattr(source, "state_dict", None)) and hasattr(
-        getattr(source, "cfg", None), "to_dict"
-    ):
+    if hasattr(source, "state_dict") and hasattr(getattr(source, "cfg", None), "to_dict"):
         return _build(type(source).__name__, source.cfg.to_dict(), source.state_dict())
     raise CheckpointError(
         f"got a {type(source).__name__}; expected a mechinterp_toolkit.sae.SparseAutoencoder, a"
@@ -163,9 +165,8 @@ def load_sae(source: Any) -> SparseAutoencoder:
 def _read_folder(folder: Path) -> SparseAutoencoder:
     from safetensors.torch import load_file
 
-    missing = [
-        name for name in ("cfg.json", "sae_weights.safetensors") if not (folder / name).is_file()
-    ]
+    files = ("cfg.json", "sae_weights.safetensors")
+    missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
             f"{folder} has no {' and no '.join(missing)}; {FOLDER}, as `save_inference_model` of"
@@ -188,8 +189,8 @@ def _from_release(name: str) -> SparseAutoencoder:
             f"{name!r} is no folder here, and releases need sae-lens: pip install"
             " 'mechinterp-toolkit[sae]'."
         ) from error
-    found = SAE.from_pretrained(release, sae_id)
-    return _build(name, found.cfg.to_dict(), found.state_dict())
+    released = SAE.from_pretrained(release, sae_id)
+    return _build(name, released.cfg.to_dict(), released.state_dict())
 
 
 def _build(name: str, record: Mapping[str, Any], state: Mapping[str, Tensor]) -> SparseAutoencoder:
@@ -255,12 +256,11 @@ def _check_known(name: str, architecture: str, record: Mapping[str, Any]) -> Non
 
 
 def _centred(name: str, prepared: Mapping[str, Any]) -> bool:
-    unknown = sorted(
-        key for key, value in prepared.items() if key != "center_writing_weights" and value
-    )
+    centring = "center_writing_weights"
+    unknown = sorted(key for key, value in prepared.items() if key != centring and value)
     if unknown:
         raise NotApplicable(
             f"{name} was trained on a model loaded with {', '.join(unknown)}, which cannot be"
             " repeated here: its latents would be read from the wrong activations."
         )
-    return bool(prepared.get("center_writing_weights", False))
+    return bool(prepared.get(centring, False))

@@ -12,7 +12,6 @@ Source: Efron & Tibshirani 1993 (bootstrap).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -29,51 +28,59 @@ from mechinterp_toolkit.nulls import (  # noqa: F401  handed on until every call
     permutations,
     permuted_within,
     smallest_p,
-    too_few_draws,
     why_undecided,
 )
-from mechinterp_toolkit.results import Estimate, Verdict
+from mechinterp_toolkit.results import Estimate, Outcome, Verdict
 
 WeightedStatistic = Callable[
     [Float[Tensor, "n *features"], Float[Tensor, "draw n"]], Float[Tensor, "draw *axes"]
 ]
-"""`statistic(values, weights)`: the statistic of the rows of `values`, once per row of `weights`.
-"""
+"""`statistic(values, weights)`: a statistic of all rows of `values`, once per row of `weights`."""
 
 WEIGHTS_AT_ONCE = 2**24  # resampling weights held together: 128 MB of float64
 
 
 def judge_effect(
-    effect: Estimate, said: str, control: str, smallest: float, *, arrangements: int | None = None
+    effect: Estimate,
+    statement: str,
+    control: str,
+    smallest: float,
+    *,
+    arrangements: int | None = None,
 ) -> Verdict:
-    """Return the verdict on a scalar effect: beyond its control, and surely no less than the
-    smallest of interest.
+    """Return the verdict on a scalar effect: beyond its control, and surely of interest.
 
     With too few draws for any p-value of 5 % it is undecided, unless the effect is surely smaller
     than anything of interest: more draws would not change that.
 
     Args:
         effect: with its control, a one-sided test: larger is more.
-        said: what was done and measured, a sentence without its full stop.
+        statement: what was done and measured, a sentence without its full stop.
         control: what the control is, behind "than".
         smallest: the smallest effect of interest, in the unit of the effect.
-        arrangements: as for `why_undecided`.
+        arrangements: as for `nulls.why_undecided`.
+
+    >>> number, shuffled = torch.tensor([3.0, 2.5, 3.5]), torch.zeros(19)
+    >>> fall = Estimate(*number, 32, "logits", "by hand", shuffled, "labels shuffled")
+    >>> print(judge_effect(fall, "the logit falls by 3", "with shuffled labels", 0.1))
+    found (p = 0.05): the logit falls by 3, more than with shuffled labels.
     """
+
+    def verdict(outcome: Outcome, ending: str) -> Verdict:
+        return Verdict(outcome, f"{statement}{ending}", p=p, smallest_effect=smallest)
+
     assert effect.control is not None
-    p = float(effect.p())
-    sure: dict[str, Any] = {"p": p, "smallest_effect": smallest}
+    p, low, high = float(effect.p()), float(effect.low), float(effect.high)
     short = why_undecided(len(effect.control), arrangements)
-    if short is not None and float(effect.high) >= smallest:
-        return Verdict("undecided", f"{said}; {short}", **sure)
+    if short is not None and high >= smallest:
+        return verdict("undecided", f"; {short}")
     if short is None and p > 0.05:
-        return Verdict("not_found", f"{said}, no more than {control}.", **sure)
-    if float(effect.high) < smallest:
-        return Verdict("not_found", f"{said}, less than anything of interest ({smallest}).", **sure)
-    if float(effect.low) < smallest:
-        return Verdict(
-            "undecided", f"{said}, beyond {control}, but perhaps below {smallest}.", **sure
-        )
-    return Verdict("found", f"{said}, more than {control}.", **sure)
+        return verdict("not_found", f", no more than {control}.")
+    if high < smallest:
+        return verdict("not_found", f", less than anything of interest ({smallest}).")
+    if low < smallest:
+        return verdict("undecided", f", beyond {control}, but perhaps below {smallest}.")
+    return verdict("found", f", more than {control}.")
 
 
 def weighted_mean(
@@ -98,8 +105,7 @@ def bootstrap(
     control: Float[Tensor, "draw *axes"] | None = None,
     control_name: str = "",
 ) -> Estimate:
-    """Estimate a statistic of the rows of `values`, with a 95 % percentile interval over whole
-    units.
+    """Estimate a statistic of rows, with a 95 % percentile interval over whole units.
 
     Units are drawn with replacement; all rows of a unit go together. A unit drawn twice gets weight
     two instead of a second copy, so a statistic that leaves units out leaves out every copy:
@@ -115,11 +121,17 @@ def bootstrap(
             by their number of rows: average within units beforehand where they shall count alike.
         draws: number of resamples.
         statistic: the mean, or another function of values and row weights.
-        axes, labels, control, control_name: kept with the estimate, see `Estimate`.
+        axes, labels, control, control_name: fields of the `Estimate`, handed on as they are.
 
     Raises:
         ToolkitError: fewer than two units or 39 draws, or the statistic of a resample is not
             finite.
+
+    >>> bootstrap(torch.eye(4), unit_name="items", measured="logits", seed=0, axes=("item",)).low
+    tensor([0., 0., 0., 0.], dtype=torch.float64)
+    >>> heights = torch.tensor([1.6, 1.7, 1.8, 1.9])
+    >>> bootstrap(heights, unit_name="people", measured="metres", seed=0).text()
+    '1.75 [1.65, 1.85]'
     """
     rows = values.detach().cpu().double()
     which = torch.arange(len(rows)) if unit is None else unit.cpu().unique(return_inverse=True)[1]

@@ -1,5 +1,6 @@
-"""`read_activations`, `read_labels`: activations saved by any other tool, as a CSV, Parquet or
-safetensors file.
+"""`read_activations`, `read_labels`: activations saved by any other tool.
+
+A file is a CSV (with a header line or without), Parquet, or safetensors with one tensor.
 
 Source: this project.
 """
@@ -39,11 +40,11 @@ def read_activations(path: str | Path) -> Float[Tensor, "n d"]:
 
 
 def read_labels(path: str | Path) -> Int[Tensor, " n"]:
-    """Return one integer class per row, in the order of the activations; a file as for
-    `read_activations`, with one column.
+    """Return one integer class per row, in the order of the activations, from a single column.
 
     Raises:
-        ToolkitError: as there; or more than one column, or labels that are not whole numbers.
+        ToolkitError: as in `read_activations`; or more than one column, or labels that are not
+            whole numbers.
     """
     table = _tensor(Path(path))
     column = table[:, 0] if table.dim() == 2 and table.shape[1] == 1 else table
@@ -77,29 +78,22 @@ def _frame(path: Path) -> Tensor:
     import pandas
 
     frame: Any = pandas.read_parquet(path) if path.suffix == ".parquet" else _csv(path)
-    words = [
-        str(name)
-        for name, kind in frame.dtypes.items()
-        if not pandas.api.types.is_numeric_dtype(kind)
-    ]
-    if words:
+    is_numeric = pandas.api.types.is_numeric_dtype
+    texts = [str(name) for name, kind in frame.dtypes.items() if not is_numeric(kind)]
+    if texts:
         raise ToolkitError(
-            f"column {words[0]!r} of {path} is not all numbers; save activations alone, and labels"
+            f"column {texts[0]!r} of {path} is not all numbers; save activations alone, and labels"
             " as whole numbers (the place in a cycle, the number itself, the class)."
         )
     return torch.from_numpy(frame.to_numpy().copy())
 
 
 def _csv(path: Path) -> Any:
-    """A first line of numbers is data, though pandas would take it for names; unless it counts the
-    columns: 0, 1, 2, ..."""
+    """Read a first line of numbers as data, unless it counts the columns: 0, 1, 2, ..."""
     import pandas
 
-    frame = pandas.read_csv(path, header=None, nrows=1)
-    numbers = all(pandas.api.types.is_numeric_dtype(kind) for kind in frame.dtypes)
-    counted = (
-        numbers
-        and frame.shape[1] > 1
-        and frame.to_numpy()[0].tolist() == list(range(frame.shape[1]))
-    )
+    first = pandas.read_csv(path, header=None, nrows=1)
+    numbers = all(pandas.api.types.is_numeric_dtype(kind) for kind in first.dtypes)
+    columns = first.shape[1]
+    counted = numbers and columns > 1 and first.to_numpy()[0].tolist() == list(range(columns))
     return pandas.read_csv(path, header=None if numbers and not counted else 0)

@@ -229,29 +229,30 @@ def test_two_hundred_draws_over_144_heads_cannot_find_one_head():
         for k in (1, 14, 15)
     }
     assert found == {1: False, 14: False, 15: True}
-    reason = nulls.too_few_draws(200, n_tests=144, procedure="benjamini_hochberg")
+    reason = nulls.why_undecided(200, n_tests=144)
     assert reason is not None
-    assert "at least 2,879 draws" in reason
-    assert nulls.too_few_draws(200, n_tests=144, procedure="max_statistic") is None
+    assert "above the level 0.05 / 144 tests; at least 2,879 draws" in reason
+    assert nulls.why_undecided(200) is None  # of a maximum statistic over as many
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1])
 def test_draws_needed_is_the_least_number_with_which_one_effect_passes(alpha: float):
     for n_tests in [*range(1, 60), 144, 384, 36_864]:
-        needed = nulls.draws_needed(alpha, n_tests, "benjamini_hochberg")
+        needed = nulls.draws_needed(alpha, n_tests)
         passes = [
             nulls.benjamini_hochberg(family_with(1, d, n_tests))[0].item() <= alpha
             for d in (needed, needed - 1)
         ]
         assert passes == [True, False], n_tests
-    assert nulls.draws_needed(alpha, 144, "max_statistic") == round(1 / alpha) - 1
+    assert nulls.draws_needed(alpha) == round(1 / alpha) - 1
 
 
 def test_an_enumeration_that_is_too_small_asks_for_more_units():
     assert nulls.smallest_p(360, exact=True) == 1 / 360
-    assert nulls.too_few_draws(360, n_tests=12, procedure="max_statistic", exact=True) is None
-    reason = nulls.too_few_draws(6, n_tests=1, procedure="max_statistic", exact=True)  # 3 classes
+    assert nulls.why_undecided(360, arrangements=360) is None
+    reason = nulls.why_undecided(99, arrangements=6)  # 3 classes
     assert reason is not None
+    assert "of 6 arrangements is 0.17, above the level 0.05;" in reason
     assert "it takes more units" in reason
 
 
@@ -270,9 +271,9 @@ def test_draws_that_only_repeat_are_not_asked_for():
 
 def test_draw_counts_are_checked():
     with pytest.raises(ToolkitError, match="alpha in \\(0, 1\\)"):
-        nulls.draws_needed(5.0, 144, "max_statistic")
+        nulls.draws_needed(5.0, 144)
     with pytest.raises(ToolkitError, match="at least one test"):
-        nulls.draws_needed(0.05, 0, "max_statistic")
+        nulls.draws_needed(0.05, 0)
     with pytest.raises(ToolkitError, match="at least one draw"):
         nulls.smallest_p(0)
 
