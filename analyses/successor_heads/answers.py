@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -150,20 +150,14 @@ def _ablated(
     return replace(answers, single_drop=pairs.single, pair_drop=pairs.interaction)
 
 
-class _Drops(NamedTuple):
-    """What edits take from the right answers."""
-
-    logit: Estimate
-    accuracy: Estimate
-
-
-def _drops(asked: Questions, base: Mapping[str, Tensor], edits: Edits) -> _Drops:
+def _drops(asked: Questions, base: Mapping[str, Tensor], edits: Edits) -> tuple[Estimate, Estimate]:
+    """What edits take from the right answers: of their logit, and of accuracy."""
     with applied(asked.model, edits):
         # All prompts at once: edits that resample know their rows.
         edited = asked.logits(batch_size=len(asked.prompts))
     logit = {name: centred(base[name]) - centred(edited[name]) for name in base}
     accuracy = {name: chosen(base[name]) - chosen(edited[name]) for name in base}
-    return _Drops(asked.estimate(logit, "logits"), asked.estimate(accuracy, "fraction of prompts"))
+    return asked.estimate(logit, "logits"), asked.estimate(accuracy, "fraction of prompts")
 
 
 def _to_pair(
