@@ -235,7 +235,8 @@ def test_the_fast_transform_gives_the_same_when_the_batch_is_cut(
     f = functions(group, count=5)
     whole = clausen.forward(f, group.permutations)
     monkeypatch.setattr(clausen, "WORKING_NUMBERS", 2 * 120 * 5)
-    assert torch.equal(clausen.forward(f, group.permutations), whole)
+    # The products of smaller batches may be summed in another order.
+    assert (clausen.forward(f, group.permutations) - whole).abs().max() < EXACT
     assert torch.equal(
         clausen.backward(whole, group.permutations),
         clausen.backward(whole.clone(), group.permutations),

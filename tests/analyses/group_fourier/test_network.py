@@ -67,7 +67,10 @@ def anonymous(net: GroupMLP, order: torch.Tensor) -> GroupMLP:
 
 def test_the_neurons_of_a_one_hidden_layer_network_are_its_logits() -> None:
     network = group_network(planted())
-    assert torch.equal(network.through(network.functions), network.logits())
+    logits = network.logits()
+    # The same float32 products, which the model sums for all pairs at once.
+    away = (network.through(network.functions) - logits).abs().max()
+    assert away < 1e-6 * logits.abs().max()
 
 
 def test_a_bias_and_another_activation_are_carried_along() -> None:
