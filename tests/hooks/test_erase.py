@@ -251,7 +251,8 @@ def test_an_eraser_is_saved_and_loaded_bit_by_bit(tmp_path):
         assert torch.equal(again.proj_left, eraser.proj_left)
         assert torch.equal(again.proj_right, eraser.proj_right)
         assert (again.bias is None) if eraser.bias is None else torch.equal(again.bias, eraser.bias)
-        assert torch.equal(again(x.float()), eraser(x.float()))
+        # A BLAS may sum a product otherwise where the loaded numbers lie otherwise in memory.
+        assert torch.allclose(again(x.float()), eraser(x.float()), rtol=1e-5, atol=1e-5)
 
 
 def test_a_saved_eraser_holds_its_own_numbers_only(tmp_path):
