@@ -242,7 +242,7 @@ def _check_no_padding(model: HookedModel, tokens: Tensor) -> None:
 
 
 def _check_context(model: HookedModel, tokens: Tensor, new: int) -> None:
-    columns, context = tokens.shape[1], getattr(model.cfg, "n_ctx", None)
+    columns, context = tokens.shape[1], model.cfg.n_ctx
     if context and columns + new - 1 > context:
         raise ToolkitError(
             f"the prompts take {columns} columns and {new} more tokens are asked for, but"

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import HookError, nearest
-from mechinterp_toolkit.kv_cache import cached_columns, check_cache, given_cache
+from mechinterp_toolkit.guards import cached_columns, check_cache, given_cache
 from mechinterp_toolkit.model import HookedModel, takes_model
 
 

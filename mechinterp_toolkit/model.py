@@ -36,7 +36,16 @@ from mechinterp_toolkit.checkpoint import (
     read_state,
 )
 from mechinterp_toolkit.errors import CheckpointError, NotApplicable, TokenisationError, nearest
-from mechinterp_toolkit.kv_cache import cache_argument, cached_columns, check_cache, hand_on_cache
+from mechinterp_toolkit.guards import (
+    cache_argument,
+    cached_columns,
+    check_cache,
+    check_logits,
+    hand_on_cache,
+    heeds_mask,
+    installed,
+    probe_tokens,
+)
 from mechinterp_toolkit.results import Provenance
 
 P = ParamSpec("P")
@@ -71,6 +80,11 @@ class HookedModel:
     make_twin: Callable[[int], HookedModel] | None = field(default=None, repr=False, compare=False)
     """`make_twin(seed)`: the same architecture with random weights; None where it cannot be built.
     """
+
+    heeds_mask: bool = True
+    """Whether a row behind padding gets the logits that it has alone: looked at while loading, and
+    taken for granted of a TransformerLens model that was handed over. Where not, padding in front
+    is refused."""
 
     @property
     def is_transformer(self) -> bool:
@@ -118,6 +132,7 @@ class HookedModel:
         if not self.is_transformer:
             answers: Tensor = self.model(tokens.to(self.device))
             return answers
+        self._check_mask(mask)
         extra = {} if mask is None else {"attention_mask": mask.to(self.device).long()}
         logits: Tensor = self.model(tokens.to(self.device), return_type="logits", **extra)
         return logits
@@ -145,12 +160,21 @@ class HookedModel:
                 f"{self.provenance.checkpoint} is a {self.provenance.wrapper}, which keeps no KV"
                 " cache."
             )
+        self._check_mask(mask)
         tokens, columns = tokens.to(self.device), cached_columns(cache) + tokens.shape[1]
         mask = None if mask is None else mask.to(self.device).long()
         run = self._through_bridge if self.is_bridge else self._through_own_cache
         answer = run(tokens, mask, cache)
         check_cache(answer.cache, columns)
         return answer
+
+    def _check_mask(self, mask: Tensor | None) -> None:
+        if self.heeds_mask or mask is None or not bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+            return
+        raise NotApplicable(
+            f"{self.provenance.checkpoint} reads its padding, under {installed()}: a row behind"
+            " padding gets other logits than alone. Run prompts of one length at a time."
+        )
 
     def _through_bridge(self, tokens: Tensor, mask: Tensor | None, cache: Any) -> LogitsAndCache:
         told = {} if mask is None else {"attention_mask": mask}
@@ -345,6 +369,12 @@ def _hf_from_pretrained(spec: CheckpointSpec, dtype: torch.dtype) -> Any:
             )
     except Exception as error:
         raise CheckpointError(_why_not(spec, error)) from error
+    kept = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if dtype not in kept:
+        raise CheckpointError(
+            f"{spec.text} was loaded in {', '.join(map(str, kept))} though {dtype} was asked for,"
+            f" under {installed()}; save it in {dtype}."
+        )
     if info["missing_keys"]:
         some = ", ".join(sorted(info["missing_keys"])[:3])
         raise CheckpointError(
@@ -452,10 +482,14 @@ def _wrap_hf(
     check_finite(state, checkpoint)
     mark = fingerprint(state)
     chosen = _choose_wrapper(wrapper, hf_model)
-    if chosen == "HookedTransformer":
-        model = _hooked_transformer(hf_model, tokenizer, processing)
-    else:
-        model = _bridge(hf_model, tokenizer, processing)
+    probe = probe_tokens(hf_model)
+    with torch.no_grad():  # before a Bridge takes the model apart
+        expected = hf_model(probe).logits
+    build = _hooked_transformer if chosen == "HookedTransformer" else _bridge
+    model = build(hf_model, tokenizer, processing).eval()
+    with torch.no_grad():
+        logits = model(probe, return_type="logits")
+    check_logits(logits, expected, raw=processing == "none", name=checkpoint)
     if prepend_bos is None and tokenizer is not None:
         prepend_bos = bool(model.cfg.default_prepend_bos) and tokenizer.bos_token_id is not None
     parameter = next(hf_model.parameters())
@@ -474,7 +508,7 @@ def _wrap_hf(
     twin = functools.partial(
         _hf_twin, hf_model.config, tokenizer, checkpoint, parameter, chosen, processing, prepend_bos
     )
-    return HookedModel(model.eval(), tokenizer, provenance, twin)
+    return HookedModel(model, tokenizer, provenance, twin, heeds_mask(model, probe, logits))
 
 
 def _choose_wrapper(

@@ -239,6 +239,12 @@ def _check_known(name: str, architecture: str, record: Mapping[str, Any]) -> Non
             " sae_lens.SAE.load_from_disk and pass the object). Of an autoencoder of your own pass"
             f" a mechinterp_toolkit.sae.SparseAutoencoder of its tensors; {FOLDER}."
         )
+    written_by = str(record["metadata"]["sae_lens_version"])
+    if written_by.split(".")[0] != "6":
+        raise NotApplicable(
+            f"{name} was written by sae-lens {written_by}, and what its keys mean is known for"
+            " sae-lens 6; pass a mechinterp_toolkit.sae.SparseAutoencoder of its tensors."
+        )
     needed = ("architecture", "d_in", "d_sae", *(("k",) if architecture == "topk" else ()))
     absent = [key for key in needed if key not in record]
     if absent:

@@ -61,7 +61,7 @@ ROWS = (
     Row("nulls results stats"),
     Row("plots finding"),
     Row("tables"),
-    Row("checkpoint kv_cache model"),
+    Row("checkpoint guards model"),
     Row("sae"),
     Row("intervention"),
     Row("accumulate moments record"),

@@ -91,6 +91,10 @@ def test_an_autoencoder_of_a_centred_model_reads_centred_activations(tmp_path):
             {"metadata": {"sae_lens_version": None}},
             "no metadata.sae_lens_version.*before sae-lens 6 they meant other things",
         ),
+        (
+            {"metadata": {"sae_lens_version": "7.0.0"}},
+            "written by sae-lens 7.0.0, and what its keys mean is known for sae-lens 6",
+        ),
         ({"metadata": {"model_from_pretrained_kwargs": {"fold_ln": True}}}, "loaded with fold_ln"),
     ],
 )

@@ -1,24 +1,136 @@
-"""What a cache holds, and what is refused when it is not what ran."""
+"""What TransformerLens and transformers are asked for and do not do is noticed."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 import torch
 
-from mechinterp_toolkit.errors import CacheError
-from mechinterp_toolkit.intervention import applied
-from mechinterp_toolkit.kv_cache import (
+from mechinterp_toolkit import model as model_module
+from mechinterp_toolkit.errors import CacheError, CheckpointError, NotApplicable
+from mechinterp_toolkit.guards import (
     cache_argument,
     cached_columns,
     check_cache,
+    check_logits,
     given_cache,
     hand_on_cache,
 )
+from mechinterp_toolkit.intervention import applied
 from mechinterp_toolkit.model import load_model
 
 
 def same(activation, hook):
     return activation
+
+
+# --- logits --------------------------------------------------------------------------------------
+
+LOGITS = torch.randn(1, 4, 10, generator=torch.Generator().manual_seed(0))
+
+
+def test_logits_within_rounding_pass_and_others_are_refused():
+    check_logits(LOGITS + 1e-6, LOGITS, raw=True, name="x")
+    with pytest.raises(
+        CheckpointError, match=r"x is 0\.01 off the logits of transformers under tr"
+    ):
+        check_logits(LOGITS + 0.01, LOGITS, raw=True, name="x")
+    check_logits(LOGITS + 0.01, LOGITS, raw=False, name="x")  # no log-probability has changed
+    with pytest.raises(CheckpointError, match="off the logits"):
+        check_logits(LOGITS * 1.01, LOGITS, raw=False, name="x")
+    with pytest.raises(CheckpointError, match="off the logits"):
+        check_logits(LOGITS * torch.nan, LOGITS, raw=True, name="x")
+
+
+@pytest.mark.parametrize(("answer", "words"), [(LOGITS[0], "(4, 10)"), (None, "NoneType")])
+def test_an_answer_that_is_no_logits_is_refused(answer, words):
+    with pytest.raises(CheckpointError, match=re.escape(f"x answers with {words} where logits (1")):
+        check_logits(answer, LOGITS, raw=True, name="x")
+
+
+KINDS = pytest.mark.parametrize(
+    ("shape", "build"), [("gpt2", "_bridge"), ("llama", "_bridge"), ("gpt2", "_hooked_transformer")]
+)
+"""What is loaded, and the function of model.py that builds its wrapper."""
+
+
+def load_built(monkeypatch, hf_folders, shape, build, change):
+    """Load with a wrapper to which `change(real, hf_model, tokenizer, processing)` was done."""
+    wrapper = "TransformerBridge" if build == "_bridge" else "HookedTransformer"
+    if wrapper == "HookedTransformer" and not model_module.has_hooked_transformer():
+        pytest.skip("this TransformerLens has no HookedTransformer")
+    real = getattr(model_module, build)
+    monkeypatch.setattr(model_module, build, lambda *args: change(real, *args))
+    return load_model(hf_folders[shape], wrapper=wrapper)
+
+
+@KINDS
+def test_weights_that_are_read_wrongly_are_refused(monkeypatch, hf_folders, shape, build):
+    def damaged(real, *args):
+        model = real(*args)
+        with torch.no_grad():
+            named = model.named_parameters()
+            next(p for name, p in named if p.ndim == 1 and re.search("ln_?1|norm", name)).zero_()
+        return model
+
+    with pytest.raises(
+        CheckpointError, match="off the logits of transformers under transformer-le"
+    ):
+        load_built(monkeypatch, hf_folders, shape, build, damaged)
+
+
+@KINDS
+def test_a_request_for_raw_weights_that_is_ignored_is_noticed(
+    monkeypatch, hf_folders, shape, build
+):
+    def processed(real, hf_model, tokenizer, processing):
+        return real(hf_model, tokenizer, "compatible")
+
+    with pytest.raises(CheckpointError, match="off the logits of transformers"):
+        load_built(monkeypatch, hf_folders, shape, build, processed)
+
+
+@KINDS
+def test_where_the_mask_is_lost_padding_in_front_is_refused(
+    monkeypatch, hf_folders, shape, build, tokens
+):
+    def maskless(real, *args):
+        model = real(*args)
+        forward = model.forward
+        model.forward = lambda *a, attention_mask=None, **options: forward(*a, **options)
+        return model
+
+    model = load_built(monkeypatch, hf_folders, shape, build, maskless)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    mask[0, -1] = False  # behind all real tokens: nothing reads it
+    assert model.logits(tokens, mask).shape[:2] == tokens.shape
+    mask[1, 0] = False
+    for run in (model.logits, model.logits_and_cache):
+        with pytest.raises(NotApplicable, match="reads its padding, under transformer-lens"):
+            run(tokens, mask)
+
+
+def test_models_heed_the_mask(wrapped):
+    assert wrapped.heeds_mask
+
+
+def test_a_dtype_that_is_ignored_is_noticed(monkeypatch, hf_folders):
+    from transformers import AutoModelForCausalLM
+
+    real = AutoModelForCausalLM.from_pretrained
+
+    def ignoring(*args, dtype, **options):
+        return real(*args, **options)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", ignoring)
+    with pytest.raises(
+        CheckpointError, match=r"in torch\.float32 though torch\.bfloat16 was asked"
+    ):
+        load_model(hf_folders["gpt2"], dtype=torch.bfloat16)
+
+
+# --- caches --------------------------------------------------------------------------------------
 
 
 def test_a_cache_counts_the_columns_that_ran_and_grows(wrapped, tokens):
@@ -90,7 +202,8 @@ def test_a_model_that_takes_no_cache_is_named():
     assert cache_argument(Newer()) == "cache"
     assert cache_argument(Older()) == "past_key_values"
     with pytest.raises(
-        CacheError, match=r"Other of transformers .* takes no cache called cache or"
+        CacheError,
+        match="Other takes no cache called cache or past_key_values under transformer-lens",
     ):
         cache_argument(Other())
 
