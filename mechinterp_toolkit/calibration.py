@@ -29,7 +29,7 @@ from mechinterp_toolkit.errors import RegistryError, ToolkitError
 from mechinterp_toolkit.finding import Finding
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.registry import Analysis, Planted, as_planted, get_analysis
-from mechinterp_toolkit.results import Estimate, Verdict
+from mechinterp_toolkit.results import Estimate, Row, Verdict
 
 ALPHA = 0.05
 
@@ -92,7 +92,7 @@ class Calibration:
         """Whether every count is within its limit."""
         return all(count.passed for count in self.counts)
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Row]:
         """Return one row per kind of null model and verdict."""
         return [
             {
@@ -177,7 +177,7 @@ class Power:
     used: Estimate
     """Fraction on which it was found to be used as well, [strength]."""
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Row]:
         """Return one row per strength and verdict."""
         both = [*self.represented.rows("represented"), *self.used.rows("used")]
         return [{"analysis": self.analysis, "verdict": row.pop("estimate"), **row} for row in both]

@@ -62,8 +62,8 @@ class CheckpointSpec:
 
 
 @dataclass(frozen=True)
-class ToolkitCheckpoint:
-    """The contents of a toolkit folder at one step."""
+class CheckpointRecord:
+    """The contents of `checkpoint.json`."""
 
     architecture: str
     """"GroupMLP" or a Hugging Face architecture."""
@@ -71,17 +71,22 @@ class ToolkitCheckpoint:
     config: Mapping[str, Any]
     """What the architecture needs to be built."""
 
-    state: Mapping[str, Tensor]
-    """Weights by name."""
-
     task: Mapping[str, Any]
     """What the network was trained to do."""
 
     training: Mapping[str, Any]
     """Recipe, seed, steps, metrics."""
 
-    steps: tuple[int, ...] = ()
+    steps: tuple[int, ...]
     """Steps kept in the history, ascending."""
+
+
+@dataclass(frozen=True)
+class ToolkitCheckpoint(CheckpointRecord):
+    """The contents of a toolkit folder at one step."""
+
+    state: Mapping[str, Tensor]
+    """Weights by name."""
 
 
 def parse_spec(text: str, revision: str | None = None) -> CheckpointSpec:
@@ -210,25 +215,18 @@ def read_checkpoint(folder: str | Path, revision: str | None = None) -> ToolkitC
     if revision is None:
         file = folder / "model.safetensors"
     else:
-        names = [f"step{step}" for step in record["history"]]
+        names = [f"step{step}" for step in record.steps]
         if revision not in names:
             have = f"it has {', '.join(names)}" if names else "it keeps no history"
             raise CheckpointError(
                 f"{folder.name} has no revision {revision!r}; {have}.{nearest(revision, names)}"
             )
         file = _history_file(folder, int(revision.removeprefix("step")))
-    return ToolkitCheckpoint(
-        architecture=record["architecture"],
-        config=record["config"],
-        state=_whole(read_state(file)),
-        task=record["task"],
-        training=record["training"],
-        steps=tuple(record["history"]),
-    )
+    return ToolkitCheckpoint(**vars(record), state=_whole(read_state(file)))
 
 
-def read_record(folder: str | Path) -> dict[str, Any]:
-    """Return the contents of `checkpoint.json`.
+def read_record(folder: str | Path) -> CheckpointRecord:
+    """Read `checkpoint.json` alone, without the weights.
 
     Raises:
         CheckpointError: it is missing or of another schema.
@@ -236,13 +234,19 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     file = Path(folder) / "checkpoint.json"
     if not file.is_file():
         raise CheckpointError(f"{folder} holds no checkpoint.json, so it is no toolkit checkpoint.")
-    record = json.loads(file.read_text(encoding="utf-8"))
-    if record.get("schema_version") != SCHEMA_VERSION:
+    document = json.loads(file.read_text(encoding="utf-8"))
+    if document.get("schema_version") != SCHEMA_VERSION:
         raise CheckpointError(
-            f"{file} has schema {record.get('schema_version')!r}; this version reads"
+            f"{file} has schema {document.get('schema_version')!r}; this version reads"
             f" {SCHEMA_VERSION}."
         )
-    return record | {key: _tuples(record[key]) for key in ("task", "training")}
+    return CheckpointRecord(
+        architecture=document["architecture"],
+        config=document["config"],
+        task=_tuples(document["task"]),
+        training=_tuples(document["training"]),
+        steps=tuple(document["history"]),
+    )
 
 
 def read_state(file: str | Path) -> dict[str, Tensor]:

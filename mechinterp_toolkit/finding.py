@@ -21,7 +21,7 @@ import numpy as np
 
 from mechinterp_toolkit import plots
 from mechinterp_toolkit.errors import ResultError
-from mechinterp_toolkit.results import Estimate, Provenance, Verdict
+from mechinterp_toolkit.results import Estimate, Provenance, Row, Verdict
 from mechinterp_toolkit.stats import judge_effect
 
 
@@ -160,15 +160,15 @@ class Finding:
         stored = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {name: value for name, value in stored.items() if isinstance(value, Estimate)}
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Row]:
         """Return every estimate as tidy rows (one value per row), ready for a data frame."""
         return [row for name, estimate in self.estimates.items() for row in estimate.rows(name)]
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, plots.Figure]:
         """Return title -> plotly figure: every estimate over its null, and the strongest place."""
         headline, effect = self._headline(), self.effect
         drawn = any(effect is estimate for estimate in self.estimates.values())
-        figures = {}
+        figures: dict[str, plots.Figure] = {}
         for name, estimate in self.estimates.items():
             along = f" by {' and '.join(estimate.axes)}" if estimate.axes else ""
             title = f"{name.replace('_', ' ').capitalize()}{along}"

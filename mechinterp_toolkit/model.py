@@ -344,8 +344,8 @@ def _load_hf(spec: CheckpointSpec, dtype: torch.dtype) -> tuple[Any, Any | None,
         model = _hf_from_state(folder, _state_of(spec), dtype, spec.text)
     else:
         model = _hf_from_pretrained(spec, dtype)
-    record = read_record(folder) if spec.kind == "toolkit" else {}
-    training: dict[str, Any] = {k: record[k] for k in ("task", "training") if k in record}
+    record = read_record(folder) if spec.kind == "toolkit" else None
+    training = {"task": record.task, "training": record.training} if record else {}
     return (
         model,
         _load_tokenizer(spec, folder if local else None, model.config.vocab_size),
@@ -698,7 +698,7 @@ def _hf_twin(
 
 def _network_of(spec: CheckpointSpec) -> Any | None:
     """The class of a toolkit checkpoint, or None of a Hugging Face folder with a toy's record."""
-    architecture = read_record(spec.path)["architecture"]
+    architecture = read_record(spec.path).architecture
     points = importlib.metadata.entry_points(group=NETWORKS, name=architecture)
     if points:
         return next(iter(points)).load()

@@ -240,7 +240,7 @@ def parse_option(entry: Analysis, name: str, text: str) -> Any:
         raise RegistryError(
             f"{entry.name}.{name} is one of {', '.join(map(str, choices))}, not {text!r}."
         )
-    allowed = (int, float) if hint is float else hint
+    allowed: Any = (int, float) if hint is float else hint
     if hint in (int, float, bool, str) and not isinstance(value, allowed):
         raise RegistryError(f"{entry.name}.{name} is of type {hint.__name__}, not {text!r}.")
     return value

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from mechinterp_toolkit.errors import ResultError, nearest
 from mechinterp_toolkit.nulls import max_statistic_p
 
 Outcome = Literal["found", "not_found", "undecided", "not_applicable"]
+
+Row: TypeAlias = dict[str, str | float | int | None]
+"""Column -> value: one line of a table."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,7 @@ class Estimate:
         draws = self.control.double().flatten()
         return f"{draws.mean():.3g}, 95 % below {draws.quantile(0.95):.3g} ({self.control_name})"
 
-    def rows(self, name: str) -> list[dict[str, Any]]:
+    def rows(self, name: str) -> list[Row]:
         """Return one row per value: `estimate`, one column per axis, the numbers, n and unit."""
         columns = {
             column: getattr(self, column).detach().double().flatten().tolist()
@@ -218,7 +221,7 @@ class Estimate:
             }
         rows = []
         for flat, index in enumerate(np.ndindex(*self.value.shape)):
-            row: dict[str, Any] = {"estimate": name}
+            row: Row = {"estimate": name}
             row |= {axis: self.label(axis, i) for axis, i in zip(self.axes, index, strict=True)}
             row |= {column: values[flat] for column, values in columns.items()}
             rows.append(row | {"n": self.n, "unit": self.unit})

@@ -135,18 +135,7 @@ def bootstrap(
     """
     rows = values.detach().cpu().double()
     which = torch.arange(len(rows)) if unit is None else unit.cpu().unique(return_inverse=True)[1]
-    n_units = int(which.max()) + 1 if len(which) else 0
-    if n_units < 2:
-        raise ToolkitError(
-            f"an interval over {unit_name} needs at least two of them, got {n_units} in {len(rows)}"
-            " rows; measure more, or report the number in the reason of a Verdict instead of an"
-            " Estimate."
-        )
-    if draws < 39:
-        raise ToolkitError(
-            f"a 95 % interval needs at least 39 draws (one beyond each end); got {draws}, 999 is"
-            " usual."
-        )
+    n_units = _enough(which, unit_name, draws)
     resampled = _resample(rows, which, n_units, draws, seed, statistic)
     tail = (draws + 1) // 40  # 2.5 %: the 25th from either end of 999
     return Estimate(
@@ -161,6 +150,23 @@ def bootstrap(
         axes=axes,
         labels=labels or {},
     )
+
+
+def _enough(which: Int[Tensor, " n"], unit_name: str, draws: int) -> int:
+    """How many units there are, if an interval can be made of them."""
+    n_units = int(which.max()) + 1 if len(which) else 0
+    if n_units < 2:
+        raise ToolkitError(
+            f"an interval over {unit_name} needs at least two of them, got {n_units} in"
+            f" {len(which)} rows; measure more, or report the number in the reason of a Verdict"
+            " instead of an Estimate."
+        )
+    if draws < 39:
+        raise ToolkitError(
+            f"a 95 % interval needs at least 39 draws (one beyond each end); got {draws}, 999 is"
+            " usual."
+        )
+    return n_units
 
 
 def times_drawn(n_units: int, draws: int, generator: torch.Generator) -> Float[Tensor, "draw unit"]:

@@ -23,6 +23,7 @@ from mechinterp_toolkit.errors import ResultError
 from mechinterp_toolkit.files import safe_names, write_json
 from mechinterp_toolkit.finding import Finding
 from mechinterp_toolkit.registry import get_analysis
+from mechinterp_toolkit.results import Row
 
 SCHEMA_VERSION = 1
 """Of `result.json`."""
@@ -112,7 +113,7 @@ def tables_of(folder: str | Path) -> list[str]:
 def _write_tables(finding: Finding, folder: Path) -> None:
     import pandas
 
-    tables: dict[str, list[dict[str, Any]]] = {}
+    tables: dict[str, list[Row]] = {}
     for row in finding.rows():
         tables.setdefault(str(row.get("estimate", "rows")), []).append(row)
     for name, rows in zip(safe_names(tables), tables.values(), strict=True):

@@ -149,8 +149,8 @@ def _revisions(checkpoint: str | Path) -> dict[str, int] | None:
     if spec.kind != "toolkit":
         return None
     record = read_record(spec.path)
-    steps = {f"{checkpoint}@step{step}": int(step) for step in record["history"]}
-    return steps | {str(checkpoint): int(record["training"]["steps"])} if steps else None
+    steps = {f"{checkpoint}@step{step}": int(step) for step in record.steps}
+    return steps | {str(checkpoint): int(record.training["steps"])} if steps else None
 
 
 def _each(names: dict[str, int]) -> Iterator[GroupNetwork]:

@@ -164,16 +164,14 @@ def test_training_lowers_the_loss_reports_and_leaves_the_random_state_alone(tmp_
     assert [(step, steps) for step, steps, _ in told] == [(100, 150), (150, 150)]
     untrained = addition_metrics(build_addition_model(TINY, 0), TINY, 0)["train_loss"]
     assert told[1][2]["train_loss"] < told[0][2]["train_loss"] < untrained - 1
-    assert (
-        read_record(tmp_path / "a")["training"]["metrics"]["train_loss"] == told[1][2]["train_loss"]
-    )
+    assert read_record(tmp_path / "a").training["metrics"]["train_loss"] == told[1][2]["train_loss"]
 
 
 def test_only_pairs_of_the_training_set_are_learned(tmp_path: Path) -> None:
     """Six numbers are too few to find out about addition: held-out pairs stay wrong, unless they
     were trained on."""
     recipe = replace(TINY, d_model=32, d_mlp=64, weight_decay=0.0)
-    metrics = read_record(train_addition(recipe, tmp_path / "a", steps=300))["training"]["metrics"]
+    metrics = read_record(train_addition(recipe, tmp_path / "a", steps=300)).training["metrics"]
     assert metrics["train_accuracy"] == 1.0
     assert metrics["test_accuracy"] < 0.8
 
@@ -195,21 +193,21 @@ def test_what_cannot_be_trained_is_refused(
 
 def test_the_recipes_are_trained_by_name(tmp_path: Path) -> None:
     record = read_record(train("addition-mod", tmp_path / "a", seed=3, steps=1))
-    assert record["task"] == {"kind": "addition", "operands": 59, "modulus": 59}
-    assert record["training"]["recipe"]["name"] == "addition-mod"
-    assert (record["training"]["seed"], record["training"]["steps"]) == (3, 1)
+    assert record.task == {"kind": "addition", "operands": 59, "modulus": 59}
+    assert record.training["recipe"]["name"] == "addition-mod"
+    assert (record.training["seed"], record.training["steps"]) == (3, 1)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_bundled_metrics_are_those_of_the_bundled_weights(name: str) -> None:
     record = read_record(bundled_folder(name))
-    recipe, training = recipe_of(name), record["training"]
+    recipe, training = recipe_of(name), record.training
     made_with = {
         key: tuple(v) if isinstance(v, list) else v for key, v in training["recipe"].items()
     }
     assert AdditionRecipe(**made_with) == recipe
     assert training["steps"] == recipe.steps
-    assert record["task"] == {
+    assert record.task == {
         "kind": "addition",
         "operands": recipe.operands,
         "modulus": recipe.modulus,
@@ -227,7 +225,7 @@ def test_the_bundled_metrics_are_those_of_the_bundled_weights(name: str) -> None
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bundled_toy_answers_pairs_it_never_saw(name: str) -> None:
     recipe, folder = recipe_of(name), bundled_folder(name)
-    _, held_out = split_pairs(recipe, read_record(folder)["training"]["seed"])
+    _, held_out = split_pairs(recipe, read_record(folder).training["seed"])
     assert len(held_out) >= 600
     given = number_logits(load_model(f"toy/{name}"), held_out).argmax(1)
     assert (given == totals(held_out, recipe.modulus)).double().mean() > 0.98
@@ -311,8 +309,8 @@ def test_what_does_not_add_has_no_renamed_twin() -> None:
 
 @pytest.mark.slow
 def test_retraining_the_modular_toy_gives_what_is_bundled(tmp_path: Path) -> None:
-    bundled = read_record(bundled_folder("addition-mod"))["training"]
-    retrained = read_record(train("addition-mod", tmp_path / "a", seed=bundled["seed"]))["training"]
+    bundled = read_record(bundled_folder("addition-mod")).training
+    retrained = read_record(train("addition-mod", tmp_path / "a", seed=bundled["seed"])).training
     # Another machine's sums may take another path, but not to a network that answers less.
     assert retrained["recipe"] == bundled["recipe"]
     for part in ("train", "test"):

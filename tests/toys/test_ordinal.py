@@ -48,7 +48,7 @@ def hf_model(name: str) -> Any:
 
 
 def trained_order(name: str) -> dict[str, OrdinalWords]:
-    task = read_record(bundled_folder(name))["task"]
+    task = read_record(bundled_folder(name)).task
     return {n: OrdinalWords(tuple(words), task["cyclic"][n]) for n, words in task["order"].items()}
 
 
@@ -338,11 +338,11 @@ def test_the_bundled_folder_is_a_hugging_face_folder_with_tokenizer_and_history(
 def test_retraining_the_ordinal_toy_gives_what_is_bundled(tmp_path: Path) -> None:
     from transformers import GPT2LMHeadModel
 
-    seed = read_record(bundled_folder("ordinal"))["training"]["seed"]
+    seed = read_record(bundled_folder("ordinal")).training["seed"]
     folder = train("ordinal", tmp_path / "ordinal", seed=seed)
     assert (
-        read_record(folder)["training"]["metrics"]
-        == read_record(bundled_folder("ordinal"))["training"]["metrics"]
+        read_record(folder).training["metrics"]
+        == read_record(bundled_folder("ordinal")).training["metrics"]
     )
     model = GPT2LMHeadModel.from_pretrained(folder, attn_implementation="eager").eval()
     scores = successions(model, toy_classes())

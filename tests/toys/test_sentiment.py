@@ -38,7 +38,7 @@ def test_the_bundled_weights_have_the_metrics_they_are_said_to_have():
     with torch.no_grad():
         right = asked.right(model.logits(asked.tokens, asked.mask))
     record = read_record(bundled_folder("toy/sentiment"))
-    assert record["training"]["metrics"]["accuracy"] == 1.0
+    assert record.training["metrics"]["accuracy"] == 1.0
     assert right.mean() == 1
 
 
