@@ -235,8 +235,7 @@ def build_prompts(
         prepend_bos: put the beginning-of-sequence token in front, the only special one added.
         answers_of: "one token" refuses an answer of several tokens; "first token" takes the first
             of them, and lists the answer and its tokens in `PromptSet.shortened`.
-        items: place of each prompt's item within its class; goes with `classes`.
-        classes: name of the class of each prompt's item.
+        items, classes: place of each prompt's item within its class, and name of the class.
         item_words: the word in each text whose token is the item; `("Monday", -1)` says which one
             (from 0, or from the end) where it occurs more than once.
 
@@ -245,9 +244,8 @@ def build_prompts(
             or not certain, or no beginning-of-sequence token where one is asked for.
 
     >>> from mechinterp_toolkit.toys.ordinal import build_tokenizer
-    >>> tokenizer = build_tokenizer()
-    >>> build_prompts(tokenizer, ["Monday after"], [" Tuesday"], prepend_bos=True).tokens.shape
-    torch.Size([1, 3])
+    >>> build_prompts(build_tokenizer(), ["Monday after"], [" Tuesday"], prepend_bos=True).tokens
+    tensor([[1, 5, 3]])
     """
     if answers_of not in ("one token", "first token"):
         raise TokenisationError(
