@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ResultError
-from mechinterp_toolkit.files import safe_names, write_json
+from mechinterp_toolkit.files import safe_names, write_json, write_text
 from mechinterp_toolkit.finding import Finding
 from mechinterp_toolkit.registry import get_analysis
 from mechinterp_toolkit.results import Row
@@ -117,7 +117,8 @@ def _write_tables(finding: Finding, folder: Path) -> None:
     for row in finding.rows():
         tables.setdefault(str(row.get("estimate", "rows")), []).append(row)
     for name, rows in zip(safe_names(tables), tables.values(), strict=True):
-        pandas.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+        table = pandas.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+        write_text(folder / f"{name}.csv", table)
 
 
 def _encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:

@@ -1,5 +1,4 @@
-"""From a checkpoint to a page, as a user runs it: bundled toys, and folders that Hugging Face
-saved."""
+"""From a checkpoint to a page, as a user runs it: bundled toys and Hugging Face folders."""
 
 from __future__ import annotations
 
@@ -65,8 +64,7 @@ def small_model(shape: str, d_vocab: int):
 
 
 def trained_a_little(model, tokenizer):
-    """Twenty steps on a sentence of weekdays: weights that training moved, whatever they
-    learned."""
+    """Twenty steps on a sentence of weekdays: weights that training moved."""
     text = " Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday," * 2
     tokens = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -91,18 +89,17 @@ def test_a_report_on_a_folder_that_hugging_face_saved(real_tokenizer, weights, t
         "report", "model", "-o", "out", "--set", "successor_heads.draws=99", folder=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    found = outcomes(tmp_path / "out")
-    successor = found["model", "successor_heads"]
+    entries = outcomes(tmp_path / "out")
+    successor = entries["model", "successor_heads"]
     assert successor["status"] == "ran"
     assert successor["represented"]["outcome"] == "not_found"
-    group = found["model", "group_fourier"]
+    group = entries["model", "group_fourier"]
     assert group["status"] == "not_applicable"
     assert "transformer of 2 layers" in group["reason"]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "successor_heads" in page
-    assert not re.search(
-        r"<(script|link|img)[^>]+(src|href)=.?https?:", page
-    )  # nothing is fetched when it opens
+    # nothing is fetched when it opens
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=.?https?:", page)
 
 
 def test_a_report_on_a_folder_without_a_tokenizer_says_why_nothing_was_asked(tmp_path):
@@ -127,9 +124,9 @@ def test_the_bundled_toys_show_what_they_were_trained_to_have_and_their_twins_do
         "--analysis", "group_fourier", "--analysis", "successor_heads", folder=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = outcomes(tmp_path / "out")
+    entries = outcomes(tmp_path / "out")
     s5, ordinal, mlp = (
-        found[key]
+        entries[key]
         for key in (
             ("toy/s5", "group_fourier"),
             ("toy/ordinal", "successor_heads"),

@@ -167,8 +167,8 @@ def run(
         try:
             finding = entry.function(model, **options)
         except ToolkitError as error:  # the usage was right, the analysis stopped
-            what = f"{analysis} failed on {checkpoint}: "
-            say(f"mechinterp: {'' if isinstance(error, NotApplicable) else what}{error}")
+            failed = f"{analysis} failed on {checkpoint}: "
+            say(f"mechinterp: {'' if isinstance(error, NotApplicable) else failed}{error}")
             raise typer.Exit(1) from error
     folder = out or DEFAULT_RESULTS.joinpath(*safe_names([checkpoint]), analysis)
     account = finding_account(finding, str(folder), tables_of(save_result(finding, folder)))

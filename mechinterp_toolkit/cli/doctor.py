@@ -77,15 +77,17 @@ def _look(name: str, check: Callable[[], str]) -> Check:
 
 
 def _versions() -> str:
-    missing, found = [], [f"Python {platform.python_version()}"]
+    missing, installed = [], [f"Python {platform.python_version()}"]
     for package in PACKAGES:
         try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
+            installed.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             missing.append(package)
     if missing:
-        raise ModuleNotFoundError(f"not installed: {', '.join(missing)} (found {', '.join(found)})")
-    return ", ".join(found)
+        raise ModuleNotFoundError(
+            f"not installed: {', '.join(missing)} (there are {', '.join(installed)})"
+        )
+    return ", ".join(installed)
 
 
 def _extras() -> str:
@@ -124,11 +126,11 @@ def _wrapper() -> str:
 def _analyses() -> str:
     from mechinterp_toolkit.registry import all_analyses
 
-    found, broken = all_analyses()
+    registered, broken = all_analyses()
     if broken:
         raise ImportError("; ".join(f"{b.name} could not be imported: {b.reason}" for b in broken))
-    others = sorted({entry.source for entry in found.values()} - {"mechinterp_toolkit"})
-    return f"{len(found)} registered" + (f", some by {', '.join(others)}" if others else "")
+    others = sorted({entry.source for entry in registered.values()} - {"mechinterp_toolkit"})
+    return f"{len(registered)} registered" + (f", some by {', '.join(others)}" if others else "")
 
 
 def _commands() -> str:

@@ -46,23 +46,23 @@ def test_the_planted_suppressor_parts_filter_and_pattern(on_planted):
 
 
 def test_represented_but_not_used_is_said_so():
-    found = concept_reliance(concept_model(1.0, 1, used=False), **QUICK)
-    assert found.represented.outcome == "found"
-    assert found.used.outcome == "not_found"
+    finding = concept_reliance(concept_model(1.0, 1, used=False), **QUICK)
+    assert finding.represented.outcome == "found"
+    assert finding.used.outcome == "not_found"
 
 
 def test_once_brought_to_the_comma_erasure_at_the_word_comes_too_late():
-    found = concept_reliance(concept_model(1.0, 1, summary=True), **QUICK)
-    assert found.rise.value[0] > 1
-    assert abs(found.rise.value[1]) < 0.05
+    finding = concept_reliance(concept_model(1.0, 1, summary=True), **QUICK)
+    assert finding.rise.value[0] > 1
+    assert abs(finding.rise.value[1]) < 0.05
 
 
 def test_another_concept_of_the_same_words_is_not_this_one():
-    found = concept_reliance(concept_model(1.0, 0, relabelled=True), **QUICK)
-    assert found.represented.outcome == "not_found"
-    assert found.used.outcome == "not_applicable"
-    assert "is not represented linearly" in found.answer()
-    assert "nothing was erased" in found.causal_check()
+    finding = concept_reliance(concept_model(1.0, 0, relabelled=True), **QUICK)
+    assert finding.represented.outcome == "not_found"
+    assert finding.used.outcome == "not_applicable"
+    assert "is not represented linearly" in finding.answer()
+    assert "nothing was erased" in finding.causal_check()
 
 
 def test_verdicts_read_again_from_other_numbers_change(on_planted):
@@ -91,13 +91,13 @@ def test_too_few_draws_decide_nothing(on_planted):
 
 
 def test_nothing_is_denied_where_nothing_was_decided():
-    found = concept_reliance(concept_model(1.0, 0), draws=10)
-    assert found.represented.outcome == found.used.outcome == "undecided"
+    finding = concept_reliance(concept_model(1.0, 0), draws=10)
+    assert finding.represented.outcome == finding.used.outcome == "undecided"
     assert (
-        "not decided whether sentiment is represented, so nothing was erased" in found.used.reason
+        "not decided whether sentiment is represented, so nothing was erased" in finding.used.reason
     )
-    assert found.answer().startswith("Whether sentiment is represented linearly is undecided.")
-    assert "not represented" not in str(found)
+    assert finding.answer().startswith("Whether sentiment is represented linearly is undecided.")
+    assert "not represented" not in str(finding)
 
 
 def test_classes_that_stay_readable_in_other_words_are_a_caveat_and_others_not(on_planted):
@@ -151,8 +151,7 @@ def test_a_misspelt_concept_is_told_the_right_name():
 
 
 def treebank_model(folder):
-    """A two-layer GPT-2 shape trained on the treebank's sentences, word by word; rare words are
-    unknown."""
+    """A two-layer GPT-2 shape trained on the treebank's sentences; rare words are unknown."""
     from collections import Counter
 
     import transformers
@@ -202,17 +201,17 @@ def treebank_model(folder):
 @pytest.mark.slow
 def test_part_of_speech_is_read_in_a_model_of_the_treebank_and_its_erasure_costs(shared_data):
     model = treebank_model(shared_data / "ud_ewt")
-    found = concept_reliance(model, concept=str(shared_data / "ud_ewt"), **QUICK)
-    print(found.answer(), found.causal_check())
-    assert found.represented.outcome == found.used.outcome == "found"
-    assert found.unit_name == "words"
-    assert len(found.classes) >= 10
+    finding = concept_reliance(model, concept=str(shared_data / "ud_ewt"), **QUICK)
+    print(finding.answer(), finding.causal_check())
+    assert finding.represented.outcome == finding.used.outcome == "found"
+    assert finding.unit_name == "words"
+    assert len(finding.classes) >= 10
     # A random network mixes a word with its neighbours, and these tell parts of speech: but less,
     # and it relies on nothing.
     twin = concept_reliance(model.random_twin(0), concept=str(shared_data / "ud_ewt"), **QUICK)
     print(twin.answer(), twin.causal_check())
     assert twin.accuracy.value[0] < twin.accuracy.control[:, 0].max()
-    assert twin.accuracy.high.max() < found.accuracy.low.max()
+    assert twin.accuracy.high.max() < finding.accuracy.low.max()
     assert twin.used.outcome != "found"
 
 
@@ -228,9 +227,9 @@ def test_a_corpus_of_labelled_texts_is_judged_by_its_next_tokens(tmp_path):
     ]
     path = tmp_path / "Reviews.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    found = concept_reliance(model, concept=str(path), **QUICK)
-    assert found.unit_name == "texts"
-    assert found.units == (12, 12)
-    assert found.represented.outcome == "found"
-    assert "(labels shuffled over texts, largest of all)" in found.answer()
-    assert "Reviews.jsonl is read off" in found.represented.reason
+    finding = concept_reliance(model, concept=str(path), **QUICK)
+    assert finding.unit_name == "texts"
+    assert finding.units == (12, 12)
+    assert finding.represented.outcome == "found"
+    assert "(labels shuffled over texts, largest of all)" in finding.answer()
+    assert "Reviews.jsonl is read off" in finding.represented.reason

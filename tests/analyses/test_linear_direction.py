@@ -28,8 +28,8 @@ def on_word() -> LinearDirection:
     return linear_direction(concept_model(1.0, 0), **QUICK)
 
 
-def falls(found: LinearDirection) -> dict[str, float]:
-    return dict(zip(TOKENS, found.fall.value.tolist(), strict=True))
+def falls(finding: LinearDirection) -> dict[str, float]:
+    return dict(zip(TOKENS, finding.fall.value.tolist(), strict=True))
 
 
 def test_a_model_that_sums_up_at_commas_is_told_so(on_summary):
@@ -62,35 +62,34 @@ def test_methods_agree_on_the_planted_direction_and_close_the_gap(on_word):
 
 
 def test_a_direction_that_nothing_reads_is_represented_and_not_used():
-    found = linear_direction(concept_model(1.0, 1, used=False), **QUICK)
-    assert found.represented.outcome == "found"
-    assert found.used.outcome == "not_found"
-    assert found.patched is None  # both sentences get the same answer: there is no gap to close
+    finding = linear_direction(concept_model(1.0, 1, used=False), **QUICK)
+    assert finding.represented.outcome == "found"
+    assert finding.used.outcome == "not_found"
+    assert finding.patched is None  # both sentences get the same answer: there is no gap to close
 
 
 def test_where_there_is_no_direction_none_is_sought():
-    found = linear_direction(concept_model(1.0, 0, summary=True, relabelled=True), **QUICK)
-    assert found.represented.outcome == "not_found"
-    assert found.agreement is None
-    assert found.used.outcome == found.summarised.outcome == "not_applicable"
-    assert "lies along no direction" in found.answer()
+    finding = linear_direction(concept_model(1.0, 0, summary=True, relabelled=True), **QUICK)
+    assert finding.represented.outcome == "not_found"
+    assert finding.agreement is None
+    assert finding.used.outcome == finding.summarised.outcome == "not_applicable"
+    assert "lies along no direction" in finding.answer()
 
 
 def test_a_method_that_disagrees_is_named_and_hides_in_no_mean(on_word):
-    """Four methods agree by 1 and one with none: a mean of 0.6 over all pairs, 0 for the one and
-    0.75 for the others."""
+    """Four methods agree by 1, one with none: means of 0.75 and 0, and 0.6 over all pairs."""
     alike = torch.ones(5, 5, dtype=torch.float64)
     apart = alike.clone()
     apart[1], apart[:, 1] = 0, 0
     apart[1, 1] = 1
     assert not any("disagree" in caveat for caveat in replace(on_word, agreement=alike).caveats)
-    one = replace(on_word, agreement=apart)
-    assert one.agreement_with_others == {
+    one_apart = replace(on_word, agreement=apart)
+    assert one_apart.agreement_with_others == {
         name: 0.0 if name == "k-means" else 0.75 for name in METHODS
     }
-    caveat = next(caveat for caveat in one.caveats if "disagree" in caveat)
+    caveat = next(caveat for caveat in one_apart.caveats if "disagree" in caveat)
     assert "by mean |cosine|: k-means (0.00)." in caveat
-    assert "mean |cosine| of 0.60, least that of k-means with 0.00." in one.answer()
+    assert "mean |cosine| of 0.60, least that of k-means with 0.00." in one_apart.answer()
     nobody = replace(on_word, agreement=torch.eye(5, dtype=torch.float64))
     assert any("logistic (0.00) and alignment (0.00)." in caveat for caveat in nobody.caveats)
     assert replace(on_word, agreement=None).caveats == ()
@@ -128,13 +127,18 @@ def test_too_few_draws_decide_nothing(on_word, on_summary):
 
 
 def test_nothing_is_denied_where_nothing_was_decided():
-    found = linear_direction(concept_model(1.0, 0), draws=10)
+    finding = linear_direction(concept_model(1.0, 0), draws=10)
     assert (
-        found.represented.outcome == found.used.outcome == found.summarised.outcome == "undecided"
+        finding.represented.outcome
+        == finding.used.outcome
+        == finding.summarised.outcome
+        == "undecided"
     )
-    assert "not decided whether sentiment is represented, so none was ablated" in found.used.reason
-    assert found.answer().startswith("Whether sentiment lies along a direction is undecided.")
-    assert "no direction" not in str(found).lower()
+    assert (
+        "not decided whether sentiment is represented, so none was ablated" in finding.used.reason
+    )
+    assert finding.answer().startswith("Whether sentiment lies along a direction is undecided.")
+    assert "no direction" not in str(finding).lower()
 
 
 def test_verdicts_read_again_from_other_numbers_change(on_summary):

@@ -1,5 +1,4 @@
-"""Steering effect: the planted concept is moved, more than by shuffled vectors; an unread one is
-not."""
+"""Steering effect: the planted concept is moved, an unread one is not, and at what cost."""
 
 from __future__ import annotations
 
@@ -69,11 +68,11 @@ def test_words_are_the_units_of_every_interval(on_planted):
     assert "(labels shuffled over words, largest of all)" in on_planted.answer()
 
 
-def with_draws(found, **draws):
+def with_draws(finding, **draws):
     """The finding with only so many draws of a control."""
-    fewer = {name: getattr(found, name) for name in draws}
+    fewer = {name: getattr(finding, name) for name in draws}
     return replace(
-        found, **{name: replace(e, control=e.control[: draws[name]]) for name, e in fewer.items()}
+        finding, **{name: replace(e, control=e.control[: draws[name]]) for name, e in fewer.items()}
     )
 
 
@@ -88,29 +87,28 @@ def test_too_few_draws_decide_nothing(on_planted):
 
 
 def test_halves_of_three_words_have_too_few_relabellings_whatever_the_draws(monkeypatch):
-    """Of six words a class three make the vector: 18 even relabellings and the observed one, so
-    that p is 1 / 19 at least."""
+    """Of six words a class three make the vector: 18 even relabellings, so p is at least 1 / 19."""
     model, known = concept_model(1.0, 0), WORD_CONCEPTS["sentiment"]
     few = known._replace(words={name: words[:6] for name, words in known.words.items()})
     monkeypatch.setitem(WORD_CONCEPTS, "sentiment", few)
-    found = steering_effect(model, **QUICK)
-    assert found.words == (6, 6)
-    assert found.represented.outcome == "found"
-    assert found.used.outcome == "undecided"
-    assert "19 draws is 0.053" in found.used.reason
-    assert "no more arrangements exist: it takes more units" in found.used.reason
-    assert found.separation.n == 6
+    finding = steering_effect(model, **QUICK)
+    assert finding.words == (6, 6)
+    assert finding.represented.outcome == "found"
+    assert finding.used.outcome == "undecided"
+    assert "19 draws is 0.053" in finding.used.reason
+    assert "no more arrangements exist: it takes more units" in finding.used.reason
+    assert finding.separation.n == 6
 
 
 def test_nothing_is_denied_where_nothing_was_decided():
-    found = steering_effect(concept_model(1.0, 0), draws=10)
-    assert found.represented.outcome == found.used.outcome == "undecided"
+    finding = steering_effect(concept_model(1.0, 0), draws=10)
+    assert finding.represented.outcome == finding.used.outcome == "undecided"
     assert (
         "not decided whether sentiment is represented, so there was no vector to add"
-        in found.used.reason
+        in finding.used.reason
     )
-    assert found.answer().startswith("Whether there is anything to steer by is undecided.")
-    assert "along no direction" not in str(found)
+    assert finding.answer().startswith("Whether there is anything to steer by is undecided.")
+    assert "along no direction" not in str(finding)
 
 
 def test_guidance_that_does_as_much_at_no_larger_cost_is_named(on_planted):
@@ -138,21 +136,21 @@ def test_guidance_that_does_as_much_at_no_larger_cost_is_named(on_planted):
 
 
 def test_the_verdict_s_strength_is_always_among_those_run():
-    found = steering_effect(concept_model(1.0, 0), multipliers=(3.0,), **QUICK)
-    assert found.by_strength.labels["multiplier"] == ("3", "1")
+    finding = steering_effect(concept_model(1.0, 0), multipliers=(3.0,), **QUICK)
+    assert finding.by_strength.labels["multiplier"] == ("3", "1")
 
 
 def test_a_concept_that_nothing_reads_is_not_steered():
-    found = steering_effect(concept_model(1.0, 1, used=False), **QUICK)
-    assert found.represented.outcome == "found"
-    assert found.used.outcome == "not_found"
+    finding = steering_effect(concept_model(1.0, 1, used=False), **QUICK)
+    assert finding.represented.outcome == "found"
+    assert finding.used.outcome == "not_found"
 
 
 def test_without_classes_nothing_is_added():
-    found = steering_effect(concept_model(1.0, 0, relabelled=True), **QUICK)
-    assert found.represented.outcome == "not_found"
-    assert found.used.outcome == "not_applicable"
-    assert "There is nothing to steer by" in found.answer()
+    finding = steering_effect(concept_model(1.0, 0, relabelled=True), **QUICK)
+    assert finding.represented.outcome == "not_found"
+    assert finding.used.outcome == "not_applicable"
+    assert "There is nothing to steer by" in finding.answer()
 
 
 def test_a_multiplier_of_zero_is_refused():

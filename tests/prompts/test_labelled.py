@@ -84,9 +84,9 @@ def test_a_labelled_corpus_has_its_label_on_the_last_token(model, tmp_path):
 def test_what_is_missing_is_named(model, tmp_path):
     with pytest.raises(ToolkitError, match=r"holds no \.conllu file"):
         tagged_tokens(model, tmp_path / "none.conllu")
-    one = tmp_path / "one.jsonl"
-    one.write_text(json.dumps({"text": "the movie", "label": 1}))
+    single = tmp_path / "one.jsonl"
+    single.write_text(json.dumps({"text": "the movie", "label": 1}))
     with pytest.raises(ToolkitError, match=r"have the labels \['1'\]; a concept needs two"):
-        labelled_texts(model, one)
+        labelled_texts(model, single)
     with pytest.raises(ToolkitError, match="has no column 'lable'"):
-        labelled_texts(model, one, label_column="lable")
+        labelled_texts(model, single, label_column="lable")
