@@ -47,9 +47,8 @@ from mechinterp_toolkit.analyses.circular_features.edits import (
 )
 from mechinterp_toolkit.errors import NotApplicable, TokenisationError
 from mechinterp_toolkit.finding import Finding
-from mechinterp_toolkit.geometry.circle import CircleFit, fit_circle, power, transfer
+from mechinterp_toolkit.geometry.circle import CircleFit, fit_circle, harmonics, power, transfer
 from mechinterp_toolkit.geometry.closure import closure_text
-from mechinterp_toolkit.geometry.harmonics import harmonics
 from mechinterp_toolkit.geometry.orders import Order
 from mechinterp_toolkit.model import HookedModel, load_model
 from mechinterp_toolkit.prompts import (

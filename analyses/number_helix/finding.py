@@ -46,8 +46,14 @@ from mechinterp_toolkit.geometry.helix import (
     period_scan,
     period_text,
 )
-from mechinterp_toolkit.geometry.numbers import polynomials
-from mechinterp_toolkit.geometry.regression import class_means, k_fold, projected, span, without
+from mechinterp_toolkit.geometry.regression import (
+    class_means,
+    k_fold,
+    polynomials,
+    projected,
+    span,
+    without,
+)
 from mechinterp_toolkit.intervention import Edit, Site, applied
 from mechinterp_toolkit.model import HookedModel, load_model
 from mechinterp_toolkit.prompts import OrdinalClass, hash_tokens

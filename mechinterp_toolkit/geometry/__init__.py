@@ -4,9 +4,8 @@ Nothing here knows a model: each function takes activations and labels and gives
 null.
 """
 
-from mechinterp_toolkit.geometry.circle import CircleFit, fit_circle, transfer
+from mechinterp_toolkit.geometry.circle import CircleFit, fit_circle, harmonics, transfer
 from mechinterp_toolkit.geometry.closure import closure_limit, closure_of
-from mechinterp_toolkit.geometry.harmonics import harmonics
 from mechinterp_toolkit.geometry.helix import (
     HelixFit,
     PeriodScan,

@@ -32,11 +32,13 @@ from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry.arguments import some_draws, whole_numbers
-from mechinterp_toolkit.geometry.numbers import ByNumber, by_number, polynomials
 from mechinterp_toolkit.geometry.regression import (
+    ByNumber,
+    by_number,
     folds,
     k_fold,
     left_out_errors,
+    polynomials,
     projected,
     read_off,
     ridge_hat,

@@ -21,8 +21,7 @@ from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry.arguments import finite, whole_numbers
-from mechinterp_toolkit.geometry.numbers import polynomials
-from mechinterp_toolkit.geometry.regression import class_means, one_hot, without
+from mechinterp_toolkit.geometry.regression import class_means, one_hot, polynomials, without
 from mechinterp_toolkit.stats import permutations
 
 DECAY = 1e-3

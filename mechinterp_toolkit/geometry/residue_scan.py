@@ -20,8 +20,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.geometry.numbers import by_number, polynomials
-from mechinterp_toolkit.geometry.regression import left_out_errors, read_off, ridge_hat, without
+from mechinterp_toolkit.geometry.regression import (
+    by_number,
+    left_out_errors,
+    polynomials,
+    read_off,
+    ridge_hat,
+    without,
+)
 from mechinterp_toolkit.nulls import max_statistic_p, permutations, why_undecided
 from mechinterp_toolkit.results import Estimate, Verdict
 from mechinterp_toolkit.stats import bootstrap
