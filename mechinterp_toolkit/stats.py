@@ -83,6 +83,35 @@ def judge_effect(
     return verdict("found", f", more than {control}.")
 
 
+def judge_p(
+    p: float, statement: str, control: str, *, short: str | None = None, power: float | None = None
+) -> Verdict:
+    """Return the verdict of a test alone: found at a p-value of 5 % or less.
+
+    Args:
+        p: against the control, corrected for everything that was looked at.
+        statement: what was done and measured, a sentence without its full stop.
+        control: what the control is, behind "than".
+        short: why no p-value could have passed, see `nulls.why_undecided`; None where one could.
+        power: kept with a verdict that is not undecided.
+
+    >>> str(judge_p(0.01, "Setting the plane moves the answer", "permuted points"))
+    'found (p = 0.01): Setting the plane moves the answer, more than permuted points.'
+    """
+    if short:
+        return Verdict("undecided", f"{statement}, but {short}", p=p)
+    if p <= 0.05:
+        return Verdict("found", f"{statement}, more than {control}.", p=p, power=power)
+    return Verdict("not_found", f"{statement}, no more than {control}.", p=p, power=power)
+
+
+class Interval(NamedTuple):
+    """The lower and the upper end of an interval."""
+
+    low: Tensor
+    high: Tensor
+
+
 def weighted_mean(
     values: Float[Tensor, "n *axes"], weights: Float[Tensor, "draw n"]
 ) -> Float[Tensor, "draw *axes"]:

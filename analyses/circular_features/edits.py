@@ -1,12 +1,10 @@
-"""Items of a class in prompts: what their edits do to the answer, and which features of them a
-position holds.
+"""What edits of a class' items do to the answer, and which features of them a position holds.
 
-`Asked` holds prompts that each show one item and ask for the item some steps on. `edit_plane` sets,
-keeps and removes a plane of the activations at the items, beside two principal components and the
-whole stream, and reads the logits of the class: how far the new answer rises over the old one,
-against maps from items to points that are permuted as a whole. `regression_gains` is explanation
-via regression: the R2 that growing groups of features gain, each prompt predicted from the others,
-against prompts that are permuted.
+`edit_plane` sets, keeps and removes a plane of the activations at the items, beside two principal
+components and the whole stream, and reads the logits of the class: how far the new answer rises
+over the old one, against maps from items to points that are permuted as a whole. `regression_gains`
+is explanation via regression: the R2 that growing groups of features gain, each prompt predicted
+from the others, against prompts that are permuted.
 
 What would fool it: a plane set to points far from any the model knows may move every answer, which
 is why the null sets the same points; and features that overlap, where what a group gains depends on
@@ -20,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -28,22 +25,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.geometry.regression import class_means, left_out_errors, ridge_hat
-from mechinterp_toolkit.intervention import Edit, Site, applied
-from mechinterp_toolkit.model import HookedModel
-from mechinterp_toolkit.prompts import PromptSet
-from mechinterp_toolkit.results import Estimate
-from mechinterp_toolkit.stats import bootstrap, permutations
-
-EDITS = (
-    "set the circle",
-    "keep only the circle",
-    "remove the circle",
-    "set two components",
-    "set the whole stream",
+from mechinterp_toolkit.analyses._exchanges import (
+    at_positions,
+    followed,
+    mean_by_item,
+    moved_share,
 )
-"""What `edit_plane` does, in this order; the circle is the plane it is given."""
+from mechinterp_toolkit.analyses.circular_features.asked import Asked
+from mechinterp_toolkit.errors import ToolkitError
+from mechinterp_toolkit.geometry.regression import class_means, left_out_errors, one_hot, ridge_hat
+from mechinterp_toolkit.intervention import applied
+from mechinterp_toolkit.model import HookedModel
+from mechinterp_toolkit.results import Estimate
+from mechinterp_toolkit.stats import bootstrap
 
 KEPT_DRAWS = 999
 """Draws of a null that a result keeps at most."""
@@ -59,37 +53,8 @@ only one prompt has."""
 _AT_ONCE = 64
 
 Change = Callable[[Tensor, Tensor], Tensor]
-"""`change(activations at the items [row d], places of these prompts [row])` -> new activations, all
-in float64."""
-
-
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """Prompts that each show an item of a class and ask for the item some steps on; every template
-    shows every item once."""
-
-    prompts: PromptSet
-    """With items and their positions."""
-
-    tokens: Int[Tensor, " item"]
-    """Token ids of the whole class, in order."""
-
-    unit: Int[Tensor, " batch"]
-    """Which template, from 0."""
-
-    step: Int[Tensor, " batch"]
-    """How many steps behind the item the answer lies; the class is a cycle."""
-
-    @property
-    def item(self) -> Int[Tensor, " batch"]:
-        """Place of each prompt's item in the class."""
-        assert self.prompts.item is not None
-        return self.prompts.item
-
-    @property
-    def answer(self) -> Int[Tensor, " batch"]:
-        """Place of the right answer in the class."""
-        return (self.item + self.step) % len(self.tokens)
+"""`change(places of these prompts [row], activations at their items [row d])` -> new activations,
+all in float64."""
 
 
 class PlaneEdits(NamedTuple):
@@ -101,8 +66,8 @@ class PlaneEdits(NamedTuple):
     items."""
 
     accuracy: Float[Tensor, " edit"]
-    """Share right under each of `EDITS`, in [0, 1]: of the new answer where something is set, of
-    the old one where not."""
+    """Share right under each of `result.EDITS`, in [0, 1]: of the new answer where something is
+    set, of the old one where not."""
 
 
 def edit_plane(
@@ -125,6 +90,22 @@ def edit_plane(
         plane: orthonormal axes.
         draws: permutations of the points behind the null, `KEPT_DRAWS` at most.
         seed: of these and of the resampling of items.
+
+    >>> from mechinterp_toolkit.analyses.circular_features.asked import asked_of
+    >>> from mechinterp_toolkit.geometry import fit_circle
+    >>> from mechinterp_toolkit.model import load_model
+    >>> from mechinterp_toolkit.prompts import ordinal_classes
+    >>> from mechinterp_toolkit.record import activations
+    >>> from mechinterp_toolkit.toys import planted_circle
+    >>> made, at = planted_circle(1.0, 0), "blocks.0.hook_resid_pre"
+    >>> model = load_model(made.model, tokenizer=made.tokenizer)
+    >>> days = ordinal_classes(made.tokenizer, ("days",)).classes["days"]
+    >>> asked = asked_of(model, days, "next", templates=1, seed=0)
+    >>> tokens, item_position = asked.prompts.tokens, asked.prompts.item_position
+    >>> acts = activations(model, tokens, (at,), position=item_position)[at]
+    >>> plane = fit_circle(acts, asked.item, 7, draws=19).plane
+    >>> edit_plane(model, asked, at, acts, plane, draws=19).moved.value > 0.8
+    tensor(True)
     """
     item, n, acts = asked.item, len(asked.tokens), acts.double()
     means = class_means(acts, item, n)
@@ -137,18 +118,18 @@ def edit_plane(
         return class_logits(model, asked, hook_point, change)
 
     def to_point(axes: Tensor, point: Tensor) -> Change:
-        return lambda x, rows: x + (point - (x - mean) @ axes.T) @ axes
+        return lambda rows, acts: acts + (point - (acts - mean) @ axes.T) @ axes
 
-    def to_item(j: int) -> Change:  # in the same template
-        return lambda x, rows: acts[row_of[asked.unit[rows], j]]
+    def to_item(k: int) -> Change:  # in the same template
+        return lambda rows, _: acts[row_of[asked.unit[rows], k]]
 
     def setting(axes: Float[Tensor, "2 d"]) -> Float[Tensor, "set batch item"]:
         return torch.stack([run(to_point(axes, point)) for point in (means - mean) @ axes.T])
 
     base, circle, pca = class_logits(model, asked), setting(plane), setting(components)
-    stream = torch.stack([run(to_item(j)) for j in range(n)])
-    kept = run(lambda x, rows: mean + (x - mean) @ plane.T @ plane)
-    removed = run(lambda x, rows: x - (x - mean) @ plane.T @ plane)
+    stream = torch.stack([run(to_item(k)) for k in range(n)])
+    kept = run(lambda rows, acts: mean + (acts - mean) @ plane.T @ plane)
+    removed = run(lambda rows, acts: acts - (acts - mean) @ plane.T @ plane)
     accuracy = [
         _share_set(circle, asked),
         share_right(kept, asked.answer),
@@ -156,128 +137,99 @@ def edit_plane(
         _share_set(pca, asked),
         _share_set(stream, asked),
     ]
-    whole = moves(stream, base, item, asked.step)
-    scale = whole.diagonal(dim1=1, dim2=2).sum() / (n * (n - 1))
-    shares = moves(circle, base, item, asked.step) / scale if scale > 0 else None
-    moved = None if shares is None else moved_share(shares, draws=draws, seed=seed)
+    whole = followed(moves(stream, base, asked)).mean()
+    moved = None
+    if whole > 0:
+        moved = moved_share(
+            moves(circle, base, asked) / whole,
+            unit_name="items",
+            measured="share of the whole stream's effect",
+            control_name="points permuted among the items",
+            draws=min(draws, KEPT_DRAWS),
+            seed=seed,
+        )
     return PlaneEdits(moved, torch.tensor(accuracy, dtype=torch.float64))
 
 
 def class_logits(
     model: HookedModel, asked: Asked, hook_point: str = "", change: Change | None = None
 ) -> Float[Tensor, "batch item"]:
-    """Return the logits of the class' items where the answer is asked, centred over them, under a
-    change at the items.
+    """Return the logits of the class' items where the answer is asked, centred over them.
+
+    Args:
+        model: runs the prompts.
+        asked: what is asked.
+        hook_point: where the items are changed.
+        change: of the activations there; None leaves them.
 
     Raises:
         HookError: no hook point is called `hook_point`, or the change gives another shape.
     """
-    found = []
+    parts = []
     for rows in torch.arange(len(asked.prompts)).split(_AT_ONCE):
-        part = asked.prompts.select(rows)
-        edits = (
-            {} if change is None else {hook_point: at_items(part, partial(_at_rows, change, rows))}
-        )
+        part, edits = asked.prompts.select(rows), {}
+        if change is not None:
+            assert part.item_position is not None
+            edits = {hook_point: at_positions(part.item_position, partial(change, rows))}
         with applied(model, edits, mask=part.mask):
-            logits = model.logits(part.tokens, part.mask).detach()[
-                torch.arange(len(part)), part.position
-            ]
-        found.append(logits.double().cpu()[:, asked.tokens])
-    logits = torch.cat(found)
+            logits = model.logits(part.tokens, part.mask)
+        parts.append(part.where_asked(logits)[:, asked.tokens])
+    logits = torch.cat(parts)
     return logits - logits.mean(1, keepdim=True)
 
 
-def _at_rows(change: Change, rows: Tensor, activation: Tensor) -> Tensor:
-    return change(activation, rows)
-
-
-def at_items(prompts: PromptSet, change: Callable[[Tensor], Tensor]) -> Edit:
-    """Return the edit that puts `change(activations [batch d], float64)` at each prompt's item and
-    leaves the rest alone."""
-    position = prompts.item_position
-    assert position is not None
-
-    def edit(activation: Float[Tensor, "batch pos d"], hook: Site) -> Float[Tensor, "batch pos d"]:
-        rows, at = (
-            torch.arange(len(activation), device=activation.device),
-            position.to(activation.device),
-        )
-        changed = activation.clone()
-        changed[rows, at] = change(activation[rows, at].double().cpu()).to(activation)
-        return changed
-
-    return edit
-
-
 def share_right(logits: Float[Tensor, "batch item"], answer: Int[Tensor, " batch"]) -> float:
-    """Return the share of prompts whose answer has the highest logit of the class, alone; in [0,
-    1]."""
+    """Return the share of prompts whose answer has the highest logit of the class, alone.
+
+    >>> share_right(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.tensor([0, 0]))  # ties choose not
+    0.5
+    """
     alone = (logits == logits.amax(1, keepdim=True)).sum(1) == 1
     return float(((logits.argmax(1) == answer) & alone).double().mean())
 
 
 def _share_set(logits: Float[Tensor, "set batch item"], asked: Asked) -> float:
     """Share of edits to another item after which that item's answer is given."""
-    n = len(logits)
-    other = [asked.item != j for j in range(n)]
-    right = [share_right(logits[j][other[j]], (j + asked.step[other[j]]) % n) for j in range(n)]
-    return sum(right) / n
+    n, shares = len(logits), []
+    for k in range(n):
+        other = asked.item != k
+        shares.append(share_right(logits[k][other], (k + asked.step[other]) % n))
+    return sum(shares) / n
 
 
 def moves(
-    edited: Float[Tensor, "set batch item"],
-    base: Float[Tensor, "batch item"],
-    item: Int[Tensor, " batch"],
-    step: Int[Tensor, " batch"],
+    edited: Float[Tensor, "set batch item"], base: Float[Tensor, "batch item"], asked: Asked
 ) -> Float[Tensor, "item set judged"]:
-    """Return, from item i, set to k, judged as j, how far j's answer rises over i's, in logits;
-    mean over templates."""
-    n = base.shape[1]
-    answers = ((torch.arange(n) + step[:, None]) % n).expand(len(edited), -1, -1)
-    rise = (edited - base).gather(2, answers)  # set batch judged
-    own = rise.gather(2, item[None, :, None].expand(len(edited), -1, 1))
-    by_item = torch.nn.functional.one_hot(item, n).double()
-    return torch.einsum("kbj,bi->ikj", rise - own, by_item / by_item.sum(0))
-
-
-def moved_share(
-    way: Float[Tensor, "item set judged"], *, draws: int = KEPT_DRAWS, seed: int = 0
-) -> Estimate:
-    """Estimate how far edits to another item move the answer to that item's, over items; control:
-    points permuted.
+    """Return how far the answer of the item judged rises over the prompt's own one, in logits.
 
     Args:
-        way: `moves`, in shares of what the whole stream does.
-        draws: permutations, `KEPT_DRAWS` at most.
-        seed: of permutations and resampling.
+        edited: logits with each item set.
+        base: logits without an edit.
+        asked: of which item, and how many steps on the answer lies.
     """
-    n = len(way)
-    other, place = ~torch.eye(n, dtype=torch.bool), torch.arange(n)
-    shuffles = permutations(n, draws=min(draws, KEPT_DRAWS), seed=seed).index
-    return bootstrap(
-        (way.diagonal(dim1=1, dim2=2) * other).sum(1) / (n - 1),
-        unit_name="items",
-        measured="share of the whole stream's effect",
-        seed=seed,
-        control=torch.stack([way[:, order, place][other].mean() for order in shuffles]),
-        control_name="points permuted among the items",
-    )
+    n = base.shape[1]
+    answers = ((torch.arange(n) + asked.step[:, None]) % n).expand(len(edited), -1, -1)
+    rise = (edited - base).gather(2, answers)  # set batch judged
+    own = rise.gather(2, asked.item[None, :, None].expand(len(edited), -1, 1))
+    return mean_by_item(rise - own, asked.item)
 
 
 def sum_features(
     item: Int[Tensor, " n"], step: Int[Tensor, " n"], period: int
 ) -> dict[str, Float[Tensor, "n column"]]:
-    """Return groups of features of "b steps from a": the published ones, each one-hot with as many
-    columns as it has values.
+    """Return the published groups of features of "b steps from a".
+
+    A one-hot has as many columns as it has values.
 
     Args:
         item: a, from 0 to period - 1.
         step: b, from 1 to period.
         period: items of the class; c is a + b modulo it.
-    """
 
-    def one_hot(place: Tensor, n: int) -> Tensor:
-        return torch.nn.functional.one_hot(place, n).double()
+    >>> features = sum_features(torch.tensor([6]), torch.tensor([2]), 7)
+    >>> features["parity of c"].item(), features["one-hot unreduced a + b"].argmax().item()
+    (-1.0, 7)
+    """
 
     def circle(place: Tensor) -> Tensor:
         angle = 2 * math.pi * place.double() / period
@@ -301,8 +253,7 @@ def regression_gains(
     draws: int = 199,
     seed: int = 0,
 ) -> Estimate:
-    """Estimate how far each group of features raises the best held-out R2 so far, [feature group,
-    hook point].
+    """Estimate how far each group of features raises the held-out R2, [feature group, hook point].
 
     Ridge regression predicts the first `COMPONENTS` principal components of each prompt from the
     other prompts, first with the first group, then with the first two, and so on. Where a and b
@@ -317,29 +268,31 @@ def regression_gains(
 
     Raises:
         ToolkitError: the rows at some hook point are all the same.
+
+    >>> a, b = torch.arange(7).repeat(7), torch.arange(1, 8).repeat_interleave(7)
+    >>> features = sum_features(a, b, 7)
+    >>> acts = {"here": features["circle in c"] + 0.5 * features["circle in a - b"]}
+    >>> gained = regression_gains(acts, features, draws=9).value[:, 0]
+    >>> [round(r2, 1) for r2 in gained.tolist()]  # in the order of the groups
+    [0.0, 0.6, 0.4, 0.0, 0.0, 0.0]
     """
-    rows = torch.stack([_components(name, one) for name, one in acts.items()])  # hook n k
+    rows = torch.stack([_components(name, part) for name, part in acts.items()])  # hook n k
     n, columns = rows.shape[1], list(features.values())
-    alone = (torch.eye(n, dtype=torch.float64) - 1 / n) * (
-        n / (n - 1)
-    )  # the mean of the other prompts
     hats = [ridge_hat(torch.cat(columns[: i + 1], 1), RIDGE) for i in range(len(columns))]
-    grown = [left_out_errors(hat + 1 / n) for hat in hats]
-    errors = torch.stack([alone, *grown])  # model n n
+    hats = [torch.zeros(n, n, dtype=torch.float64), *hats]  # first, the mean of the other prompts
+    errors = torch.stack([left_out_errors(hat + 1 / n) for hat in hats])  # model n n
     generator = torch.Generator().manual_seed(seed)
     orders = torch.stack([torch.randperm(n, generator=generator) for _ in range(draws)])
-    drawn = torch.stack(
-        [_squared(errors, one[orders]).sum(1) for one in rows], 1
-    )  # draw hook model
+    drawn = [_squared(errors, part[orders]).sum(1) for part in rows]
     return bootstrap(
-        torch.stack([_squared(errors, one) for one in rows], 1),
+        torch.stack([_squared(errors, part) for part in rows], 1),
         unit_name="prompts, each held out",
         measured="R2 gained, in [0, 1]",
         seed=seed,
         statistic=lambda values, weights: _gains(torch.einsum("rn,nhm->rhm", weights, values)),
         axes=("feature group", "hook point"),
         labels={"feature group": tuple(features), "hook point": tuple(acts)},
-        control=_gains(drawn),
+        control=_gains(torch.stack(drawn, 1)),
         control_name="prompts permuted",
     )
 
@@ -359,7 +312,7 @@ def _squared(
     errors: Float[Tensor, "model n n"], rows: Float[Tensor, "*draw n k"]
 ) -> Float[Tensor, "*draw n model"]:
     """Squared held-out error of each prompt under each model."""
-    return torch.stack([(one @ rows).square().sum(-1) for one in errors], -1)
+    return torch.stack([(model @ rows).square().sum(-1) for model in errors], -1)
 
 
 def _gains(missed: Float[Tensor, "draw hook model"]) -> Float[Tensor, "draw group hook"]:

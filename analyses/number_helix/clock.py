@@ -30,12 +30,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechinterp_toolkit.analyses._exchanges import at_positions
 from mechinterp_toolkit.analyses.number_helix.tasks import NumberTask
 from mechinterp_toolkit.geometry.helix import Period, helix_basis, period_scan, period_text
 from mechinterp_toolkit.geometry.neurons import fit_neurons
 from mechinterp_toolkit.geometry.regression import folds, k_fold, span, without
-from mechinterp_toolkit.heads.weights import output_weights
-from mechinterp_toolkit.intervention import Edit, Site, applied
+from mechinterp_toolkit.intervention import Edit, applied
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.results import Estimate, along
@@ -147,38 +147,40 @@ def read_clock(
         pairs: pairs of prompts between which outputs are exchanged.
         draws: permutations of the pairs behind the fits' control.
         seed: of everything drawn.
+
+    >>> from mechinterp_toolkit.analyses.number_helix.tasks import addition_task, number_tokens
+    >>> from mechinterp_toolkit.model import load_model
+    >>> model = load_model("toy/addition-mod")
+    >>> task = addition_task(model, number_tokens(model, 58), modulus=59, repeats=2)
+    >>> with torch.no_grad():
+    ...     read_clock(model, task, (59 / 12, 59 / 19), draws=2, pairs=8).readers
+    (0,)
     """
     run = _Run(model, task, periods, pairs, seed)
-    layers, heads = range(model.cfg.n_layers), range(model.cfg.n_heads)
-    of_heads = [[run.head(layer, head) for head in heads] for layer in layers]
-    of_mlps = [run.mlp(layer) for layer in layers]
-    total = torch.stack([torch.stack([one.total for one in row], 1) for row in of_heads], 1)
-    direct = torch.tensor([[float(one.direct.mean()) for one in row] for row in of_heads])
-    fitted = torch.tensor(
-        [
-            [[float(one.fitted[i].mean()) for one in row] for row in of_heads]
-            for i in range(len(FITS))
-        ]
-    )
+    layers, shape = range(model.cfg.n_layers), (model.cfg.n_layers, model.cfg.n_heads)
+    by_head = [run.head(layer, head) for layer in layers for head in range(shape[1])]
+    by_mlp = [run.mlp(layer) for layer in layers]
     common: dict[str, Any] = {"unit_name": "pairs of prompts", "measured": "logits", "seed": seed}
-    of_all = bootstrap(total, axes=("layer", "head"), **common)
+    total = torch.stack([effects.total for effects in by_head], 1).unflatten(1, shape)
+    heads = bootstrap(total, axes=("layer", "head"), **common)
+    direct = torch.stack([effects.direct.mean() for effects in by_head]).reshape(shape)
+    fitted = torch.stack([effects.fitted.mean(1) for effects in by_head], 1).unflatten(1, shape)
+    mlps = torch.stack([effects.total for effects in by_mlp], 1)
     neurons = [
         fit_neurons(run.read[f"blocks.{layer}.mlp.hook_pre"], run.a, run.b, periods)
         for layer in layers
     ]
     return Clock(
         fits=_fits(run, draws, seed),
-        heads=of_all,
-        heads_direct=direct.double(),
-        heads_fitted=fitted.double(),
-        head_types=_types(of_all, direct.double(), fitted.double()),
-        mlps=bootstrap(torch.stack([one.total for one in of_mlps], 1), axes=("layer",), **common),
-        mlps_direct=torch.tensor([float(one.direct.mean()) for one in of_mlps]).double(),
-        mlps_fitted=torch.tensor(
-            [[float(one.fitted[i].mean()) for one in of_mlps] for i in range(len(FITS))]
-        ).double(),
-        neuron_r2=torch.stack([one.r2.median() for one in neurons]),
-        neuron_families=torch.stack([one.family.mean(1) for one in neurons], 1),
+        heads=heads,
+        heads_direct=direct,
+        heads_fitted=fitted,
+        head_types=_types(heads, direct, fitted),
+        mlps=bootstrap(mlps, axes=("layer",), **common),
+        mlps_direct=torch.stack([effects.direct.mean() for effects in by_mlp]),
+        mlps_fitted=torch.stack([effects.fitted.mean(1) for effects in by_mlp], 1),
+        neuron_r2=torch.stack([fits.r2.median() for fits in neurons]),
+        neuron_families=torch.stack([fits.family.mean(1) for fits in neurons], 1),
         neuron_direct=run.neurons(),
         sum_periods=tuple(_sum_periods(run, layer, sum_periods, seed) for layer in layers),
     )
@@ -194,6 +196,9 @@ def classify_head(
         total, direct: its total and direct effect.
         operands, sum_, both: total effect of its output as fitted by helices of the operands, of
             the sum, of all.
+
+    >>> classify_head(total=2.0, direct=0.5, operands=2.0, sum_=0.5, both=2.0)
+    (0.75, 0.0625)
     """
     share = direct / total
     carries = min(1.0, 1 - share) * min(1.0, operands / both)
@@ -204,70 +209,56 @@ def classify_head(
 class _Effects(NamedTuple):
     total: Float[Tensor, " pair"]
     direct: Float[Tensor, " pair"]
-    fitted: tuple[Float[Tensor, " pair"], ...]
+    fitted: Float[Tensor, "fit pair"]
 
 
 class _Run:
-    """All prompts of the task read at the last token, and pairs of them between which outputs are
-    exchanged."""
+    """The prompts read at the last token, and pairs between which outputs are exchanged."""
 
     def __init__(
         self, model: HookedModel, task: NumberTask, periods: Sequence[Period], pairs: int, seed: int
     ) -> None:
         assert task.second is not None
+        prompts, layers = task.prompts, range(model.cfg.n_layers)
         self.model, self.task, self.a, self.b = model, task, task.number, task.second
-        layers = range(model.cfg.n_layers)
-        points = ("attn.hook_z", "hook_mlp_out", "mlp.hook_pre", "hook_resid_post")
+        points = ("attn.hook_z", "hook_mlp_out", "mlp.hook_pre", "mlp.hook_post", "hook_resid_post")
         names = tuple(f"blocks.{layer}.{point}" for layer in layers for point in points)
         self.read = activations(
-            model,
-            task.prompts.tokens,
-            names,
-            mask=task.prompts.mask,
-            position=task.prompts.position,
+            model, prompts.tokens, names, mask=prompts.mask, position=prompts.position
         )
         basis = [helix_basis(n, periods) for n in (self.a, self.b, self.a + self.b)]
-        self.designs = (torch.cat(basis[:2], 1), basis[2], torch.cat(basis, 1))
+        designs = (torch.cat(basis[:2], 1), basis[2], torch.cat(basis, 1))
+        self.designs = dict(zip(FITS, designs, strict=True))
         self.last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
         answer = task.answers.gather(1, task.which[:, None])[:, 0]
         self.clean, self.corrupt = _pairs(self.a, self.b, answer, pairs, seed)
-        self.right = answer[self.clean]
-        self.base = self._score({})
+        self.prompts, self.right = prompts.select(self.corrupt), answer[self.clean]
+        self.base = self.score({})
 
     def head(self, layer: int, head: int) -> _Effects:
         """Effects of one head."""
-        name = f"blocks.{layer}.attn.hook_z"
-        z = self.read[name][:, head].double()
-        output = output_weights(self.model)[layer, head].cpu().double()
-
-        def put(activation: Tensor, at: Tensor, value: Tensor) -> None:
-            activation[at[0], at[1], head] = value
-
-        return self._effects(name, z, lambda change: change @ output, put)
+        output = self.model.model.W_O[layer, head].detach().cpu().double()
+        return self._effects(f"blocks.{layer}.attn.hook_z", output, head)
 
     def mlp(self, layer: int) -> _Effects:
         """Effects of one MLP."""
-        name = f"blocks.{layer}.hook_mlp_out"
-
-        def put(activation: Tensor, at: Tensor, value: Tensor) -> None:
-            activation[at[0], at[1]] = value
-
-        return self._effects(name, self.read[name].double(), lambda change: change, put)
+        return self._effects(f"blocks.{layer}.hook_mlp_out")
 
     def neurons(self) -> Float[Tensor, "layer neuron"]:
         """Direct effect of every neuron: its change times what a unit of it does at the end of the
         stream."""
-        model, prompts = self.model, self.task.prompts
-        names = tuple(f"blocks.{layer}.mlp.hook_post" for layer in range(model.cfg.n_layers))
-        clean, corrupt = (
-            activations(model, part.tokens, names, mask=part.mask, position=part.position)
-            for part in (prompts.select(self.clean), prompts.select(self.corrupt))
-        )
-        toward, output = self._gradient(), model.model.W_out.detach().cpu().double()
-        change = torch.stack(
-            [(clean[name] - corrupt[name]).double() for name in names]
-        )  # layer pair neuron
-        return (change * torch.einsum("pd,lnd->lpn", toward, output)).mean(1)
+        layers = range(self.model.cfg.n_layers)
+        values = torch.stack([self.read[f"blocks.{layer}.mlp.hook_post"] for layer in layers])
+        change = (values[:, self.clean] - values[:, self.corrupt]).double()  # layer pair neuron
+        output = self.model.model.W_out.detach().cpu().double()
+        return (change * torch.einsum("pd,lnd->lpn", self._gradient(), output)).mean(1)
+
+    def score(self, edits: dict[str, Edit]) -> Float[Tensor, " pair"]:
+        """Logit of the clean pair's answer in the corrupt prompt, centred over all numbers."""
+        with applied(self.model, edits, mask=self.prompts.mask):
+            logits = self.model.logits(self.prompts.tokens, self.prompts.mask)
+        there = self.prompts.where_asked(logits)
+        return there.gather(1, self.right[:, None])[:, 0] - there[:, self.task.candidates].mean(1)
 
     def _gradient(self) -> Float[Tensor, "pair d_model"]:
         """Gradient of the score of each corrupt prompt along the end of the stream at its last
@@ -280,37 +271,30 @@ class _Run:
         return torch.autograd.grad(score, end)[0].double().cpu()
 
     def _effects(
-        self, name: str, values: Float[Tensor, "prompt k"], written: Any, put: Any
+        self, name: str, output: Tensor | None = None, head: int | None = None
     ) -> _Effects:
-        fitted = [values - without(values, span(design)) for design in self.designs]
-        total = self._score({name: self._exchange(values[self.clean], put)})
-        change = written(values[self.clean] - values[self.corrupt])
-        end = self.read[self.last][self.corrupt].double() + change
-        direct = self._score({self.last: self._exchange(end, _whole)})
-        parts = tuple(
-            self._score({name: self._exchange(one[self.clean], put)}) - self.base for one in fitted
-        )
-        return _Effects(total - self.base, direct - self.base, parts)
+        """Effects of an output: all of a hook point's, or one head's, which `output` brings to the
+        stream."""
+        values = self.read[name].double()
+        values = values if head is None else values[:, head]
+        change = values[self.clean] - values[self.corrupt]
+        end = self.read[self.last][self.corrupt].double()
+        end = end + (change if output is None else change @ output)
 
-    def _exchange(self, value: Float[Tensor, "pair k"], put: Any) -> Edit:
-        at = torch.stack(
-            [torch.arange(len(self.corrupt)), self.task.prompts.position[self.corrupt]]
-        )
+        def put(values: Float[Tensor, "prompt k"]) -> Float[Tensor, " pair"]:
+            return self.score({name: self._set(values[self.clean], head)}) - self.base
 
-        def edit(activation: Tensor, hook: Site) -> Tensor:
-            changed = activation.clone()
-            put(changed, at, value.to(activation))
-            return changed
+        fitted = [values - without(values, span(design)) for design in self.designs.values()]
+        direct = self.score({self.last: self._set(end)}) - self.base
+        return _Effects(put(values), direct, torch.stack([put(part) for part in fitted]))
 
-        return edit
+    def _set(self, value: Float[Tensor, "pair k"], head: int | None = None) -> Edit:
+        def change(rows: Tensor) -> Tensor:
+            if head is None:
+                return value
+            return rows.index_copy(1, torch.tensor([head]), value[:, None])
 
-    def _score(self, edits: dict[str, Edit]) -> Float[Tensor, " pair"]:
-        """Logit of the clean pair's answer in the corrupt prompt, centred over all numbers."""
-        prompts = self.task.prompts.select(self.corrupt)
-        with applied(self.model, edits, mask=prompts.mask):
-            logits = self.model.logits(prompts.tokens, prompts.mask)
-        there = logits[torch.arange(len(prompts)), prompts.position].detach().cpu().double()
-        return there.gather(1, self.right[:, None])[:, 0] - there[:, self.task.candidates].mean(1)
+        return at_positions(self.prompts.position, change)
 
 
 def _pairs(a: Tensor, b: Tensor, answer: Tensor, pairs: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -334,74 +318,64 @@ def _pairs(a: Tensor, b: Tensor, answer: Tensor, pairs: int, seed: int) -> tuple
     return torch.tensor(clean), torch.tensor(corrupt)
 
 
-def _whole(activation: Tensor, at: Tensor, value: Tensor) -> None:
-    activation[at[0], at[1]] = value
-
-
 def _fits(run: _Run, draws: int, seed: int) -> Estimate:
-    """R2 of the stream behind each block on held-out pairs, by design; controls permute which pair
-    belongs to which row."""
+    """R2 of the stream behind each block on held-out pairs, by design; control: pairs permuted."""
     generator = torch.Generator().manual_seed(seed)
     n = len(run.a)
     fold = folds(n, generator)
     orders = [torch.randperm(n, generator=generator) for _ in range(draws)]
     total = (run.a + run.b).unique(return_inverse=True)[1]
     rows = []
-    for design in run.designs:
-        of_blocks = []
+    for design in run.designs.values():
+        blocks = []
         for layer in range(run.model.cfg.n_layers):
-            x = run.read[f"blocks.{layer}.hook_resid_post"].double()
-            errors = _held_out(x, design, fold)
-            null = torch.stack([_r2(_held_out(x, design[order], fold)) for order in orders])
-            of_blocks.append(
+            acts = run.read[f"blocks.{layer}.hook_resid_post"].double()
+            null = [_held_out(acts, design[order], fold).sum(0) for order in orders]
+            blocks.append(
                 bootstrap(
-                    errors,
+                    _held_out(acts, design, fold),
                     unit=total,
                     unit_name="sums",
                     measured="R2, at most 1",
                     seed=seed,
-                    control=null,
+                    control=torch.stack([1 - missed / whole for missed, whole in null]),
                     control_name="pairs permuted",
                     statistic=lambda v, w: 1 - (w @ v[:, 0]) / (w @ v[:, 1]),
                 )
             )
-        rows.append(along(of_blocks, "block"))
+        rows.append(along(blocks, "block"))
     return along(rows, "fit", FITS)
 
 
-def _held_out(x: Tensor, design: Tensor, fold: Tensor) -> Float[Tensor, "pair 2"]:
+def _held_out(
+    acts: Float[Tensor, "pair d"], design: Float[Tensor, "pair column"], fold: Tensor
+) -> Float[Tensor, "pair 2"]:
     """Squared error of each held-out pair, and its squared distance from the others' mean."""
-    mean = torch.ones(len(x), 1, dtype=torch.float64)
-    return torch.stack([(x - k_fold(d, fold)(x)).square().sum(1) for d in (design, mean)], 1)
-
-
-def _r2(errors: Float[Tensor, "pair 2"]) -> Float[Tensor, ""]:
-    return 1 - errors[:, 0].sum() / errors[:, 1].sum()
+    mean = torch.ones(len(acts), 1, dtype=torch.float64)
+    predicted = [k_fold(columns, fold)(acts) for columns in (design, mean)]
+    return torch.stack([(acts - part).square().sum(1) for part in predicted], 1)
 
 
 def _types(
     effect: Estimate, direct: Float[Tensor, "layer head"], fitted: Float[Tensor, "fit layer head"]
 ) -> tuple[tuple[str, str], ...]:
     total, types = effect.value, []
+    acts = (total > SMALLEST_SHARE * total.max()) & (effect.low > 0) & (fitted[-1] > 0)
     for flat in total.flatten().argsort(descending=True).tolist():
         layer, head = divmod(flat, total.shape[1])
-        operands, sum_, both = fitted[:, layer, head].tolist()
-        acts = total[layer, head] > SMALLEST_SHARE * total.max() and effect.low[layer, head] > 0
-        if not acts or not both > 0:
+        if not acts[layer, head]:
             continue
-        carries, brings = classify_head(
-            float(total[layer, head]), float(direct[layer, head]), operands, sum_, both
-        )
-        mixed = max(carries, brings) < 0.5
-        types.append(
-            (f"{layer}.{head}", "mixed" if mixed else "a, b" if carries > brings else "a + b")
-        )
+        operands, sum_, both = fitted[:, layer, head].tolist()
+        effects = float(total[layer, head]), float(direct[layer, head])
+        carries, brings = classify_head(*effects, operands, sum_, both)
+        kind = "a, b" if carries > brings else "a + b"
+        types.append((f"{layer}.{head}", kind if max(carries, brings) >= 0.5 else "mixed"))
     return tuple(types)
 
 
 def _sum_periods(run: _Run, layer: int, parts: Sequence[Period], seed: int) -> str:
-    x, total = run.read[f"blocks.{layer}.hook_resid_post"], run.a + run.b
+    acts, total = run.read[f"blocks.{layer}.hook_resid_post"], run.a + run.b
     half = int(total.max() - total.min()) // 2
     looked_for = sorted({*range(2, half + 1), *(part for part in parts if part <= half)})
-    found = period_scan(x, total, periods=looked_for, draws=199, seed=seed).found
-    return ", ".join(map(period_text, found)) or "none"
+    scan = period_scan(acts, total, periods=looked_for, draws=199, seed=seed)
+    return ", ".join(map(period_text, scan.found)) or "none"

@@ -1,5 +1,4 @@
-"""What can be asked of a model about numbers, and which token's number can be changed to see
-whether the answer follows?
+"""What can be asked of a model about numbers, and which number must be changed to move the answer?
 
 `addition_task` asks "a + b =", `succession_task` for the number that comes next. Each knows, prompt
 by prompt, what would be right if the number at one position were another one.
@@ -36,8 +35,7 @@ FEWEST = 20
 
 @dataclass(frozen=True, eq=False)
 class NumberTask:
-    """Prompts with a number at a known position, and what would be right for other numbers
-    there."""
+    """Prompts with a number at a known position, and what is right for other numbers there."""
 
     name: str
     """"addition" or "succession"."""
@@ -73,15 +71,12 @@ class NumberTask:
 
     def logits(self, model: HookedModel) -> Float[Tensor, "batch d_vocab"]:
         """Return the logits where the answer is asked, float64 on the CPU."""
-        rows = torch.arange(len(self.prompts))
-        found = model.logits(self.prompts.tokens, self.prompts.mask)[rows, self.prompts.position]
-        return found.detach().double().cpu()
+        return self.prompts.where_asked(model.logits(self.prompts.tokens, self.prompts.mask))
 
     def right(
         self, logits: Float[Tensor, "batch d_vocab"], answer: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, " batch"]:
-        """Return 1 where the answer (the prompt's own by default) is highest among all numbers,
-        alone."""
+        """Return 1 where the answer, the prompt's own by default, is highest of all numbers."""
         answer = self.answers.gather(1, self.which[:, None])[:, 0] if answer is None else answer
         among = logits[:, self.candidates]
         own = logits.gather(1, answer[:, None])
@@ -103,22 +98,25 @@ def number_tokens(model: HookedModel, largest: int = 199) -> OrdinalClass:
 
     Raises:
         NotApplicable: fewer than `FEWEST` are, or the tokenizer has tokens that the model lacks.
+
+    >>> from mechinterp_toolkit.model import load_model
+    >>> number_tokens(load_model("toy/addition-mod"), 58).index[-3:].tolist()
+    [56, 57, 58]
     """
-    found = ordinal_class(
-        model.require_tokenizer(), "numbers", [str(n) for n in range(largest + 1)], cyclic=False
-    )
-    if len(found) < FEWEST:
-        reason = f": {found.dropped[0].word!r}: {found.dropped[0].reason}" if found.dropped else ""
+    words = [str(n) for n in range(largest + 1)]
+    known = ordinal_class(model.require_tokenizer(), "numbers", words, cyclic=False)
+    checkpoint = model.provenance.checkpoint
+    if len(known) < FEWEST:
+        why = "".join(f": {gone.word!r}: {gone.reason}" for gone in known.dropped[:1])
         raise NotApplicable(
-            f"{model.provenance.checkpoint} has {len(found)} of the numbers 0 to {largest} as one"
-            f" token, {FEWEST} are needed{reason}."
+            f"{checkpoint} has {len(known)} of the numbers 0 to {largest} as one token, {FEWEST}"
+            f" are needed{why}."
         )
-    if int(found.tokens.max()) >= model.cfg.d_vocab:
+    if int(known.tokens.max()) >= model.cfg.d_vocab:
         raise NotApplicable(
-            f"the tokenizer of {model.provenance.checkpoint} has numbers the model has no embedding"
-            " for."
+            f"the tokenizer of {checkpoint} has numbers the model has no embedding for."
         )
-    return found
+    return known
 
 
 def addition_task(
@@ -129,8 +127,9 @@ def addition_task(
     repeats: int = 5,
     seed: int = 0,
 ) -> NumberTask | None:
-    """Return "a + b =" for every a whose sums are known, each with several b; None where the
-    tokenizer does not know the signs.
+    """Return "a + b =" for every a whose sums are known, each with several b.
+
+    None where they cannot be asked: the tokenizer does not know the signs, or too few numbers.
 
     Args:
         model: whose tokenizer reads.
@@ -138,6 +137,12 @@ def addition_task(
         modulus: answers are (a + b) mod this; None for plain sums.
         repeats: values of b per a.
         seed: of the values of b.
+
+    >>> from mechinterp_toolkit.model import load_model
+    >>> model = load_model("toy/addition-mod")
+    >>> task = addition_task(model, number_tokens(model, 58), modulus=59, repeats=1)
+    >>> task.prompts.texts[7], task.name
+    (' 7 + 47 =', 'addition mod 59')
     """
     token_of = dict(zip(known.index.tolist(), known.tokens.tolist(), strict=True))
     limit = max(token_of) // 2 + 1 if modulus is None else modulus
@@ -152,10 +157,8 @@ def addition_task(
     def answer(a: int, b: int) -> int:
         return a + b if modulus is None else (a + b) % modulus
 
-    if (
-        not all(answer(a, b) in token_of for a in operands for b in operands)
-        or len(operands) < FEWEST
-    ):
+    known_sums = all(answer(a, b) in token_of for a in operands for b in operands)
+    if len(operands) < FEWEST or not known_sums:
         return None
     try:
         prompts = build_prompts(
@@ -181,13 +184,18 @@ def addition_task(
 def succession_task(
     model: HookedModel, known: OrdinalClass, *, repeats: int = 5, seed: int = 0
 ) -> NumberTask | None:
-    """Return prompts that ask for the number after the one shown last; None where none can be
-    made."""
+    """Return prompts that ask for the number after the one shown last; None where none can be made.
+
+    >>> from mechinterp_toolkit.model import load_model
+    >>> model = load_model("toy/ordinal")
+    >>> task = succession_task(model, number_tokens(model))
+    >>> task.numbers[:3].tolist(), bool(task.right(task.logits(model)).all())
+    ([1, 2, 3], True)
+    """
     from mechinterp_toolkit.toys import asks_by_query, successor_queries
 
     tokenizer = model.require_tokenizer()
-    numbers = [i for i in range(len(known)) if int(known.index[i]) + 1 in known.index]
-    if len(numbers) < FEWEST:
+    if int(torch.isin(known.index + 1, known.index).sum()) < FEWEST:
         return None
     try:
         if asks_by_query(tokenizer):

@@ -32,7 +32,7 @@ from mechinterp_toolkit.geometry.regression import (
 )
 from mechinterp_toolkit.nulls import permutations, why_undecided
 from mechinterp_toolkit.results import Estimate, Verdict
-from mechinterp_toolkit.stats import bootstrap
+from mechinterp_toolkit.stats import bootstrap, judge_p
 
 Reader = Literal["ridge", "nearest_mean"]
 
@@ -59,11 +59,7 @@ class ClassReadout:
         """Whether left-out units are classified better than with shuffled labels."""
         measured = f"left-out units are classified with balanced accuracy {self.accuracy.text()}"
         short = why_undecided(self.accuracy.draws)
-        if short:
-            return Verdict("undecided", f"{measured}, but {short}", p=self.p)
-        if self.p <= 0.05:
-            return Verdict("found", f"{measured}, better than with shuffled labels.", p=self.p)
-        return Verdict("not_found", f"{measured}, no better than with shuffled labels.", p=self.p)
+        return judge_p(self.p, measured, "with shuffled labels", short=short)
 
 
 def unit_means(

@@ -186,10 +186,11 @@ def plane_shares(
     root = _root(directions)
     generator = torch.Generator().manual_seed(seed)
     for i, group in enumerate(groups):
-        firing = firing_covariance(codes, group)
-        if firing is None:
+        values = active_rows(codes, group)[1]
+        if len(values) < 2:
             continue
-        components = real_components(active_rows(codes, group)[1], directions[group])
+        firing = torch.cov(values.T, correction=0)
+        components = real_components(values, directions[group])
         planes = min(MOST_PLANES, len(group) - 2, components - 1)
         if planes < 1:
             continue
@@ -235,20 +236,6 @@ def real_components(values: Float[Tensor, "row member"], own: Float[Tensor, "mem
     size = (values.T @ values / len(values) * gram).sum()  # mean squared norm of a row
     share = max((10 * torch.finfo(own.dtype).eps) ** 2, 100 * torch.finfo(torch.float64).eps)
     return int((_variances(torch.cov(values.T, correction=0), gram) > share * size).sum())
-
-
-def firing_covariance(
-    codes: Any, group: Int[Tensor, " member"]
-) -> Float[Tensor, "member member"] | None:
-    """Return the covariance of a group's values over its `active_rows`; None below two of them.
-
-    >>> from scipy.sparse import csc_matrix
-    >>> firing_covariance(csc_matrix([[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]]), torch.arange(2))
-    tensor([[ 1., -1.],
-            [-1.,  1.]], dtype=torch.float64)
-    """
-    values = active_rows(codes, group)[1]
-    return None if len(values) < 2 else torch.cov(values.T, correction=0)
 
 
 def active_rows(

@@ -25,7 +25,7 @@ from mechinterp_toolkit.geometry.arguments import finite, some_draws, whole_numb
 from mechinterp_toolkit.geometry.regression import left_out_errors, one_hot, span, without
 from mechinterp_toolkit.nulls import permuted_within, why_undecided
 from mechinterp_toolkit.results import Estimate, Verdict
-from mechinterp_toolkit.stats import bootstrap
+from mechinterp_toolkit.stats import bootstrap, judge_p
 
 FACTORS = ("index", "domain", "both")
 
@@ -70,16 +70,13 @@ class Factoring:
     @property
     def represented(self) -> Verdict:
         """Whether the index adds the same vector in every domain."""
-        p = float(self.held_out.p())
         recognised = (
             f"{int(self.right.sum())} of {len(self.right)} held-out cells are predicted nearest to"
             " themselves"
         )
         short = why_undecided(self.held_out.draws)
-        if short:
-            return Verdict("undecided", f"{recognised}, but {short}", p=p)
-        reason = f"{recognised}; share by chance {self.held_out.control_text()}."
-        return Verdict("found" if p <= 0.05 else "not_found", reason, p=p)
+        control = f"by chance, a share of {self.held_out.control_text()}"
+        return judge_p(float(self.held_out.p()), recognised, control, short=short)
 
     def predict(self, index: int, domain: int) -> Float[Tensor, " d"]:
         """Return the activation the fit expects for a cell, whether or not the table had it.

@@ -23,7 +23,7 @@ from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry.arguments import finite, same_width, whole_numbers
 from mechinterp_toolkit.nulls import p_value, permutations, why_undecided
 from mechinterp_toolkit.results import Estimate, Verdict
-from mechinterp_toolkit.stats import bootstrap
+from mechinterp_toolkit.stats import bootstrap, judge_p
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,14 @@ class ResidueSteering:
     @property
     def used(self) -> Verdict:
         """Whether exchanging features moves the answer beyond random directions and residues."""
-        share, by_residues = float(self.share.value), float(self.shuffled.mean())
+        share, permuted = float(self.share.value), float(self.shuffled.mean())
         p_permuted = p_value(self.share.value, self.shuffled, exact=self.exact)
-        p = float(torch.maximum(self.share.p(), p_permuted))
-        answered = f"{share:.0%} of {len(self.item)} cells are answered as intended"
-        short = why_undecided(self.share.draws, len(self.shuffled) if self.exact else None)
-        if short:
-            return Verdict("undecided", f"{answered}, but {short}", p=p)
-        reason = f"{answered}; permuted residues {by_residues:.0%}, {self.share.control_text()}."
-        return Verdict("found" if p <= 0.05 else "not_found", reason, p=p)
+        return judge_p(
+            float(torch.maximum(self.share.p(), p_permuted)),
+            f"{share:.0%} of {len(self.item)} cells are answered as intended",
+            f"with permuted residues, {permuted:.0%}, and controls, {self.share.control_text()}",
+            short=why_undecided(self.share.draws, len(self.shuffled) if self.exact else None),
+        )
 
 
 def steer_residues(

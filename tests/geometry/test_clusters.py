@@ -10,7 +10,6 @@ from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry.clusters import (
     active_rows,
     decoder_clusters,
-    firing_covariance,
     partial_reconstruction,
     plane_shares,
     real_components,
@@ -88,7 +87,7 @@ def test_shares_are_those_of_a_principal_component_analysis_of_the_rows():
     assert rows.tolist() == list(range(50))
     variance = torch.linalg.svdvals(points - points.mean(0)) ** 2
     expected = [(variance[i] + variance[i + 1]) / variance[i:].sum() for i in range(4)]
-    firing = firing_covariance(codes, group)
+    firing = torch.cov(active_rows(codes, group)[1].T, correction=0)
     # Both are float64 sums of the same numbers.
     assert torch.allclose(
         shares_of(firing, directions @ directions.T, 4), torch.stack(expected), atol=1e-10

@@ -9,21 +9,18 @@ import pytest
 import torch
 
 from mechinterp_toolkit.analyses.circular_features import edits
+from mechinterp_toolkit.analyses.circular_features.asked import Asked
 from mechinterp_toolkit.analyses.circular_features.edits import (
-    EDITS,
-    Asked,
-    at_items,
     class_logits,
     edit_plane,
-    moved_share,
     moves,
     regression_gains,
     share_right,
     sum_features,
 )
+from mechinterp_toolkit.analyses.circular_features.result import EDITS
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry.circle import fit_circle
-from mechinterp_toolkit.intervention import Site
 from mechinterp_toolkit.model import load_model
 from mechinterp_toolkit.prompts import ordinal_classes
 from mechinterp_toolkit.record import activations
@@ -44,34 +41,30 @@ def planted():
     )
 
 
-def test_moves_are_differences_against_the_item_s_own_answer_worked_by_hand():
-    base, edited, step = torch.zeros(3, 3), torch.zeros(3, 3, 3), torch.ones(3, dtype=torch.long)
+def asked_for(item: torch.Tensor, step: torch.Tensor, planted) -> Asked:
+    """Three items of a class, some steps on."""
+    _, asked = planted
+    prompts = replace(asked.prompts.select(torch.zeros(len(item), dtype=torch.long)), item=item)
+    return Asked(prompts, torch.arange(3), 0 * item, step)
+
+
+def test_moves_are_differences_against_the_item_s_own_answer_worked_by_hand(planted):
+    base, edited = torch.zeros(3, 3).double(), torch.zeros(3, 3, 3).double()
     edited[1, 0] = torch.tensor([0.0, 1.0, 5.0])
     # item 0, set to item 1: its successor 2 rises by 5, the own answer 1 by 1
-    moved = moves(edited.double(), base.double(), torch.arange(3), step)
+    moved = moves(edited, base, asked_for(torch.arange(3), torch.ones(3).long(), planted))
     assert moved[0, 1].tolist() == [0, 4, -1]
     assert moved[1:].abs().sum() == 0
 
 
-def test_moves_read_each_prompt_s_answer_its_own_steps_on_and_average_over_templates():
+def test_moves_read_each_prompt_s_answer_its_own_steps_on_and_average_over_templates(planted):
     base, edited = torch.zeros(6, 3).double(), torch.zeros(3, 6, 3).double()
-    item, step = torch.arange(3).repeat(2), torch.tensor([1, 1, 1, 2, 2, 2])
     edited[1, 0, 2] = 4  # item 0 set to 1, one step on: the answer is 2
     edited[1, 3, 0] = 2  # two steps on: it is 0
-    moved = moves(edited, base, item, step)
+    item, step = torch.arange(3).repeat(2), torch.tensor([1, 1, 1, 2, 2, 2])
+    moved = moves(edited, base, asked_for(item, step, planted))
     assert moved[0, 1].tolist() == [0, 3, 0]
     assert moved.abs().sum() == 3
-
-
-def test_a_share_moved_to_the_right_item_alone_is_one_and_less_under_permuted_points():
-    way = (
-        torch.eye(7, dtype=torch.float64).expand(7, 7, 7).clone()
-    )  # from any item, set to k: k's answer rises by 1
-    moved = moved_share(way)
-    assert moved.value == pytest.approx(1)
-    assert moved.n == 7
-    assert len(moved.control) == edits.KEPT_DRAWS
-    assert moved.control.mean() == pytest.approx(1 / 7, abs=0.02)
 
 
 def test_ties_are_not_right():
@@ -79,21 +72,11 @@ def test_ties_are_not_right():
     assert share_right(logits, torch.tensor([0, 0, 1])) == pytest.approx(1 / 3)
 
 
-def test_an_edit_at_items_leaves_every_other_position_bit_for_bit(planted):
-    _, asked = planted
-    given = torch.randn(*asked.prompts.tokens.shape, 5, generator=torch.Generator().manual_seed(0))
-    edited = at_items(asked.prompts, lambda x: x + 1)(given, hook=Site(AT))
-    changed = (edited != given).any(-1).nonzero()
-    assert changed.tolist() == [
-        [row, at] for row, at in enumerate(asked.prompts.item_position.tolist())
-    ]
-
-
 def test_class_logits_are_centred_and_the_same_in_small_batches(planted, monkeypatch):
     model, asked = planted
 
-    def change(x, rows):
-        return x * (1 + rows[:, None])
+    def change(rows, acts):
+        return acts * (1 + rows[:, None])
 
     plain, whole = class_logits(model, asked), class_logits(model, asked, AT, change)
     assert plain.mean(1).abs().max() < 1e-6

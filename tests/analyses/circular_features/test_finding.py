@@ -10,19 +10,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mechinterp_toolkit.analyses.circular_features.asked import SUMS, TEMPLATES, prompts_of, sums
 from mechinterp_toolkit.analyses.circular_features.finding import (
-    EDITS,
-    SUMS,
-    TEMPLATES,
-    CircularFeatures,
-    _prompts,
-    _sums,
     _thinned,
     circular_features,
     planted_circles,
     random_model,
     scrambled_model,
 )
+from mechinterp_toolkit.analyses.circular_features.result import EDITS, CircularFeatures
 from mechinterp_toolkit.errors import NotApplicable
 from mechinterp_toolkit.model import HookedModel, load_model
 from mechinterp_toolkit.prompts import ORDINAL_CLASSES, build_prompts, ordinal_classes
@@ -58,7 +54,7 @@ def sums_model(steps: int, seed: int = 0) -> HookedModel:
             plane = torch.linalg.qr(torch.randn(WIDTH, 2, generator=generator)).Q.T
             embedding[ids] = circle @ plane * embedding.norm(dim=1).mean()
     embedding.requires_grad_(False)
-    asked = _prompts(load_model(made, tokenizer=tokenizer), days, _sums(days), range(1, 8))
+    asked = prompts_of(load_model(made, tokenizer=tokenizer), days, sums(days), range(1, 8))
     optimiser = torch.optim.Adam([p for p in made.parameters() if p.requires_grad], lr=3e-3)
     for _ in range(steps):
         logits = made(asked.tokens).logits[torch.arange(len(asked)), asked.position]
@@ -279,7 +275,7 @@ def test_every_sentence_and_answer_fits_real_tokenizers(real_tokenizer):
 def test_every_sum_fits_real_tokenizers_however_many_tokens_its_number_has(real_tokenizer):
     for name, n in (("days", 7), ("months", 12)):
         ordinal = ordinal_classes(real_tokenizer, (name,)).classes[name]
-        sentences = _sums(ordinal)
+        sentences = sums(ordinal)
         assert len(sentences) == n
         prompts = build_prompts(
             real_tokenizer,
@@ -294,11 +290,11 @@ def test_every_sum_fits_real_tokenizers_however_many_tokens_its_number_has(real_
 
 def test_sums_are_worded_as_published():
     days, months = (replace(sums_days(), name=name) for name in ("days", "months"))
-    assert _sums(days)[0] == "Let's do some days of the week math. One day from {} is"
-    assert _sums(days)[1] == "Let's do some days of the week math. Two days from {} is"
-    assert _sums(months)[6] == "Let's do some calendar math. Seven months from {} is"
+    assert sums(days)[0] == "Let's do some days of the week math. One day from {} is"
+    assert sums(days)[1] == "Let's do some days of the week math. Two days from {} is"
+    assert sums(months)[6] == "Let's do some calendar math. Seven months from {} is"
     with pytest.raises(NotApplicable, match="no sentence asks for b from a of day_prefixes"):
-        _sums(replace(days, name="day_prefixes"))
+        sums(replace(days, name="day_prefixes"))
 
 
 def sums_days():

@@ -100,7 +100,7 @@ def test_a_neuron_has_the_effect_that_exchanging_it_alone_has():
                 changed[rows, corrupt.position, neuron] = value[:, neuron]
                 return changed
 
-            return float((run._score({name: edit}) - run.base).mean())
+            return float((run.score({name: edit}) - run.base).mean())
 
         for neuron in [*direct.argsort(descending=True)[:3].tolist(), int(direct.argmin())]:
             assert exchanged(neuron) == pytest.approx(float(direct[neuron]), rel=0.1, abs=1e-3)

@@ -7,13 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from mechinterp_toolkit.analyses.number_helix.finding import (
-    EDITS,
-    NumberHelix,
-    number_helix,
-    planted,
-    scrambled_model,
-)
+from mechinterp_toolkit.analyses.number_helix.finding import number_helix, planted, scrambled_model
+from mechinterp_toolkit.analyses.number_helix.result import EDITS, NumberHelix
 from mechinterp_toolkit.errors import NotApplicable
 from mechinterp_toolkit.geometry.helix import MODELS
 from mechinterp_toolkit.model import load_model
@@ -141,7 +136,7 @@ def test_a_model_that_cannot_be_asked_is_judged_on_representation_alone(on_plant
 def test_too_few_draws_decide_nothing(on_planted):
     found = replace(on_planted, draws=19)
     assert found.represented.outcome == "undecided"
-    assert "59 are needed" in found.represented.reason
+    assert "at least 59 draws are needed" in found.represented.reason
 
 
 def test_models_without_numbers_are_told_so(hf_folders):

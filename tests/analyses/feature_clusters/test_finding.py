@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mechinterp_toolkit.analyses.feature_clusters import (
-    _score,
+from mechinterp_toolkit.analyses.feature_clusters.finding import (
     feature_clusters,
     planted_circles,
     structureless_groups,
 )
+from mechinterp_toolkit.analyses.feature_clusters.planes import mean_score
 from mechinterp_toolkit.errors import HookError, NotApplicable
 from mechinterp_toolkit.geometry.irreducible import Irreducibility
 from mechinterp_toolkit.model import load_model
@@ -144,8 +144,8 @@ def score(*pairs: tuple[float, float]) -> list[Irreducibility]:
 
 def test_the_published_ranking_counts_a_zero_more_and_leaves_out_failed_planes():
     shapes = score((1.0, 0.2), (2.0, 0.5), (3.0, 0.001))
-    assert _score(shapes, "corrected") == pytest.approx((0.8 + 1.0 + 2.997) / 3)
-    assert _score(shapes, "published") == pytest.approx((0 + 0.8 + 1.0) / 3)
+    assert mean_score(shapes, "corrected") == pytest.approx((0.8 + 1.0 + 2.997) / 3)
+    assert mean_score(shapes, "published") == pytest.approx((0 + 0.8 + 1.0) / 3)
 
 
 def test_what_it_cannot_read_is_refused(planted, tmp_path):
