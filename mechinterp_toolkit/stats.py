@@ -105,13 +105,6 @@ def judge_p(
     return Verdict("not_found", f"{statement}, no more than {control}.", p=p, power=power)
 
 
-class Interval(NamedTuple):
-    """The lower and the upper end of an interval."""
-
-    low: Tensor
-    high: Tensor
-
-
 def weighted_mean(
     values: Float[Tensor, "n *axes"], weights: Float[Tensor, "draw n"]
 ) -> Float[Tensor, "draw *axes"]:

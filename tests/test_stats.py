@@ -36,6 +36,17 @@ def compatible(count: int, n: int, rate: float) -> bool:
 # --- verdicts
 
 
+@pytest.mark.parametrize(("p", "outcome"), [(0.05, "found"), (0.051, "not_found")])
+def test_a_test_alone_is_judged_at_five_percent_and_keeps_its_power(p: float, outcome: str):
+    verdict = stats.judge_p(p, "it moves", "shuffled", power=0.9)
+    assert (verdict.outcome, verdict.p, verdict.power) == (outcome, p, 0.9)
+    assert verdict.reason.startswith("it moves, ")
+    undecided = stats.judge_p(p, "it moves", "shuffled", short="draws are few.", power=0.9)
+    assert undecided.outcome == "undecided"
+    assert undecided.reason == "it moves, but draws are few."
+    assert undecided.power is None
+
+
 def effect_of(value: float, low: float, high: float, draws: int, null: float = 0.0) -> Estimate:
     """An effect in logits with as many draws, all `null`."""
     numbers = (torch.tensor(number, dtype=torch.float64) for number in (value, low, high))

@@ -332,13 +332,12 @@ class CircularFeatures(Finding):
 
     def _too_few_draws(self) -> str | None:
         """Why some class could not have passed its share of the level; None where all could."""
-        n = len(self.circles)
-        shared = "" if n == 1 else f"{n} classes share the level of 0.05, and "
         for circle in self.circles:
-            if self.draws is not None and circle.arrangements is not None:
-                short = why_undecided(self.draws, circle.arrangements, alpha=0.05 / n)
-                if short:
-                    return f"{circle.name}: {shared}{short}"
+            if self.draws is None or circle.arrangements is None:
+                continue
+            short = why_undecided(self.draws, circle.arrangements, n_tests=len(self.circles))
+            if short:
+                return f"{circle.name}: {short}"
         return None
 
 

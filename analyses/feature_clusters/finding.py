@@ -204,7 +204,7 @@ def _windows(model: HookedModel, text: str | None, prompts: int, seed: int) -> W
     generator = torch.Generator().manual_seed(seed)
     drawn = ordinary[torch.randint(len(ordinary), (prompts, LENGTH), generator=generator)]
     first = torch.full((prompts, int(bos)), tokenizer.bos_token_id if bos else 0)
-    return Windows(torch.cat([first, drawn], dim=1))
+    return Windows(torch.cat([first, drawn], dim=1), torch.arange(prompts))
 
 
 def _encode(
@@ -225,8 +225,7 @@ def _encode(
     codes = coo_matrix((every, (row, column)), shape=(first, dictionary.d_sae)).tocsc()
     fires = torch.from_numpy(codes.getnnz(axis=0) > 0)
     tokens = windows.tokens[:, 1:]
-    text = torch.arange(len(tokens)) if windows.text is None else windows.text
-    text = text.repeat_interleave(tokens.shape[1])
+    text = windows.text.repeat_interleave(tokens.shape[1])
     return Encoded(codes, dictionary.w_dec * fires[:, None], tokens.flatten(), text)
 
 

@@ -155,7 +155,7 @@ def test_that_it_holds_there_is_no_evidence_of_a_circle_and_said_not_to_be(on_ra
 def test_too_few_draws_decide_nothing_and_say_how_many_it_takes():
     found = circular_features("toy/ordinal", draws=10)
     assert found.represented.outcome == found.ring.outcome == "undecided"
-    assert "2 classes share the level of 0.05" in found.represented.reason
+    assert "above the level 0.05 / 2 tests" in found.represented.reason
     assert "at least 39 draws are needed" in found.represented.reason
     assert "No class is held" not in found.answer()
     assert "would be found in" not in found.answer()
