@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry.classes import unit_means
 from mechinterp_toolkit.model import HookedModel, takes_model
+from mechinterp_toolkit.nulls import balanced_relabellings
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.results import Estimate
-from mechinterp_toolkit.stats import balanced_relabellings, bootstrap
+from mechinterp_toolkit.stats import bootstrap
 
 Token = int | tuple[Int[Tensor, " n"], Int[Tensor, " m"]]
 """A place among the real tokens, the same in all prompts, or one for each positive and each

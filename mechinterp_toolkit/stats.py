@@ -18,18 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
-from mechinterp_toolkit.nulls import (  # noqa: F401  handed on until every caller asks `nulls`
-    Permutations,
-    balanced_relabellings,
-    benjamini_hochberg,
-    draws_needed,
-    max_statistic_p,
-    p_value,
-    permutations,
-    permuted_within,
-    smallest_p,
-    why_undecided,
-)
+from mechinterp_toolkit.nulls import why_undecided
 from mechinterp_toolkit.results import Estimate, Outcome, Verdict
 
 WeightedStatistic = Callable[

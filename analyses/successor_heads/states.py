@@ -29,9 +29,10 @@ from mechinterp_toolkit.geometry.residue_features import residue_features
 from mechinterp_toolkit.geometry.residue_scan import residue_scan
 from mechinterp_toolkit.geometry.residue_steering import ResidueSteering, steer_residues
 from mechinterp_toolkit.heads.ov_circuit import OVReader
+from mechinterp_toolkit.nulls import permuted_within
 from mechinterp_toolkit.prompts import OrdinalClass
 from mechinterp_toolkit.results import Estimate
-from mechinterp_toolkit.stats import bootstrap, permuted_within
+from mechinterp_toolkit.stats import bootstrap
 
 PERIODS = range(2, 25)
 """Periods T for which n mod T is looked for in the numbers."""

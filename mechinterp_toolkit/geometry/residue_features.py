@@ -22,7 +22,7 @@ from torch import Tensor
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.geometry.arguments import finite, whole_numbers
 from mechinterp_toolkit.geometry.regression import class_means, one_hot, polynomials, without
-from mechinterp_toolkit.stats import permutations
+from mechinterp_toolkit.nulls import permutations
 
 DECAY = 1e-3
 """Penalty of the probe's squared weights, on activations of mean squared norm 1."""

@@ -15,7 +15,7 @@ from mechinterp_toolkit.geometry.clusters import (
     real_components,
     shares_of,
 )
-from mechinterp_toolkit.stats import max_statistic_p
+from mechinterp_toolkit.nulls import max_statistic_p
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:

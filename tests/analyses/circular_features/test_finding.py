@@ -21,9 +21,9 @@ from mechinterp_toolkit.analyses.circular_features.finding import (
 from mechinterp_toolkit.analyses.circular_features.result import EDITS, CircularFeatures
 from mechinterp_toolkit.errors import NotApplicable
 from mechinterp_toolkit.model import HookedModel, load_model
+from mechinterp_toolkit.nulls import permutations
 from mechinterp_toolkit.prompts import ORDINAL_CLASSES, build_prompts, ordinal_classes
 from mechinterp_toolkit.results import Estimate
-from mechinterp_toolkit.stats import permutations
 from mechinterp_toolkit.storage import load_result, save_result
 from mechinterp_toolkit.toys.gpt2 import random_gpt2, word_level_tokenizer
 
