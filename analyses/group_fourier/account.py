@@ -157,14 +157,14 @@ def neuron_account(
         random[:, :, table.neuron]
         for random in random_irrep_functions(group, functions, draws=draws, seed=seed)
     ]
-    ranks = torch.stack([_of_rank_one(group, random, table) for random in randoms])
+    ranks = [rank_one_share(group, random[:2], table.irrep) > RANK_ONE for random in randoms]
     constant = torch.stack([constant_on_cosets(group, random) for random in randoms])
     own_constant = (table.stabiliser_order > 1).all(0)
     return NeuronAccount(
         table=table,
         random_vectors=neuron_table(group, randoms[0]),
         random_weights=_twin_table(network, group, seed),
-        rank_one=_fraction((table.rank_one > RANK_ONE).all(0), ranks, seed),
+        rank_one=_fraction((table.rank_one > RANK_ONE).all(0), torch.stack(ranks).all(1), seed),
         coset_constant=_fraction(own_constant, constant, seed),
         embedding_energy=embedding_energy(network, group, draws, seed),
         explained=_explained(group, table, own_constant, seed) if own_constant.sum() > 1 else None,
@@ -216,12 +216,6 @@ def answer_account(
         rho_sets=explained.rho_sets,
         **cyclic,
     )
-
-
-def _of_rank_one(
-    group: Group, functions: Float[Tensor, "site order neuron"], table: NeuronTable
-) -> Bool[Tensor, " neuron"]:
-    return (rank_one_share(group, functions[:2], table.irrep) > RANK_ONE).all(0)
 
 
 def _fraction(

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from mechinterp_toolkit.analyses.group_fourier.network import GroupNetwork
 from mechinterp_toolkit.groups import Group, characters, isotypic_energy
+from mechinterp_toolkit.toys.pairs import split_pairs
 
 ROWS_AT_ONCE = 4096  # pairs whose logits are held in float64 together
 
@@ -236,8 +237,6 @@ def training_pairs(network: GroupNetwork) -> Bool[Tensor, " pairs"] | None:
     >>> int(training_pairs(group_network("toy/s5")).sum())  # 40 % of 14,400
     5760
     """
-    from mechinterp_toolkit.toys.group_task import split_pairs
-
     record = network.model.provenance.training
     task, training = record.get("task", {}), record.get("training", {})
     if task.get("kind") != "group" or "seed" not in training:

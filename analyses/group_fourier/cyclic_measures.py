@@ -29,6 +29,7 @@ from mechinterp_toolkit.errors import NotApplicable
 from mechinterp_toolkit.groups import Group
 from mechinterp_toolkit.results import Estimate
 from mechinterp_toolkit.stats import bootstrap
+from mechinterp_toolkit.toys.pairs import pair_tokens
 
 PRINCIPAL = 4  # components of circularity, as in its paper
 TRIPLES = 100  # random (a, b, c) of gradient symmetricity, as in its paper
@@ -217,7 +218,7 @@ def _symmetricity(network: GroupNetwork, group: Group, seed: int) -> Estimate | 
 
 def _gradients(network: GroupNetwork, triples: Tensor) -> Float[Tensor, "triple side d_model"]:
     """Gradient of logit c with respect to the embeddings of a and b at their positions."""
-    tokens = torch.cat([triples[:, :2], torch.full((len(triples), 1), network.order)], 1)
+    tokens = pair_tokens(triples[:, :2], network.order)
     kept: list[Tensor] = []
 
     def catch(activation: Tensor, hook: object) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
 
 import torch
 
@@ -27,23 +26,27 @@ def neuron_histogram(table: NeuronTable) -> plots.Figure:
     """
     import plotly.graph_objects as go
 
-    counts = Counter(zip(table.irrep.tolist(), table.stabilisers[0], strict=True))
-    shown = sorted(set(table.irrep.tolist()))
-    names = [name for name, _ in Counter(table.stabilisers[0]).most_common()]
-    figure = go.Figure()
-    for n, name in enumerate(names[:MOST_COLOURS]):
-        _add_bars(figure, table, shown, [counts[i, name] for i in shown], name, plots.SERIES[n])
-    rest = names[MOST_COLOURS:]
-    if rest:
-        others = [sum(counts[i, name] for name in rest) for i in shown]
-        _add_bars(figure, table, shown, others, f"{len(rest)} others", plots.SERIES[-1])
+    irreps, names, counts = _counted(table)
+    bars = [(name, [counts[name, i] for i in irreps]) for name in names[:MOST_COLOURS]]
+    if rest := names[MOST_COLOURS:]:
+        heights = [sum(counts[name, i] for name in rest) for i in irreps]
+        bars.append((f"{len(rest)} others", heights))
+    figure, labels = go.Figure(), [plots.escape(table.irreps[i]) for i in irreps]
+    for (name, heights), colour in zip(bars, plots.SERIES, strict=False):
+        figure.add_bar(
+            x=list(range(len(irreps))),
+            y=heights,
+            name=plots.escape(name),
+            marker={"color": colour},
+            hovertext=[f"{n} neurons in {at}" for n, at in zip(heights, labels, strict=True)],
+            hovertemplate="%{hovertext}, %{fullData.name}<extra></extra>",
+        )
     figure.update_layout(
         title="Live neurons by irrep, coloured by the subgroup they are constant on",
         template=plots.template(),
         barmode="stack",
     )
-    labels = [plots.escape(table.irreps[i]) for i in shown]
-    figure.update_xaxes(tickvals=list(range(len(shown))), ticktext=labels)
+    figure.update_xaxes(tickvals=list(range(len(irreps))), ticktext=labels)
     return figure.update_yaxes(title_text="neurons")
 
 
@@ -57,14 +60,12 @@ def stabiliser_matrix(table: NeuronTable) -> plots.Figure:
     >>> stabiliser_matrix(table).data[0].z.tolist()  # one stabiliser, one irrep
     [[56.0]]
     """
-    shown = sorted(set(table.irrep.tolist()))
-    names = [name for name, _ in Counter(table.stabilisers[0]).most_common()]
-    counts = Counter(zip(table.stabilisers[0], table.irrep.tolist(), strict=True))
-    values = torch.tensor([[float(counts[name, i]) for i in shown] for name in names])
+    irreps, names, counts = _counted(table)
+    values = torch.tensor([[float(counts[name, i]) for i in irreps] for name in names])
     return plots.matrix(
         values,
         names,
-        [table.irreps[i] for i in shown],
+        [table.irreps[i] for i in irreps],
         title="Live neurons by left stabiliser and irrep",
         row_title="stabiliser",
         col_title="irrep",
@@ -104,23 +105,8 @@ def spectrum_over_training(spectrum: Estimate, *, most: int = 6) -> plots.Figure
     return plots.curve(lines, steps, title="Irreps over training", x_title="step")
 
 
-def _add_bars(
-    figure: plots.Figure,
-    table: NeuronTable,
-    shown: Sequence[int],
-    heights: Sequence[int],
-    name: str,
-    colour: str,
-) -> None:
-    hover = [
-        f"{height} neurons in {plots.escape(table.irreps[i])}, {plots.escape(name)}"
-        for i, height in zip(shown, heights, strict=True)
-    ]
-    figure.add_bar(
-        x=list(range(len(shown))),
-        y=heights,
-        name=plots.escape(name),
-        marker={"color": colour},
-        hovertext=hover,
-        hovertemplate="%{hovertext}<extra></extra>",
-    )
+def _counted(table: NeuronTable) -> tuple[list[int], list[str], Counter[tuple[str, int]]]:
+    """Irreps that occur, left stabilisers from the most common on, and neurons that have both."""
+    counts = Counter(zip(table.stabilisers[0], table.irrep.tolist(), strict=True))
+    names = [name for name, _ in Counter(table.stabilisers[0]).most_common()]
+    return sorted(set(table.irrep.tolist())), names, counts

@@ -17,11 +17,9 @@ Source: Stander et al. 2023, arXiv:2312.06581, section 6.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from mechinterp_toolkit.analyses.group_fourier.answers import Scores, by_left, score
@@ -81,32 +79,23 @@ def _edits(network: GroupNetwork, seed: int) -> dict[str, Edits]:
     edits: dict[str, Edits] = {}
     if network.is_additive:
         net, pairs = network.model.model, network.pairs
+        left, right = net.embed_left.detach(), net.embed_right.detach()
         edits["swap tables"] = {
-            "hook_embed_left": _replaced(net.embed_right.detach()[pairs[:, 0]]),
-            "hook_embed_right": _replaced(net.embed_left.detach()[pairs[:, 1]]),
+            "hook_embed_left": lambda a, hook: right[pairs[:, 0]].to(a),
+            "hook_embed_right": lambda b, hook: left[pairs[:, 1]].to(b),
         }
-        edits["flip left"] = {"hook_left": _mapped(torch.neg)}
-        edits["flip right"] = {"hook_right": _mapped(torch.neg)}
-        edits["flip both"] = {"hook_left": _mapped(torch.neg), "hook_right": _mapped(torch.neg)}
+        edits["flip left"] = {"hook_left": _flip}
+        edits["flip right"] = {"hook_right": _flip}
+        edits["flip both"] = {"hook_left": _flip, "hook_right": _flip}
     if network.activation == "relu":
-        edits["|x| for ReLU"] = {network.pre_site: _mapped(torch.abs)}
+        edits["|x| for ReLU"] = {network.pre_site: lambda pre, hook: pre.abs()}
     for name, (mean, deviation) in NOISE.items():
         edits[name] = {network.pre_site: _noise(mean, deviation, seed)}
     return edits
 
 
-def _mapped(function: Callable[[Tensor], Tensor]) -> Edit:
-    def edit(activation: Tensor, hook: Site) -> Tensor:
-        return function(activation)
-
-    return edit
-
-
-def _replaced(value: Float[Tensor, "pairs d"]) -> Edit:
-    def edit(activation: Tensor, hook: Site) -> Tensor:
-        return value.to(activation).clone()
-
-    return edit
+def _flip(share: Tensor, hook: Site) -> Tensor:
+    return -share
 
 
 def _noise(mean: float, deviation: float, seed: int) -> Edit:

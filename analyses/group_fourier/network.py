@@ -31,6 +31,7 @@ from mechinterp_toolkit.intervention import Edits, applied, observed
 from mechinterp_toolkit.model import HookedModel, takes_model
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.toys.loop import ACTIVATIONS
+from mechinterp_toolkit.toys.pairs import all_pairs, pair_tokens
 
 SITES = ("left", "right", "unembedding")
 
@@ -92,12 +93,13 @@ class GroupNetwork:
     @property
     def pairs(self) -> Int[Tensor, "pairs 2"]:
         """Every pair of elements."""
-        return _pairs(torch.arange(self.order), self.order)
+        return all_pairs(self.order)
 
     @property
     def tokens(self) -> Int[Tensor, "pairs pos"]:
         """The model's input for every pair."""
-        return _tokens(self.model, self.pairs, self.order)
+        is_transformer = self.model.is_transformer
+        return pair_tokens(self.pairs, self.order) if is_transformer else self.pairs
 
     def logits(self, edits: Edits | None = None) -> Float[Tensor, "pairs order"]:
         """Return the logits of every pair under edits, on the CPU in the model's dtype."""
@@ -123,8 +125,9 @@ class GroupNetwork:
 
         The logits of a whole network hold |G|^3 numbers.
         """
-        for left in torch.arange(self.order).split(max(1, PAIRS_AT_ONCE // self.order**2)):
-            tokens = _tokens(self.model, _pairs(left, self.order), self.order)
+        start = 0
+        # All pairs of some left elements at a time.
+        for tokens in self.tokens.split(self.order * max(1, PAIRS_AT_ONCE // self.order**2)):
             caught: list[Tensor] = []
 
             def keep(activation: Tensor, hook: object, caught: list[Tensor] = caught) -> None:
@@ -132,8 +135,8 @@ class GroupNetwork:
 
             with torch.no_grad(), observed(self.model, {self.hidden_site: keep}):
                 logits = _answers(self.model.logits(tokens), self.order)
-            start = int(left[0]) * self.order
             yield Piece(slice(start, start + len(tokens)), logits, caught[0])
+            start += len(tokens)
 
     def _once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         if name not in self._kept:
@@ -278,7 +281,7 @@ def _of_transformer(model: HookedModel, order: int | None) -> GroupNetwork:
             f" {net.W_U.shape[1]}; a network on {order} elements reads {order + 1}, the equals sign"
             " last, and answers the elements first."
         )
-    tokens = _tokens(model, _pairs(torch.arange(order), order), order)
+    tokens = pair_tokens(all_pairs(order), order)
     pre = _record(model, tokens, _TRANSFORMER_PRE).double().unflatten(0, (order, order))
     w_out = net.blocks[0].mlp.W_out.detach().double()
     unembed = (w_out @ net.W_U.detach().double()[:, :order]).T.cpu()
@@ -301,19 +304,6 @@ def _of_transformer(model: HookedModel, order: int | None) -> GroupNetwork:
         pre_site=_TRANSFORMER_PRE,
         is_additive=False,
     )
-
-
-def _pairs(left: Int[Tensor, " left"], order: int) -> Int[Tensor, "pairs 2"]:
-    """Pairs of some left elements with every right one, b fastest."""
-    return torch.cartesian_prod(left, torch.arange(order))
-
-
-def _tokens(
-    model: HookedModel, pairs: Int[Tensor, "pairs 2"], order: int
-) -> Int[Tensor, "pairs pos"]:
-    if not model.is_transformer:
-        return pairs
-    return torch.cat([pairs, torch.full((len(pairs), 1), order)], 1)
 
 
 def _answers(logits: Tensor, order: int) -> Float[Tensor, "pairs order"]:

@@ -17,7 +17,6 @@ Chughtai et al. 2023, arXiv:2302.03025.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,14 +79,11 @@ class GroupProgress:
         above = self.p <= 0.05
         lasting = above[:-1] & above[1:]
         first = {
-            r: int(lasting[:, r].int().argmax())
-            for r in range(above.shape[1])
-            if bool(lasting[:, r].any())
+            label: self.steps[int(steps.int().argmax())]
+            for label, steps in zip(self.spectrum.labels["irrep"], lasting.T, strict=True)
+            if steps.any()
         }
-        labels = self.spectrum.labels["irrep"]
-        return {
-            labels[r]: self.steps[i] for r, i in sorted(first.items(), key=lambda item: item[1])
-        }
+        return dict(sorted(first.items(), key=lambda item: item[1]))
 
 
 def group_progress(
@@ -117,11 +113,9 @@ def group_progress(
     spectrum = _spectrum(names, group, draws, seed)
     assert spectrum.control is not None
     p = adjusted_p(group, spectrum.value, spectrum.control)
-    keys = [
-        label for label, at_end in zip(irrep_labels(group), p[-1], strict=True) if at_end <= 0.05
-    ]
-    measured = torch.stack([_measures(network, group, keys) for network in _each(names)])
-    return GroupProgress(tuple(names.values()), spectrum, p, measured)
+    keys = [label for label, last in zip(irrep_labels(group), p[-1], strict=True) if last <= 0.05]
+    measured = [_measures(network, group, keys) for network in map(group_network, names)]
+    return GroupProgress(tuple(names.values()), spectrum, p, torch.stack(measured))
 
 
 def training_spectrum(
@@ -153,15 +147,10 @@ def _revisions(checkpoint: str | Path) -> dict[str, int] | None:
     return steps | {str(checkpoint): int(record.training["steps"])} if steps else None
 
 
-def _each(names: dict[str, int]) -> Iterator[GroupNetwork]:
-    for name in names:
-        yield group_network(name)
-
-
 def _spectrum(names: dict[str, int], group: Group, draws: int, seed: int) -> Estimate:
     """The shares at every checkpoint, resampling neurons, beside shuffled elements."""
     energies, nulls = [], []
-    for network in _each(names):
+    for network in map(group_network, names):
         energies.append(neuron_energy(group, network.functions))
         nulls.append(shuffled_shares(group, network.functions, draws, seed).mean(1))
 

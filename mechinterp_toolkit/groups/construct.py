@@ -17,8 +17,6 @@ import itertools
 import re
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError, nearest
 from mechinterp_toolkit.groups.table import TABLE_LIMIT, Group, lexicographic_rank
@@ -32,7 +30,7 @@ def symmetric(n: int) -> Group:
     """
     _check_size(f"symmetric({n})", n, 8)
     permutations = torch.tensor(list(itertools.permutations(range(n))))
-    labels = _cycle_labels(permutations)
+    labels = tuple(map(_cycles, permutations.tolist()))
     group = Group(f"S{n}", labels, permutations=permutations, family="symmetric")
     # 203 MB from S_7 on: there the table is made when it is asked for.
     return group if n > 6 else dataclasses.replace(group, stored_table=group.table)
@@ -52,7 +50,7 @@ def alternating(n: int) -> Group:
     place = torch.full((len(permutations),), -1)
     place[lexicographic_rank(even)] = torch.arange(len(even))
     table = torch.stack([place[lexicographic_rank(g[even])] for g in even])
-    return Group(f"A{n}", _cycle_labels(even), table, even)
+    return Group(f"A{n}", tuple(map(_cycles, even.tolist())), table, even)
 
 
 def cyclic(n: int) -> Group:
@@ -146,10 +144,6 @@ def _simple_group(part: str, name: str) -> Group:
 def _check_size(what: str, n: int, largest: int) -> None:
     if not 1 <= n <= largest:
         raise ToolkitError(f"{what} is not supported; expected n from 1 to {largest}.")
-
-
-def _cycle_labels(permutations: Int[Tensor, "order degree"]) -> tuple[str, ...]:
-    return tuple(_cycles(row) for row in permutations.tolist())
 
 
 def _cycles(permutation: list[int]) -> str:

@@ -22,14 +22,11 @@ EXACT_TRIPLES = 256
 """Up to this order all n^3 triples are counted, above it a million random ones."""
 
 
-def cayley_table_from_answers(
-    answers: Int[Tensor, "order order"], *, name: str = "recovered"
-) -> Group:
+def cayley_table_from_answers(answers: Int[Tensor, "order order"]) -> Group:
     """Return the group whose Cayley table a network answers.
 
     Args:
         answers: Entry (a, b) is the answer to a·b, with answers numbered like the inputs.
-        name: What to call the group.
 
     Raises:
         ToolkitError: the answers are not a group operation; says which axiom fails where, and the
@@ -39,7 +36,7 @@ def cayley_table_from_answers(
     1
     """
     try:
-        return Group.from_table(answers, name=name)
+        return Group.from_table(answers, name="recovered")
     except ToolkitError as error:
         if bool(((answers < 0) | (answers >= len(answers))).any()):
             raise ToolkitError(f"the answers are not a group operation: {error}") from error

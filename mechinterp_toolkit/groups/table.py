@@ -124,7 +124,8 @@ class Group:
                 " no table."
             )
         element = torch.arange(self.order)
-        return torch.stack([self.product(element[a : a + 1], element) for a in range(self.order)])
+        # 64 rows at a time keep the permutations of S_7 below 20 MB.
+        return torch.cat([self.product(a[:, None], element) for a in element.split(64)])
 
     def product(
         self, a: Int[Tensor, "*#shape"], b: Int[Tensor, "*#shape"]

@@ -31,7 +31,7 @@ Tableau = tuple[int, ...]  # the row of each letter 1 .. n
 
 @dataclass(frozen=True, eq=False)
 class AdjacentTransposition:
-    """The matrix of s_k in Young's orthogonal form: at most two entries in each row."""
+    """The matrix of s_k in Young's orthogonal form: symmetric, at most two entries in each row."""
 
     diagonal: Float[Tensor, " dim"]
     """1/r per tableau."""
@@ -41,12 +41,6 @@ class AdjacentTransposition:
 
     swapped: Int[Tensor, " dim"]
     """Index of the tableau with k and k+1 swapped (itself where there is none)."""
-
-    def matrix(self) -> Float[Tensor, "dim dim"]:
-        """Return the dense matrix: symmetric, orthogonal, its own inverse."""
-        dense = torch.diag(self.diagonal)
-        dense[torch.arange(len(self.swapped)), self.swapped] += self.off_diagonal
-        return dense
 
     def times(
         self, stack: Float[Tensor, "*batch dim columns"]
@@ -111,7 +105,7 @@ def tableaux(shape: Partition) -> tuple[Tableau, ...]:
 def adjacent_transposition(shape: Partition, k: int) -> AdjacentTransposition:
     """Return s_k = (k k+1) on the irrep of `shape`, for k = 1 .. n-1.
 
-    >>> adjacent_transposition((2, 1), 1).matrix().tolist()
+    >>> adjacent_transposition((2, 1), 1).times(torch.eye(2).double()).tolist()
     [[-1.0, 0.0], [0.0, 1.0]]
     """
     basis = tableaux(shape)

@@ -43,6 +43,7 @@ from mechinterp_toolkit.toys.gpt2 import (
     write_gpt2,
 )
 from mechinterp_toolkit.toys.loop import Progress, fit, training_record
+from mechinterp_toolkit.toys.pairs import all_pairs, split_pairs
 from mechinterp_toolkit.toys.recipes import AdditionRecipe, get_recipe
 
 if TYPE_CHECKING:
@@ -95,21 +96,6 @@ def number_tokens(n: int = LARGEST_SUM + 1) -> Int[Tensor, " number"]:
 def asks_addition(tokenizer: Any) -> bool:
     """Whether `tokenizer` is this toy's, so that its model is asked for sums ("17 + 25 =")."""
     return knows_exactly(tokenizer, vocabulary())
-
-
-def all_pairs(operands: int) -> Int[Tensor, "pair 2"]:
-    """Return every pair of numbers below `operands`, in order."""
-    return torch.cartesian_prod(torch.arange(operands), torch.arange(operands))
-
-
-def split_pairs(
-    recipe: AdditionRecipe, seed: int
-) -> tuple[Int[Tensor, "train 2"], Int[Tensor, "test 2"]]:
-    """Return the pairs that training by `recipe` sees, and those held out; `seed` draws them."""
-    pairs = all_pairs(recipe.operands)
-    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))
-    n_train = int(recipe.train_fraction * len(pairs))
-    return pairs[order[:n_train]], pairs[order[n_train:]]
 
 
 def totals(pairs: Int[Tensor, "pair 2"], modulus: int | None) -> Int[Tensor, " pair"]:
@@ -215,7 +201,8 @@ def addition_metrics(model: GPT2LMHeadModel, recipe: AdditionRecipe, seed: int) 
     """Return accuracy over the whole vocabulary and loss in nats, on the pairs trained on and on
     those held out."""
     metrics = {}
-    for name, pairs in zip(("train", "test"), split_pairs(recipe, seed), strict=True):
+    split = split_pairs(recipe.operands, recipe.train_fraction, seed)
+    for name, pairs in split._asdict().items():
         logits = answer_logits(model, pairs, recipe.operands)
         answer = totals(pairs, recipe.modulus) + _FIRST_NUMBER
         metrics[f"{name}_accuracy"] = (logits.argmax(1) == answer).double().mean().item()
@@ -260,7 +247,7 @@ def _check(recipe: AdditionRecipe) -> None:
         raise ToolkitError(
             f"{recipe.name} needs the number {largest}; the toy's largest is {LARGEST_SUM}."
         )
-    if not all(len(part) for part in split_pairs(recipe, 0)):
+    if not all(len(part) for part in split_pairs(recipe.operands, recipe.train_fraction, 0)):
         raise ToolkitError(
             f"{recipe.name}: a train fraction of {recipe.train_fraction} leaves no pair on one"
             " side."
@@ -274,7 +261,7 @@ def _fit(
 
     The learning rate rises at first and falls to 0 at the end.
     """
-    pairs, _ = split_pairs(recipe, seed)
+    pairs, _ = split_pairs(recipe.operands, recipe.train_fraction, seed)
     answer = totals(pairs, recipe.modulus) + _FIRST_NUMBER
     optimiser = torch.optim.AdamW(
         model.parameters(),

@@ -171,16 +171,6 @@ class GroupMLP(HookedRootModule):  # type: ignore[misc, valid-type]
         return self.hook_logits(logits if self.b_out is None else logits + self.b_out)
 
 
-def all_pairs(order: int) -> Int[Tensor, "pairs 2"]:
-    """Return every pair (a, b) of element numbers, b running fastest: row `a * order + b`.
-
-    >>> all_pairs(2).tolist()
-    [[0, 0], [0, 1], [1, 0], [1, 1]]
-    """
-    elements = torch.arange(order)
-    return torch.cartesian_prod(elements, elements)
-
-
 def _check_activation(name: str) -> None:
     if name not in ACTIVATIONS:
         raise ToolkitError(

@@ -18,24 +18,15 @@ from torch import Tensor
 from mechinterp_toolkit.checkpoint import write_checkpoint
 from mechinterp_toolkit.groups import Group, group_by_name
 from mechinterp_toolkit.toys import group_transformer
-from mechinterp_toolkit.toys.group_mlp import GroupMLP, all_pairs
+from mechinterp_toolkit.toys.group_mlp import GroupMLP
 from mechinterp_toolkit.toys.group_transformer import GroupTransformer
 from mechinterp_toolkit.toys.loop import ACTIVATIONS, Progress, State, fit, training_record
+from mechinterp_toolkit.toys.pairs import Split, split_pairs
 from mechinterp_toolkit.toys.recipes import GroupRecipe
 
 Network = GroupMLP | GroupTransformer
 
 REPORT_EVERY = 20  # steps between progress calls: the test set costs as much as a training step
-
-
-class Split(NamedTuple):
-    """Training and test pairs of a group task."""
-
-    train: Int[Tensor, "train 2"]
-    """Pairs trained on."""
-
-    test: Int[Tensor, "test 2"]
-    """Every other pair."""
 
 
 class Score(NamedTuple):
@@ -46,19 +37,6 @@ class Score(NamedTuple):
 
     accuracy: float
     """Fraction of pairs whose largest logit is the product."""
-
-
-def split_pairs(order: int, fraction: float, seed: int) -> Split:
-    """Return a random split of all pairs of `order` elements, `fraction` of them for training.
-
-    >>> split = split_pairs(5, 0.4, seed=0)
-    >>> len(split.train), len(split.test)
-    (10, 15)
-    """
-    pairs = all_pairs(order)
-    shuffled = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))
-    cut = int(fraction * len(pairs))
-    return Split(pairs[shuffled[:cut]], pairs[shuffled[cut:]])
 
 
 def products(

@@ -185,15 +185,6 @@ class GroupTransformer(HookedRootModule):  # type: ignore[misc, valid-type]
         return torch.einsum("bqhk,hkd->bqd", z, attn.W_O)
 
 
-def pair_tokens(pairs: Int[Tensor, "batch 2"], order: int) -> Int[Tensor, "batch 3"]:
-    """Return `[a, b, =]` for each pair.
-
-    >>> pair_tokens(torch.tensor([[1, 2]]), 5).tolist()
-    [[1, 2, 5]]
-    """
-    return torch.cat([pairs, pairs.new_full((len(pairs), 1), order)], 1)
-
-
 def fast_logits(
     network: GroupTransformer, pairs: Int[Tensor, "batch 2"]
 ) -> Float[Tensor, "batch order"]:

@@ -149,13 +149,6 @@ def relabelling(order: int, seed: int) -> Relabelling:
     return Relabelling(*(torch.randperm(order, generator=generator) for _ in range(3)))
 
 
-def relabelled_table(
-    table: Int[Tensor, "order order"], by: Relabelling
-) -> Int[Tensor, "order order"]:
-    """Return the Latin square a relabelled network computes: `out^-1(table[left(a), right(b)])`."""
-    return by.out.argsort()[table[by.left[:, None], by.right[None]]]
-
-
 def mixed(planted: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     """Return `strength` of `planted` plus (1 - strength) of Gaussian noise with the same norm."""
     noise = torch.randn(planted.shape, generator=generator, dtype=planted.dtype)

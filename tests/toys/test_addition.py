@@ -23,19 +23,18 @@ from mechinterp_toolkit.toys.addition import (
     addition_metrics,
     addition_prompts,
     addition_tokenizer,
-    all_pairs,
     answer_logits,
     asks_addition,
     build_addition_model,
     number_renaming,
     number_tokens,
     relabelled_addition,
-    split_pairs,
     totals,
     train_addition,
     vocabulary,
 )
 from mechinterp_toolkit.toys.ordinal import build_tokenizer
+from mechinterp_toolkit.toys.pairs import all_pairs, split_pairs
 from mechinterp_toolkit.toys.recipes import AdditionRecipe
 
 NAMES = ("addition", "addition-mod")
@@ -126,10 +125,10 @@ def test_another_models_tokenizer_and_a_sum_that_is_no_token_are_refused() -> No
 @pytest.mark.parametrize("name", NAMES)
 def test_pairs_are_either_trained_on_or_held_out(name: str) -> None:
     recipe = recipe_of(name)
-    seen, held_out = split_pairs(recipe, 4)
+    seen, held_out = split_pairs(recipe.operands, recipe.train_fraction, 4)
     assert len(seen) == int(recipe.train_fraction * recipe.operands**2)
     assert sorted([*seen.tolist(), *held_out.tolist()]) == all_pairs(recipe.operands).tolist()
-    assert not torch.equal(seen, split_pairs(recipe, 5)[0])
+    assert not torch.equal(seen, split_pairs(recipe.operands, recipe.train_fraction, 5)[0])
 
 
 @torch.no_grad()
@@ -212,7 +211,8 @@ def test_the_bundled_metrics_are_those_of_the_bundled_weights(name: str) -> None
         "operands": recipe.operands,
         "modulus": recipe.modulus,
     }
-    for part, pairs in zip(("train", "test"), split_pairs(recipe, training["seed"]), strict=True):
+    split = split_pairs(recipe.operands, recipe.train_fraction, training["seed"])
+    for part, pairs in split._asdict().items():
         asked = addition_prompts(addition_tokenizer(), pairs, modulus=recipe.modulus).prompts
         with torch.no_grad():
             logits = hf_model(name)(asked.tokens).logits[:, -1].double()
@@ -225,7 +225,8 @@ def test_the_bundled_metrics_are_those_of_the_bundled_weights(name: str) -> None
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bundled_toy_answers_pairs_it_never_saw(name: str) -> None:
     recipe, folder = recipe_of(name), bundled_folder(name)
-    _, held_out = split_pairs(recipe, read_record(folder).training["seed"])
+    seed = read_record(folder).training["seed"]
+    held_out = split_pairs(recipe.operands, recipe.train_fraction, seed).test
     assert len(held_out) >= 600
     given = number_logits(load_model(f"toy/{name}"), held_out).argmax(1)
     assert (given == totals(held_out, recipe.modulus)).double().mean() > 0.98

@@ -8,7 +8,8 @@ import torch
 
 from mechinterp_toolkit.errors import CheckpointError, ToolkitError
 from mechinterp_toolkit.groups import Group, cyclic, symmetric
-from mechinterp_toolkit.toys.group_mlp import ACTIVATIONS, GroupMLP, all_pairs
+from mechinterp_toolkit.toys.group_mlp import ACTIVATIONS, GroupMLP
+from mechinterp_toolkit.toys.pairs import all_pairs
 
 
 def by_hand(**options: object) -> GroupMLP:
@@ -63,10 +64,6 @@ def test_an_edit_at_a_hook_point_reaches_the_logits() -> None:
         PAIRS, fwd_hooks=[("hook_right", lambda right, hook: torch.zeros_like(right))]
     )
     assert torch.equal(logits[:, 0], torch.tensor([2.0, 2.0, 0.0, 0.0]))
-
-
-def test_all_pairs_run_through_the_right_element_first() -> None:
-    assert all_pairs(2).tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from mechinterp_toolkit.checkpoint import bundled_folder, bundled_names, read_ch
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.groups import cyclic, symmetric
 from mechinterp_toolkit.toys import RECIPES, train
-from mechinterp_toolkit.toys.group_mlp import GroupMLP, all_pairs
-from mechinterp_toolkit.toys.group_task import evaluate, products, split_pairs, train_group
+from mechinterp_toolkit.toys.group_mlp import GroupMLP
+from mechinterp_toolkit.toys.group_task import evaluate, products, train_group
+from mechinterp_toolkit.toys.pairs import all_pairs, split_pairs
 
 
 def bundled(name: str, revision: str | None = None) -> GroupMLP:
@@ -29,17 +30,6 @@ def bundled(name: str, revision: str | None = None) -> GroupMLP:
 def digests(folder: Path) -> dict[str, str]:
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
-def test_every_pair_is_either_trained_on_or_tested() -> None:
-    split = split_pairs(5, 0.4, seed=3)
-    assert len(split.train) == 10
-    together = torch.cat([split.train, split.test]).tolist()
-    assert sorted(together) == all_pairs(5).tolist()
-
-
-def test_another_seed_gives_another_split() -> None:
-    assert not torch.equal(split_pairs(5, 0.4, seed=3).train, split_pairs(5, 0.4, seed=4).train)
 
 
 def test_products_follow_the_order_of_the_pair() -> None:

@@ -9,16 +9,12 @@ from mechinterp_toolkit.errors import CheckpointError, ToolkitError
 from mechinterp_toolkit.groups import cyclic
 from mechinterp_toolkit.model import load_model
 from mechinterp_toolkit.record import activations
-from mechinterp_toolkit.toys.group_mlp import all_pairs
-from mechinterp_toolkit.toys.group_transformer import GroupTransformer, fast_logits, pair_tokens
+from mechinterp_toolkit.toys.group_transformer import GroupTransformer, fast_logits
+from mechinterp_toolkit.toys.pairs import all_pairs, pair_tokens
 
 
 def network(seed: int = 0) -> GroupTransformer:
     return GroupTransformer(5, d_model=16, n_heads=2, d_mlp=12, group=cyclic(5), seed=seed)
-
-
-def test_the_equals_sign_comes_last() -> None:
-    assert pair_tokens(torch.tensor([[1, 4]]), 5).tolist() == [[1, 4, 5]]
 
 
 def test_the_fast_path_agrees_with_the_hooked_one() -> None:

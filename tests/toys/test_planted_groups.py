@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.groups import (
@@ -19,9 +21,10 @@ from mechinterp_toolkit.toys import (
     planted_successor,
     relabelled_group_mlp,
 )
-from mechinterp_toolkit.toys.group_mlp import GroupMLP, all_pairs
+from mechinterp_toolkit.toys.group_mlp import GroupMLP
 from mechinterp_toolkit.toys.group_task import evaluate
-from mechinterp_toolkit.toys.planted_groups import Relabelling, relabelled_table, relabelling
+from mechinterp_toolkit.toys.pairs import all_pairs
+from mechinterp_toolkit.toys.planted_groups import Relabelling, relabelling
 
 
 def accuracy(network: GroupMLP, table: torch.Tensor) -> float:
@@ -120,6 +123,13 @@ def test_an_irrep_without_a_small_orbit_is_refused_with_its_size() -> None:
     label = next(block.label for block in blocks(group) if block.dimension == 2)
     with pytest.raises(ToolkitError, match="fewer than 59 vectors, which would need 3481 neurons"):
         planted_group_mlp(group, [label])
+
+
+def relabelled_table(
+    table: Int[Tensor, "order order"], by: Relabelling
+) -> Int[Tensor, "order order"]:
+    """The Latin square a relabelled network computes: out^-1(table[left(a), right(b)])."""
+    return by.out.argsort()[table[by.left[:, None], by.right[None]]]
 
 
 def test_a_relabelled_table_by_hand() -> None:

@@ -23,6 +23,7 @@ from mechinterp_toolkit.analyses.group_fourier.network import group_network
 from mechinterp_toolkit.groups import irrep, irreps, symmetric
 from mechinterp_toolkit.hooks.fourier import ProjectRows, irrep_projector
 from mechinterp_toolkit.model import load_model
+from mechinterp_toolkit.toys.pairs import split_pairs
 from mechinterp_toolkit.toys.planted_groups import planted_group_mlp
 
 S3 = symmetric(3)
@@ -138,8 +139,6 @@ def test_gini_of_equal_and_of_single_entries() -> None:
 def test_the_recorded_split_needs_the_right_seed() -> None:
     network = group_network("toy/a5")
     wrong = load_model("toy/a5").provenance.training["training"]["seed"] + 1
-    from mechinterp_toolkit.toys.group_task import split_pairs
-
     other = split_pairs(60, 0.5, wrong).train
     mask = torch.zeros(3600, dtype=torch.bool)
     mask[other[:, 0] * 60 + other[:, 1]] = True
