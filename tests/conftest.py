@@ -9,8 +9,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # `HF_HUB_OFFLINE=0 pytest -m netw
 os.environ["TQDM_DISABLE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"  # for what tests start: threads of several workers only wait
 
+import builtins
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +33,55 @@ hypothesis.settings.load_profile("toolkit")
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs sae-lens where it is not installed."""
+LONGEST = ("test_recipes.py", "analyses/", "test_suite.py")
+"""Files that take longest, begun first, so that no worker is left alone with one at the end."""
+
+WITHOUT_LENS = (
+    "geometry/",
+    "groups/",
+    "prompts/test_corpora.py",
+    "prompts/test_ordinal_classes.py",
+    "prompts/test_prompt_set.py",
+    "prompts/test_succession.py",
+    "test_accumulate.py",
+    "test_constraints.py",
+    "test_files.py",
+    "test_results.py",
+    "test_stats.py",
+    "test_storage.py",
+    "test_tables.py",
+)
+"""What no version of TransformerLens can change, since it is never imported there: `--one-line`
+leaves it out of the second environment."""
+
+
+def lies_in(item: pytest.Item, places: tuple[str, ...]) -> bool:
+    """Whether the file of a test is one of `places`, or in one."""
+    return item.path.relative_to(ROOT / "tests").as_posix().startswith(places)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--one-line",
+        action="store_true",
+        help="leave out the tests that no version of TransformerLens can change",
+    )
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """As many as there are cores, up to four; none for a single file, which starts sooner so."""
+    if len(config.args) == 1 and ".py" in config.args[0]:
+        return 0
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, 4)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes longest; skip what needs sae-lens where it is not installed."""
+    items.sort(key=lambda item: not lies_in(item, LONGEST))
+    if config.getoption("--one-line"):
+        left_out = [item for item in items if lies_in(item, WITHOUT_LENS)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not lies_in(item, WITHOUT_LENS)]
     if importlib.util.find_spec("sae_lens") is None:
         skip = pytest.mark.skip(
             reason='sae-lens is not installed: pip install -c constraints.txt -e ".[sae]"'
@@ -38,6 +89,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("sae"):
                 item.add_marker(skip)
+
+
+@contextmanager
+def lens_refused() -> Iterator[None]:
+    """Let nothing import TransformerLens, not even where it has been imported before."""
+    real = builtins.__import__
+
+    def refusing(name: str, *args: Any, **options: Any) -> Any:
+        if name.partition(".")[0] == "transformer_lens":
+            raise AssertionError(
+                "this test lies in WITHOUT_LENS of tests/conftest.py and imports TransformerLens"
+            )
+        return real(name, *args, **options)
+
+    builtins.__import__ = refusing
+    try:
+        yield
+    finally:
+        builtins.__import__ = real
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Hold WITHOUT_LENS to its word."""
+    if not lies_in(item, WITHOUT_LENS):
+        return (yield)
+    with lens_refused():
+        return (yield)
 
 
 @pytest.fixture(scope="session")

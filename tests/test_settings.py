@@ -7,7 +7,8 @@ import warnings
 
 import pytest
 
-from tests.house import CORE, FOLDERS, module_name, source_files
+from tests.conftest import LONGEST, WITHOUT_LENS, lens_refused
+from tests.house import CORE, FOLDERS, ROOT, module_name, source_files
 
 MODULES = [module_name(path) for path in source_files()]
 
@@ -34,3 +35,16 @@ def test_a_warning_caused_by_another_package_is_not_an_error() -> None:
         warnings.warn_explicit(
             "old", DeprecationWarning, "file.py", 1, module="transformer_lens.components"
         )
+
+
+def test_the_places_that_the_order_of_tests_names_are_there() -> None:
+    places = [*LONGEST, *WITHOUT_LENS]
+    assert [place for place in places if not (ROOT / "tests" / place).exists()] == []
+
+
+def test_a_test_that_is_run_with_one_transformer_lens_only_may_not_import_it() -> None:
+    import transformer_lens  # noqa: F401 - it has been imported before, as by another test
+
+    with lens_refused(), pytest.raises(AssertionError, match="lies in WITHOUT_LENS"):
+        from transformer_lens.hook_points import HookPoint  # noqa: F401
+    from transformer_lens.hook_points import HookPoint as again  # noqa: F401

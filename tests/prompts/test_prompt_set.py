@@ -439,10 +439,12 @@ def test_a_mask_of_the_wrong_length_selects_nothing():
 
 
 def test_prompt_sets_of_one_width_are_joined_in_order():
-    from mechinterp_toolkit.model import load_model
+    from transformers import AutoTokenizer
+
+    from mechinterp_toolkit.checkpoint import bundled_folder
     from mechinterp_toolkit.toys import successor_queries
 
-    tokenizer = load_model("toy/ordinal").tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(bundled_folder("ordinal"))
     classes = ordinal_classes(tokenizer, "days").classes
     parts = [successor_queries(tokenizer, classes, seed=seed) for seed in (0, 1)]
     whole = PromptSet.joined(parts)
