@@ -109,7 +109,7 @@ def asked_of(
     tokenizer, n = model.require_tokenizer(), len(ordinal)
     if task == "b from a":
         try:
-            prompts = prompts_of(model, ordinal, sums(ordinal), range(1, n + 1))
+            prompts = _prompts_of(model, ordinal, sums(ordinal), range(1, n + 1))
         except TokenisationError as error:
             raise NotApplicable(
                 f"circular_features cannot ask {model.provenance.checkpoint} for b from a: {error}"
@@ -125,7 +125,7 @@ def asked_of(
     else:
         sentences = TEMPLATES.get(ordinal.name, ("After {} comes", "What follows {} is"))
         sentences = sentences[:templates]
-        prompts = prompts_of(model, ordinal, sentences, [1] * len(sentences))
+        prompts = _prompts_of(model, ordinal, sentences, [1] * len(sentences))
     unit = torch.arange(len(prompts) // n).repeat_interleave(n)
     return Asked(prompts, ordinal.tokens, unit, torch.ones_like(unit))
 
@@ -152,7 +152,7 @@ def sums(ordinal: OrdinalClass) -> list[str]:
     return [sentence.format(span, "{}") for span in spans]
 
 
-def prompts_of(
+def _prompts_of(
     model: HookedModel, ordinal: OrdinalClass, sentences: Sequence[str], steps: Sequence[int]
 ) -> PromptSet:
     """Return every item in every sentence, its answer the sentence's number of steps behind it."""

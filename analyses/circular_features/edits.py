@@ -137,11 +137,11 @@ def edit_plane(
         _share_set(pca, asked),
         _share_set(stream, asked),
     ]
-    whole = followed(moves(stream, base, asked)).mean()
+    whole = followed(_moves(stream, base, asked)).mean()
     moved = None
     if whole > 0:
         moved = moved_share(
-            moves(circle, base, asked) / whole,
+            _moves(circle, base, asked) / whole,
             unit_name="items",
             measured="share of the whole stream's effect",
             control_name="points permuted among the items",
@@ -197,7 +197,7 @@ def _share_set(logits: Float[Tensor, "set batch item"], asked: Asked) -> float:
     return sum(shares) / n
 
 
-def moves(
+def _moves(
     edited: Float[Tensor, "set batch item"], base: Float[Tensor, "batch item"], asked: Asked
 ) -> Float[Tensor, "item set judged"]:
     """Return how far the answer of the item judged rises over the prompt's own one, in logits.

@@ -64,14 +64,14 @@ ALL_ORDERS: tuple[Order, ...] = ("natural", "harmonics", "discrete_log")
 CYCLIC = ("days", "months")
 
 
-def needs_cyclic_tokens(model: HookedModel) -> str | None:
+def _needs_cyclic_tokens(model: HookedModel) -> str | None:
     """Return why days and months cannot be put to this model, or None."""
     return reads_text(model) or has_ordinal_tokens(
         model.require_tokenizer(), CYCLIC, d_vocab=model.cfg.d_vocab
     )
 
 
-def planted_circles(strength: float, seed: int) -> Planted:
+def _planted_circles(strength: float, seed: int) -> Planted:
     """Return a model that computes successors, days and months around circles at `strength`."""
     from mechinterp_toolkit.toys import planted_circle
 
@@ -79,12 +79,12 @@ def planted_circles(strength: float, seed: int) -> Planted:
     return Planted(load_model(hf_model, tokenizer=tokenizer), CYCLIC, {})
 
 
-def random_model(seed: int) -> HookedModel:
+def _random_model(seed: int) -> HookedModel:
     """Return the architecture of the ordinal toy with random weights."""
     return load_model("toy/ordinal").random_twin(seed)
 
 
-def scrambled_model(seed: int) -> HookedModel:
+def _scrambled_model(seed: int) -> HookedModel:
     """Return the ordinal toy with the tokens of each class permuted: it learned another order."""
     from mechinterp_toolkit.toys import relabelled_ordinal
 
@@ -94,9 +94,9 @@ def scrambled_model(seed: int) -> HookedModel:
 @analysis(
     question="Are days and months kept around a circle, and is the circle used?",
     paper="Engels et al. 2025, arXiv:2405.14860",
-    applies=needs_cyclic_tokens,
-    planted=planted_circles,
-    twins={"random weights": random_model, "scrambled": scrambled_model},
+    applies=_needs_cyclic_tokens,
+    planted=_planted_circles,
+    twins={"random weights": _random_model, "scrambled": _scrambled_model},
     core=fit_circle,
 )
 def circular_features(

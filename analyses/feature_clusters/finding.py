@@ -52,7 +52,7 @@ CONTEXTS = 8
 LENGTH = 16
 
 
-def planted_circles(strength: float, seed: int) -> Planted:
+def _planted_circles(strength: float, seed: int) -> Planted:
     """Return a model with seven and twelve tokens around circles, and its autoencoder."""
     from mechinterp_toolkit.toys import planted_feature_clusters
 
@@ -61,7 +61,7 @@ def planted_circles(strength: float, seed: int) -> Planted:
     return Planted(load_model(hf_model, tokenizer=tokenizer), names, {"sae": sae})
 
 
-def random_embeddings(seed: int) -> Planted:
+def _random_embeddings(seed: int) -> Planted:
     """Return a model of random weights; its autoencoder's groups are what a spectral cut makes."""
     from mechinterp_toolkit.toys import random_dictionary
 
@@ -73,17 +73,17 @@ def random_embeddings(seed: int) -> Planted:
     )
 
 
-def structureless_groups(seed: int) -> Planted:
+def _structureless_groups(seed: int) -> Planted:
     """Return a model whose groups share a direction and nothing else."""
-    return planted_circles(0.0, seed)
+    return _planted_circles(0.0, seed)
 
 
 @analysis(
     question="Do latents of a sparse autoencoder make up a two-dimensional feature?",
     paper="Engels et al. 2025, arXiv:2405.14860",
     applies=reads_text,
-    planted=planted_circles,
-    twins={"random weights": random_embeddings, "structureless groups": structureless_groups},
+    planted=_planted_circles,
+    twins={"random weights": _random_embeddings, "structureless groups": _structureless_groups},
 )
 def feature_clusters(
     model: HookedModel,
@@ -123,7 +123,7 @@ def feature_clusters(
     Raises:
         NotApplicable: no autoencoder was given, or it does not fit the model.
 
-    >>> made = planted_circles(1.0, 0)
+    >>> made = _planted_circles(1.0, 0)
     >>> finding = feature_clusters(made.model, draws=19, prompts=64, **made.options)
     >>> finding.locations[0], finding.clusters[0].items[:2]
     ('latents 2, 3, 4, 5, 6, 7, 8', ('Tuesday', 'Wednesday'))

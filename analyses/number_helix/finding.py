@@ -68,12 +68,12 @@ def planted(strength: float, seed: int) -> Planted:
     return Planted(model, tuple(f"blocks.{layer}.hook_resid_pre" for layer in range(3)), {})
 
 
-def random_model(seed: int) -> HookedModel:
+def _random_model(seed: int) -> HookedModel:
     """Return the architecture of the ordinal toy with random weights."""
     return load_model("toy/ordinal").random_twin(seed)
 
 
-def scrambled_model(seed: int) -> HookedModel:
+def _scrambled_model(seed: int) -> HookedModel:
     """Return a planted adder whose numbers are renamed: it adds by a helix of other names."""
     from mechinterp_toolkit.toys import relabelled_adder
 
@@ -86,7 +86,7 @@ def scrambled_model(seed: int) -> HookedModel:
     paper="Kantamneni & Tegmark 2025, arXiv:2502.00873",
     applies=reads_text,
     planted=planted,
-    twins={"random weights": random_model, "scrambled": scrambled_model},
+    twins={"random weights": _random_model, "scrambled": _scrambled_model},
     core=fit_helix,
 )
 def number_helix(

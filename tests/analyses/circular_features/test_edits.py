@@ -11,9 +11,9 @@ import torch
 from mechinterp_toolkit.analyses.circular_features import edits
 from mechinterp_toolkit.analyses.circular_features.asked import Asked
 from mechinterp_toolkit.analyses.circular_features.edits import (
+    _moves,
     class_logits,
     edit_plane,
-    moves,
     regression_gains,
     share_right,
     sum_features,
@@ -52,7 +52,7 @@ def test_moves_are_differences_against_the_item_s_own_answer_worked_by_hand(plan
     base, edited = torch.zeros(3, 3).double(), torch.zeros(3, 3, 3).double()
     edited[1, 0] = torch.tensor([0.0, 1.0, 5.0])
     # item 0, set to item 1: its successor 2 rises by 5, the own answer 1 by 1
-    moved = moves(edited, base, asked_for(torch.arange(3), torch.ones(3).long(), planted))
+    moved = _moves(edited, base, asked_for(torch.arange(3), torch.ones(3).long(), planted))
     assert moved[0, 1].tolist() == [0, 4, -1]
     assert moved[1:].abs().sum() == 0
 
@@ -62,7 +62,7 @@ def test_moves_read_each_prompt_s_answer_its_own_steps_on_and_average_over_templ
     edited[1, 0, 2] = 4  # item 0 set to 1, one step on: the answer is 2
     edited[1, 3, 0] = 2  # two steps on: it is 0
     item, step = torch.arange(3).repeat(2), torch.tensor([1, 1, 1, 2, 2, 2])
-    moved = moves(edited, base, asked_for(item, step, planted))
+    moved = _moves(edited, base, asked_for(item, step, planted))
     assert moved[0, 1].tolist() == [0, 3, 0]
     assert moved.abs().sum() == 3
 

@@ -10,13 +10,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mechinterp_toolkit.analyses.circular_features.asked import SUMS, TEMPLATES, prompts_of, sums
+from mechinterp_toolkit.analyses.circular_features.asked import SUMS, TEMPLATES, _prompts_of, sums
 from mechinterp_toolkit.analyses.circular_features.finding import (
+    _planted_circles,
+    _random_model,
+    _scrambled_model,
     _thinned,
     circular_features,
-    planted_circles,
-    random_model,
-    scrambled_model,
 )
 from mechinterp_toolkit.analyses.circular_features.result import EDITS, CircularFeatures
 from mechinterp_toolkit.errors import NotApplicable
@@ -54,7 +54,7 @@ def sums_model(steps: int, seed: int = 0) -> HookedModel:
             plane = torch.linalg.qr(torch.randn(WIDTH, 2, generator=generator)).Q.T
             embedding[ids] = circle @ plane * embedding.norm(dim=1).mean()
     embedding.requires_grad_(False)
-    asked = prompts_of(load_model(made, tokenizer=tokenizer), days, sums(days), range(1, 8))
+    asked = _prompts_of(load_model(made, tokenizer=tokenizer), days, sums(days), range(1, 8))
     optimiser = torch.optim.Adam([p for p in made.parameters() if p.requires_grad], lr=3e-3)
     for _ in range(steps):
         logits = made(asked.tokens).logits[torch.arange(len(asked)), asked.position]
@@ -90,12 +90,12 @@ def on_toy() -> CircularFeatures:
 
 @pytest.fixture(scope="module")
 def on_random() -> CircularFeatures:
-    return circular_features(random_model(0), **QUICK)
+    return circular_features(_random_model(0), **QUICK)
 
 
 @pytest.fixture(scope="module")
 def on_planted() -> CircularFeatures:
-    return circular_features(planted_circles(1.0, 0).model, **QUICK)
+    return circular_features(_planted_circles(1.0, 0).model, **QUICK)
 
 
 def named(circle) -> dict[str, float]:
@@ -215,14 +215,14 @@ def test_the_trained_toy_answers_without_a_circle_at_the_position_that_answers(o
 
 def test_a_model_that_knows_the_order_but_keeps_no_circle_is_told_so():
     """The same head computes every successor; only the embeddings lie anywhere."""
-    found = circular_features(planted_circles(0.0, 1).model, **QUICK)
+    found = circular_features(_planted_circles(0.0, 1).model, **QUICK)
     assert {one.name: one.accuracy for one in found.circles} == {"days": 1.0, "months": 1.0}
     assert found.represented.outcome == "not_found"
     assert "would be found in" in found.answer()
 
 
 def test_another_order_of_the_items_is_no_order():
-    assert circular_features(scrambled_model(0), **QUICK).represented.outcome == "not_found"
+    assert circular_features(_scrambled_model(0), **QUICK).represented.outcome == "not_found"
 
 
 def test_only_layers_from_which_the_item_reaches_the_answer_are_looked_at(on_toy):

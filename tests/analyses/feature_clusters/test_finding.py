@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from mechinterp_toolkit.analyses.feature_clusters.finding import (
+    _planted_circles,
+    _structureless_groups,
     feature_clusters,
-    planted_circles,
-    structureless_groups,
 )
 from mechinterp_toolkit.analyses.feature_clusters.planes import mean_score
 from mechinterp_toolkit.errors import HookError, NotApplicable
@@ -31,7 +31,7 @@ PRE_0 = "blocks.0.hook_resid_pre"
 
 @pytest.fixture(scope="module")
 def planted():
-    made = planted_circles(1.0, 0)
+    made = _planted_circles(1.0, 0)
     return made.model, made.options["sae"]
 
 
@@ -58,7 +58,7 @@ def test_setting_the_plane_moves_the_answer_and_permuted_coordinates_do_so_less(
 
 @pytest.mark.parametrize("strength", [0.3, 0.9])
 def test_flatness_grows_with_the_share_of_the_circle(strength):
-    made = planted_circles(strength, 1)
+    made = _planted_circles(strength, 1)
     found = feature_clusters(made.model, draws=99, **made.options)
     assert (found.represented.outcome == "found") == (strength > 0.5)
 
@@ -66,14 +66,14 @@ def test_flatness_grows_with_the_share_of_the_circle(strength):
 def test_the_plane_is_the_circle_and_not_the_flat_rest_behind_it():
     """With some noise the months' components 2 and 3 stand out most: the circle's second half
     beside almost nothing."""
-    made = planted_circles(0.9, 0)
+    made = _planted_circles(0.9, 0)
     found = feature_clusters(made.model, **made.options)
     assert [one.plane for one in found.clusters if one.found] == [1, 1]
     assert found.moved.value > 0.9
 
 
 def test_groups_that_share_a_direction_and_nothing_else_are_not_found():
-    made = structureless_groups(3)
+    made = _structureless_groups(3)
     found = feature_clusters(made.model, draws=99, **made.options)
     assert len(found.clusters) == 2
     assert all(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from mechinterp_toolkit.analyses.number_helix.finding import number_helix, planted, scrambled_model
+from mechinterp_toolkit.analyses.number_helix.finding import _scrambled_model, number_helix, planted
 from mechinterp_toolkit.analyses.number_helix.result import EDITS, NumberHelix
 from mechinterp_toolkit.errors import NotApplicable
 from mechinterp_toolkit.geometry.helix import MODELS
@@ -120,7 +120,7 @@ def test_the_toy_that_adds_plainly_is_said_to_do_so_whatever_its_numbers_look_li
 
 
 def test_renamed_numbers_lie_on_no_helix():
-    found = number_helix(scrambled_model(0), **QUICK)
+    found = number_helix(_scrambled_model(0), **QUICK)
     assert found.represented.outcome == "not_found"
     assert found.task == ""
     assert "the model answers only" in found.causal_check()
