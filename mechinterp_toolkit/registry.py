@@ -218,17 +218,22 @@ def all_analyses() -> tuple[dict[str, Analysis], tuple[Broken, ...]]:
     return dict(sorted(_registered.items())), broken
 
 
+def require_option(entry: Analysis, name: str) -> None:
+    """Raise `RegistryError` where an analysis has no option called `name`."""
+    if name not in entry.options:
+        raise RegistryError(
+            f"{entry.name} has no option {name!r}.{nearest(name, entry.options)} It has"
+            f" {', '.join(entry.options)}."
+        )
+
+
 def parse_option(entry: Analysis, name: str, text: str) -> Any:
     """Turn a text of a command line into the value of an option: JSON where it parses, else itself.
 
     Raises:
         RegistryError: the analysis has no such option, or the option does not allow the value.
     """
-    if name not in entry.options:
-        raise RegistryError(
-            f"{entry.name} has no option {name!r}.{nearest(name, entry.options)} It has"
-            f" {', '.join(entry.options)}."
-        )
+    require_option(entry, name)
     try:
         value = json.loads(text)
     except json.JSONDecodeError:

@@ -41,13 +41,11 @@ class Commands(TyperGroup):
     A mistake of the user is one sentence and exit code 2.
     """
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        self._contribute()
-        return list(super().list_commands(ctx))
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        self._contribute()
-        return super().get_command(ctx, cmd_name)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for point in importlib.metadata.entry_points(group=COMMANDS):
+            # a built-in name stays the built-in's
+            self.commands.setdefault(point.name, Contributed(point))
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -56,11 +54,6 @@ class Commands(TyperGroup):
             say(f"mechinterp: {error}")
             raise typer.Exit(2) from error
 
-    def _contribute(self) -> None:
-        for point in importlib.metadata.entry_points(group=COMMANDS):
-            # a built-in name stays the built-in's
-            self.commands.setdefault(point.name, Contributed(point))
-
 
 def _as_command(contributed: Any) -> Any:
     """Return a command from what another package registered: an app, a command or a function."""
@@ -68,10 +61,9 @@ def _as_command(contributed: Any) -> Any:
         return contributed
     if isinstance(contributed, typer.Typer):
         return typer.main.get_command(contributed)
-    if callable(contributed):
-        single = typer.Typer(add_completion=False)
-        single.command()(contributed)
-        return typer.main.get_command(single)
-    raise TypeError(
-        f"expected a typer.Typer, a command or a function, not a {type(contributed).__name__}"
-    )
+    if not callable(contributed):
+        kind = type(contributed).__name__
+        raise TypeError(f"expected a typer.Typer, a command or a function, not a {kind}")
+    single = typer.Typer(add_completion=False)
+    single.command()(contributed)
+    return typer.main.get_command(single)

@@ -163,7 +163,8 @@ class WordPrompts:
     def positive_minus_negative(self) -> tuple[Int[Tensor, "batch a"], Int[Tensor, "batch b"]]:
         """The answers to the positive and to the negative class, for every prompt."""
         n = len(self.prompts)
-        return tuple(torch.tensor(ids).expand(n, -1) for ids in self.answers)  # type: ignore[return-value]
+        positive, negative = (torch.tensor(ids).expand(n, -1) for ids in self.answers)
+        return positive, negative
 
     @property
     def right_and_wrong(self) -> tuple[Int[Tensor, "batch n"], Int[Tensor, "batch n"]]:

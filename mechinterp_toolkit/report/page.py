@@ -16,9 +16,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from mechinterp_toolkit.plots import escape, template, without_foreign_tags
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from mechinterp_toolkit import plots
 from mechinterp_toolkit.report.document import (
     Document,
     EffectAccount,
@@ -28,13 +31,11 @@ from mechinterp_toolkit.report.document import (
     NotRun,
 )
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
 TEMPLATES = Path(__file__).parent / "templates"
 
 _GLYPHS = {"found": "●", "not_found": "○", "undecided": "◐", "not_applicable": "–", "failed": "✕"}
 _REFERENCE = re.compile(r"(arXiv:\d{4}\.\d{4,5}(?:v\d+)?|https://[^\s<>\"']+[^\s<>\"'.,;)])")
+_json = functools.partial(json.dumps, ensure_ascii=False)
 _MARKDOWN = re.compile(r"([\\`*_\[|~$]|^[#+-])")
 
 
@@ -56,14 +57,16 @@ def render_html(document: Document, pictures: Mapping[str, Pictures]) -> str:
         document: the content of `report.json`.
         pictures: folder of a result -> its figures.
     """
-    view = _view(document, pictures)
-    drawn = any(pictures_of.figures for pictures_of in pictures.values())
+    from plotly.offline import get_plotlyjs
+
     scripts = {"script": _own_lines((TEMPLATES / "report.js").read_text(encoding="utf-8"))}
-    scripts |= {"plotly": _own_lines(_plotly_js())} if drawn else {}
-    style = _trusted((TEMPLATES / "report.css").read_text(encoding="utf-8"))
-    trusted = {name: _trusted(text) for name, text in scripts.items()}
+    if any(drawn.figures for drawn in pictures.values()):
+        scripts["plotly"] = _own_lines(get_plotlyjs())
+    trusted = {name: Markup(text) for name, text in scripts.items()}
+    style = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
     page = _environment("html").get_template("report.html.jinja")
-    return page.render(view, style=style, policy=_policy(scripts.values()), **trusted)
+    policy = _policy(scripts.values())
+    return page.render(_view(document, pictures), style=style, policy=policy, **trusted)
 
 
 def render_markdown(document: Document) -> str:
@@ -73,8 +76,6 @@ def render_markdown(document: Document) -> str:
 
 @functools.cache
 def _environment(language: Literal["html", "markdown"]) -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=language == "html",
@@ -87,14 +88,14 @@ def _environment(language: Literal["html", "markdown"]) -> Environment:
     environment.filters |= {
         "breakable": _breakable,
         "code": _code_block,
-        "heading": _heading,
-        "number": _number,
-        "option": _option,
+        "heading": lambda name: name.replace("_", " ").capitalize(),
+        "number": lambda value: f"{value:.3g}",
+        "option": lambda value: value if isinstance(value, str) else _json(value),
         "place": _place,
-        "pretty": _pretty,
+        "pretty": lambda value: _json(value, indent=1, sort_keys=True),
         "references": _with_references,
-        "sentence": _sentence,
-        "word": _word,
+        "sentence": lambda text: text[:1].upper() + text[1:],
+        "word": lambda outcome: outcome.replace("_", " "),
     }
     environment.globals |= {"glyphs": _GLYPHS}
     return environment
@@ -110,7 +111,7 @@ def _view(document: Document, pictures: Mapping[str, Pictures]) -> dict[str, Any
             **vars(checkpoint),
             "id": f"checkpoint-{number}",
             "entries": [
-                {"id": f"{_anchor(entry.analysis)}-{number}", **_flat(entry, pictures)}
+                {"id": f"{entry.analysis}-{number}", **_flat(entry, pictures)}
                 for entry in checkpoint.entries
             ],
         }
@@ -162,33 +163,29 @@ def _marks(effect: EffectAccount | None, twin: EffectAccount | None) -> dict[str
     return {name: round(5 + 90 * (number - least) / span, 2) for name, number in numbers.items()}
 
 
-def _figure_json(figure: Any, title: str) -> Any:
+def _figure_json(figure: Any, title: str) -> Markup:
     """Return a figure as JSON for a script block: our template, no foreign tag, no "<" at all."""
     figure.update_layout(
-        template=template(), paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)"
+        template=plots.template(), paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)"
     )
-    shown = without_foreign_tags(figure.layout.title.text or "")
-    if shown in ("", *map(without_foreign_tags, (title, escape(title)))):
+    shown, *captions = map(
+        plots.without_foreign_tags, (figure.layout.title.text or "", title, plots.escape(title))
+    )
+    if shown in ("", *captions):
         figure.update_layout(title_text="", margin_t=30)  # the caption above the picture says it
     plain = _without_foreign_tags(json.loads(figure.to_json()))
     text = json.dumps(plain, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
-    return _trusted(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def _without_foreign_tags(value: Any) -> Any:
     if isinstance(value, str):
-        return without_foreign_tags(value)
+        return plots.without_foreign_tags(value)
     if isinstance(value, list):
         return [_without_foreign_tags(v) for v in value]
     if isinstance(value, dict):
         return {k: _without_foreign_tags(v) for k, v in value.items()}
     return value
-
-
-def _plotly_js() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return str(get_plotlyjs())
 
 
 def _own_lines(script: str) -> str:
@@ -210,32 +207,8 @@ def _policy(scripts: Any) -> str:
     )
 
 
-def _trusted(text: str) -> Any:
-    from markupsafe import Markup
-
-    return Markup(text)
-
-
-def _anchor(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name)
-
-
-def _heading(name: str) -> str:
-    return name.replace("_", " ").capitalize()
-
-
-def _word(outcome: str) -> str:
-    return outcome.replace("_", " ")
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
-
-
-def _breakable(name: str) -> Any:
+def _breakable(name: str) -> Markup:
     """Return escaped text that may break after the dots, underscores and slashes of a hook name."""
-    from markupsafe import Markup, escape
-
     return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[._/])", name))
 
 
@@ -244,22 +217,8 @@ def _place(name: str) -> str:
     return re.sub(r"\bblocks\.(\d+)\.hook_resid_pre\b", r"before block \1", name)
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _option(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _pretty(value: Any) -> str:
-    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
-
-
-def _with_references(text: str) -> Any:
+def _with_references(text: str) -> Markup:
     """Return escaped text in which arXiv numbers and https addresses are links."""
-    from markupsafe import Markup, escape
-
     parts, link = [], Markup('<a href="{}" rel="noopener noreferrer">{}</a>')
     for part in _REFERENCE.split(text):
         if _REFERENCE.fullmatch(part):

@@ -250,16 +250,24 @@ def _row(checkpoint: CheckpointAccount, entry: EntryAccount) -> dict[str, Any]:
     if isinstance(result, NotRun):
         return row | {"reason": result.reason}
     effect = result.effect
-    row |= {"represented": result.represented.outcome, "used": result.used.outcome}
-    row |= {"represented_p": result.represented.p, "locations": list(result.locations)}
-    row |= {"effect": effect and effect.value, "low": effect and effect.low}
-    row |= {"high": effect and effect.high, "unit": effect and effect.unit}
-    control = effect.control if effect else None
-    row |= {"control_95": control and control.percentiles["95"], "folder": result.folder}
+    row |= {
+        "represented": result.represented.outcome,
+        "represented_p": result.represented.p,
+        "used": result.used.outcome,
+        "locations": list(result.locations),
+        "effect": effect and effect.value,
+        "low": effect and effect.low,
+        "high": effect and effect.high,
+        "unit": effect and effect.unit,
+        "control_95": effect and effect.control and effect.control.percentiles["95"],
+        "folder": result.folder,
+    }
     if isinstance(twin, Judgement):
-        verdicts = {"represented": twin.represented, "used": twin.used}
-        return row | {f"twin_{kind}": verdict.outcome for kind, verdict in verdicts.items()}
-    return row | {"twin_reason": twin.reason if twin else None}
+        return row | {
+            "twin_represented": twin.represented.outcome,
+            "twin_used": twin.used.outcome,
+        }
+    return row | {"twin_reason": twin and twin.reason}
 
 
 def _name(spec: ModelLike) -> str:

@@ -18,7 +18,7 @@ import torch
 
 from mechinterp_toolkit.errors import RegistryError, ToolkitError, nearest
 from mechinterp_toolkit.model import HookedModel, ModelLike, Processing, Wrapper, load_model
-from mechinterp_toolkit.registry import Analysis, all_analyses, get_analysis
+from mechinterp_toolkit.registry import Analysis, all_analyses, get_analysis, require_option
 
 Dtype = Literal["float32", "float16", "bfloat16", "float64"]
 
@@ -112,15 +112,24 @@ class Settings:
         Raises:
             RegistryError: an analysis or option does not exist, or the analysis is not chosen.
         """
-        names = [analysis.name for analysis in self.chosen()]
-        for name in self.options:
-            if name not in names:
-                get_analysis(name)  # names a misspelt one better than the list of this run could
+        chosen = {analysis.name: analysis for analysis in self.chosen()}
+        for name, given in self.options.items():
+            analysis = get_analysis(name)  # names a misspelt one better than this run could
+            if name not in chosen:
                 raise RegistryError(
                     f"options were given for {name}, which this report does not run;"
-                    f"{nearest(name, names)} add `--analysis {name}` or `--all`."
+                    f"{nearest(name, chosen)} add `--analysis {name}` or `--all`."
                 )
-        return [(analysis, self._options_of(analysis)) for analysis in self.chosen()]
+            for option in given:
+                require_option(analysis, option)
+        seed = {} if self.seed is None else {"seed": self.seed}
+        return [
+            (
+                analysis,
+                (seed if "seed" in analysis.options else {}) | dict(self.options.get(name, {})),
+            )
+            for name, analysis in chosen.items()
+        ]
 
     def command(self, checkpoints: Sequence[str]) -> str:
         """Return the command line that makes this report on `checkpoints` again.
@@ -137,16 +146,6 @@ class Settings:
                 text = value if isinstance(value, str) else json.dumps(value)
                 words += ["--set", f"{analysis}.{name}={text}"]
         return shlex.join(words + self.loading.words())
-
-    def _options_of(self, analysis: Analysis) -> dict[str, Any]:
-        given, known = dict(self.options.get(analysis.name, {})), analysis.options
-        for name in given:
-            if name not in known:
-                raise RegistryError(
-                    f"{analysis.name} has no option {name!r}.{nearest(name, known)} It has"
-                    f" {', '.join(known)}."
-                )
-        return ({"seed": self.seed} if self.seed is not None and "seed" in known else {}) | given
 
 
 DEFAULTS = Settings()
