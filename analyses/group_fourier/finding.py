@@ -41,10 +41,7 @@ from mechinterp_toolkit.analyses.group_fourier.network import (
     known_group,
     why_no_group_network,
 )
-from mechinterp_toolkit.analyses.group_fourier.neurons import (
-    RANDOM_VECTORS,
-    random_irrep_functions,
-)
+from mechinterp_toolkit.analyses.group_fourier.neurons import RANDOM_VECTORS, random_irrep_functions
 from mechinterp_toolkit.analyses.group_fourier.progress import training_spectrum
 from mechinterp_toolkit.analyses.group_fourier.result import GroupFourier
 from mechinterp_toolkit.analyses.group_fourier.twins import (

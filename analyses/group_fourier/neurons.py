@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -43,6 +42,7 @@ from mechinterp_toolkit.groups.recognise import subgroup_name
 from mechinterp_toolkit.groups.stabiliser import TOLERANCE
 from mechinterp_toolkit.groups.table import per_group
 from mechinterp_toolkit.groups.transform import block_matrices
+from mechinterp_toolkit.results import Row
 
 SIDES: tuple[Side, Side] = ("left", "right")
 RANDOM_VECTORS = "neurons replaced by random vectors of their irreps"  # `random_irrep_functions`
@@ -102,9 +102,9 @@ class NeuronTable:
         """Whether 95 % of the left and 95 % of the right energy lie in the same irrep."""
         return (self.purity[:2] > PURE).all(0)
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Row]:
         """Return one row per live neuron, ready for a data frame."""
-        columns: dict[str, Sequence[Any]] = {
+        columns: dict[str, Sequence[str | float]] = {
             "neuron": self.neuron.tolist(),
             "irrep": [self.irreps[i] for i in self.irrep.tolist()],
             "ipr": self.ipr.tolist(),

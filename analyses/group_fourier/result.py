@@ -6,7 +6,6 @@ Conclusions are derived from the stored numbers, so that every threshold stays v
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,7 +16,7 @@ from mechinterp_toolkit.analyses.group_fourier.account import AnswerAccount, Neu
 from mechinterp_toolkit.analyses.group_fourier.edits import EDITS
 from mechinterp_toolkit.finding import Finding
 from mechinterp_toolkit.nulls import why_undecided
-from mechinterp_toolkit.results import Estimate, Verdict
+from mechinterp_toolkit.results import Estimate, Row, Verdict
 
 SMALLEST_DROP = 0.05
 """A fall of the accuracy that counts as use: a network that memorised loses a few pairs, which a
@@ -96,7 +95,7 @@ class GroupFourier(Finding):
         parts = {**vars(self), **vars(self.neurons), **(vars(self.answers) if self.answers else {})}
         return {name: value for name, value in parts.items() if isinstance(value, Estimate)}
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Row]:
         """Return every estimate, and every live neuron under its participation ratio."""
         neurons = self.neurons.table.rows()
         return [*super().rows(), *({"estimate": "neuron", "value": n["ipr"]} | n for n in neurons)]

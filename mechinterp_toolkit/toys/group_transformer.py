@@ -26,11 +26,7 @@ from torch import Tensor, nn
 from mechinterp_toolkit.errors import ToolkitError
 from mechinterp_toolkit.groups import Group
 from mechinterp_toolkit.model import hook_classes
-from mechinterp_toolkit.toys.group_mlp import (
-    arguments_from_config,
-    check_order,
-    group_to_config,
-)
+from mechinterp_toolkit.toys.group_mlp import arguments_from_config, check_order, group_to_config
 
 HookedRootModule, HookPoint = hook_classes()
 

@@ -27,21 +27,9 @@ from mechinterp_toolkit.groups import (
 )
 
 NAMES = (
-    "S3",
-    "S4",
-    "S5",
-    "A5",
-    "C7",
-    "C12",
-    "C113",
-    "D4",
-    "D5",
-    "D12",
-    "Q8",
-    "S3xC2",
-    "C3xC4",
+    "S3", "S4", "S5", "A5", "C7", "C12", "C113", "D4", "D5", "D12", "Q8", "S3xC2", "C3xC4",
     "Q8xC3",
-)
+)  # fmt: skip
 SIDES: tuple[Side, ...] = ("left", "right")
 
 # Through the Fourier transform and back: a few hundred float64 operations on numbers below 1.
@@ -95,9 +83,8 @@ def test_autocorrelation_is_the_exhaustive_sum(name: str, side: Side) -> None:
     x = f - f.mean(-1, keepdim=True)
     x = x / x.norm(dim=-1, keepdim=True)
     moved = group.table if side == "left" else group.table.T  # moved[h] lists hx, or xh, over x
-    assert (
-        autocorrelation(group, f, side=side) - (x[:, moved] * x[:, None]).sum(-1)
-    ).abs().max() < EXACT
+    sums = (x[:, moved] * x[:, None]).sum(-1)
+    assert (autocorrelation(group, f, side=side) - sums).abs().max() < EXACT
 
 
 @pytest.mark.parametrize("side", SIDES)

@@ -21,24 +21,9 @@ from mechinterp_toolkit.groups import (
 )
 
 NAMES = (
-    "S3",
-    "S4",
-    "S5",
-    "A4",
-    "A5",
-    "C1",
-    "C7",
-    "C12",
-    "C113",
-    "D1",
-    "D4",
-    "D5",
-    "D12",
-    "Q8",
-    "S3xC2",
-    "C3xC4",
-    "Q8xC3",
-)
+    "S3", "S4", "S5", "A4", "A5", "C1", "C7", "C12", "C113", "D1", "D4", "D5", "D12", "Q8",
+    "S3xC2", "C3xC4", "Q8xC3",
+)  # fmt: skip
 ORDERS = (6, 24, 120, 12, 60, 1, 7, 12, 113, 2, 8, 10, 24, 8, 12, 12, 24)
 
 
@@ -113,9 +98,8 @@ def test_conjugacy_classes_of_s5_are_its_cycle_types() -> None:
 def test_conjugacy_classes_are_the_orbits_of_conjugation(name: str) -> None:
     group = group_by_name(name)
     g = torch.arange(group.order)
-    conjugates = group.table[
-        group.table[g[:, None], g], group.inverses[:, None]
-    ]  # [x, g] -> x g x^-1
+    # [x, g] -> x g x^-1
+    conjugates = group.table[group.table[g[:, None], g], group.inverses[:, None]]
     for n, members in enumerate(group.conjugacy_classes):
         assert tuple(sorted(set(conjugates[:, members[0]].tolist()))) == members
         assert (group.class_of[list(members)] == n).all()

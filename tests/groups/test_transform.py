@@ -32,23 +32,9 @@ from mechinterp_toolkit.groups import (
 from mechinterp_toolkit.groups.table import lexicographic_rank
 
 NAMES = (
-    "S3",
-    "S4",
-    "S5",
-    "A4",
-    "A5",
-    "C1",
-    "C7",
-    "C12",
-    "C113",
-    "D4",
-    "D5",
-    "D12",
-    "Q8",
-    "S3xC2",
-    "C3xC4",
-    "Q8xC3",
-)
+    "S3", "S4", "S5", "A4", "A5", "C1", "C7", "C12", "C113", "D4", "D5", "D12", "Q8", "S3xC2",
+    "C3xC4", "Q8xC3",
+)  # fmt: skip
 FAST = ("S7", "S8")
 
 # Sums of at most a few hundred terms of order 1 in float64 are right to about 1e-14; S_8 adds 40320
@@ -131,13 +117,11 @@ def test_isotypic_energies_ignore_translation_inversion_and_conjugation(name: st
 @pytest.mark.parametrize("name", ["S4", "S5", "A5", "C12", "D12", "Q8", "Q8xC3"])
 def test_isotypic_energies_ignore_the_numbering_of_the_elements(name: str) -> None:
     group = get(name)
-    shuffle = torch.randperm(
-        group.order, generator=torch.Generator().manual_seed(1)
-    )  # new index -> old index
+    # New index -> old index.
+    shuffle = torch.randperm(group.order, generator=torch.Generator().manual_seed(1))
     back = shuffle.argsort()
-    other = Group.from_table(
-        back[group.table[shuffle][:, shuffle]]
-    )  # its irreps are found without a closed form
+    # Its irreps are found without a closed form.
+    other = Group.from_table(back[group.table[shuffle][:, shuffle]])
     f = functions(group)
     here, there = isotypic_energy(group, f), isotypic_energy(other, f[:, shuffle])
     for n in range(len(irreps(group))):

@@ -62,26 +62,23 @@ def test_all_irreps_together_keep_everything_that_depends_on_the_product_alone()
     everything = ProjectRows(PAIRS, projector("(3)", "(2,1)", "(1,1,1)"), "keep")
     assert (everything(values[PAIRS], hook=SITE) - values[PAIRS]).abs().max() < 1e-6
     of_a_alone = values[torch.arange(36) // 6]
-    assert (
-        everything(of_a_alone, hook=SITE).std(0).max() < 1e-6
-    )  # only its mean says anything about the product
+    # Only its mean says anything about the product.
+    assert everything(of_a_alone, hook=SITE).std(0).max() < 1e-6
 
 
 def test_a_batch_it_was_not_made_for_is_refused():
     with pytest.raises(HookError, match="knows the elements of 36 rows but got 35"):
         ProjectRows(PAIRS, projector("(2,1)"), "keep")(torch.randn(35, 2), hook=SITE)
+    one_element = torch.zeros(36, dtype=torch.long)
     with pytest.raises(HookError, match="between 0 and 36 rows"):
-        ProjectRows(torch.zeros(36, dtype=torch.long), projector("(2,1)"), "keep")(
-            torch.randn(36, 2), hook=SITE
-        )
+        ProjectRows(one_element, projector("(2,1)"), "keep")(torch.randn(36, 2), hook=SITE)
 
 
 def test_swapping_two_irreps_is_undone_by_swapping_again_and_keeps_the_rest():
     group = symmetric(4)
     swap = irrep_swap(group, "(3,1)", "(2,1,1)")
-    assert (
-        swap @ swap - torch.eye(24)
-    ).abs().max() < 1e-12  # float64 products of orthogonal matrices
+    # float64 products of orthogonal matrices
+    assert (swap @ swap - torch.eye(24)).abs().max() < 1e-12
     values = torch.randn(24, 3, dtype=torch.float64)
     moved = swap @ values
     before, after = (isotypic_energy(group, v.T) for v in (values, moved))

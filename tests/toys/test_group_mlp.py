@@ -1,5 +1,4 @@
-"""The group network: its forward pass by hand, its hook points, its configuration, and the errors
-it makes clear."""
+"""The group network: its forward pass by hand, hook points, configuration and clear errors."""
 
 from __future__ import annotations
 

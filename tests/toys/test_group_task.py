@@ -1,5 +1,4 @@
-"""Training a group toy: split, loss, determinism, and the bundled checkpoints judged by their
-weights."""
+"""Training a group toy: loss, determinism, and the bundled checkpoints judged by their weights."""
 
 from __future__ import annotations
 

@@ -20,9 +20,8 @@ def network(seed: int = 0) -> GroupTransformer:
 def test_the_fast_path_agrees_with_the_hooked_one() -> None:
     net, pairs = network(), all_pairs(5)
     with torch.no_grad():
-        net.blocks[0].mlp.b_in.add_(
-            torch.randn(12)
-        )  # fresh biases are zero and would hide a forgotten one
+        # Fresh biases are zero and would hide a forgotten one.
+        net.blocks[0].mlp.b_in.add_(torch.randn(12))
         net.blocks[0].mlp.b_out.add_(torch.randn(16))
         # float32 sums in another order: a few rounding units of logits near 1
         assert (net(pair_tokens(pairs, 5))[:, 0] - fast_logits(net, pairs)).abs().max() < 1e-5

@@ -16,11 +16,7 @@ from mechinterp_toolkit.groups import (
     isotypic_energy,
     symmetric,
 )
-from mechinterp_toolkit.toys import (
-    planted_group_mlp,
-    planted_successor,
-    relabelled_group_mlp,
-)
+from mechinterp_toolkit.toys import planted_group_mlp, planted_successor, relabelled_group_mlp
 from mechinterp_toolkit.toys.group_mlp import GroupMLP
 from mechinterp_toolkit.toys.group_task import evaluate
 from mechinterp_toolkit.toys.pairs import all_pairs

@@ -44,9 +44,8 @@ def test_scores_worked_by_hand_and_ties_are_not_right() -> None:
 
 def test_losses_below_the_rounding_of_float32_are_seen() -> None:
     judged = score(torch.tensor([[25.0, 0.0]]), torch.tensor([0]))
-    assert judged.loss.item() == pytest.approx(
-        math.exp(-25), rel=1e-4
-    )  # 1.4e-11; float32 would say 0
+    # 1.4e-11; float32 would say 0.
+    assert judged.loss.item() == pytest.approx(math.exp(-25), rel=1e-4)
 
 
 def test_similarity_is_the_cosine_with_the_whole_cube() -> None:

@@ -1,6 +1,6 @@
-"""Where published numbers of group networks are wrong, the true values; each test says what was
-published.
+"""Where published numbers of group networks are wrong, the true values.
 
+Each test says what was published.
 The networks themselves belong to their authors, so what is asserted is the fact each error came
 from.
 """
@@ -27,17 +27,14 @@ def test_the_irreps_3_of_a5_turn_about_different_axes_and_explain_at_most_everyt
     group = alternating(5)
     for irrep in (i for i in irreps(group) if i.dimension == 3):
         a, b = (irrep.matrices[g] for g in group.generators[:2])
-        assert (
-            irrep.matrices[group.table[group.generators[0], group.generators[1]]] - a @ b
-        ).abs().max() < EXACT
+        product = group.table[group.generators[0], group.generators[1]]
+        assert (irrep.matrices[product] - a @ b).abs().max() < EXACT
         assert irrep.character.square().mean().item() == pytest.approx(1, abs=EXACT)  # irreducible
         axes = irrep.matrices - torch.eye(3, dtype=torch.float64)
         common = torch.linalg.svdvals(axes.flatten(0, 1))
         assert common[-1] > 0.1  # no vector is fixed by all
-    golden = sorted(
-        {round(float(c), 6) for i in irreps(group) if i.dimension == 3 for c in i.character}
-    )
-    assert golden == [-1.0, -0.618034, 0.0, 1.618034, 3.0]
+    golden = {round(float(c), 6) for i in irreps(group) if i.dimension == 3 for c in i.character}
+    assert sorted(golden) == [-1.0, -0.618034, 0.0, 1.618034, 3.0]
     network = group_network("toy/a5")
     energy, whole = hidden_energy(group, network.hidden)
     assert float(energy.sum() / whole.sum()) <= 1
@@ -45,25 +42,22 @@ def test_the_irreps_3_of_a5_turn_about_different_axes_and_explain_at_most_everyt
 
 
 def test_shares_of_cyclic_networks_count_every_direction_once() -> None:
-    """Published shares and restricted losses of C113 and C118 came from a rank-deficient basis
-    (.911 for a true .870)."""
+    """Published shares of C113 and C118 came from a rank-deficient basis: .911 for a true .870."""
     for n in (113, 118):
         group = cyclic(n)
         basis = fourier_matrix(group)
         assert (basis.T @ basis - torch.eye(n, dtype=torch.float64)).abs().max() < EXACT
         sizes = [block.size for block in blocks(group)]
         assert sum(sizes) == n
-        assert sizes.count(1) == (
-            2 if n % 2 == 0 else 1
-        )  # the alternating frequency n / 2 is one of them
+        # The alternating frequency n / 2 is one of them.
+        assert sizes.count(1) == (2 if n % 2 == 0 else 1)
     network = group_network("toy/z113")
     energy, whole = hidden_energy(cyclic(113), network.hidden)
     assert ((energy.sum((1, 2)) <= whole * (1 + EXACT)) & (energy >= -EXACT).all(2).all(1)).all()
 
 
 def test_s6_has_eleven_irreps_whose_squares_fill_the_group() -> None:
-    """Some irreps of S6 were missing from the published analysis; two exceptional ones have
-    dimension 5 beside (5,1)."""
+    """Some were missing from the published analysis; two exceptional ones have dimension 5."""
     group = symmetric(6)
     dimensions = {irrep.label: irrep.dimension for irrep in irreps(group)}
     assert sorted(dimensions.values()) == [1, 1, 5, 5, 5, 5, 9, 9, 10, 10, 16]
@@ -72,8 +66,7 @@ def test_s6_has_eleven_irreps_whose_squares_fill_the_group() -> None:
 
 
 def test_a_loss_is_a_mean_over_pairs_whatever_the_batches() -> None:
-    """Published losses of the S6 transformers are eight times too large: a sum over eight
-    batches."""
+    """Published losses of S6 transformers are a sum over eight batches: eight times too large."""
     network = group_network("toy/s5")
     product = network.model.model.group.table.flatten()
     whole = score(network.logits(), product).loss

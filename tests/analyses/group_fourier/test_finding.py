@@ -1,5 +1,4 @@
-"""What published networks show holds, in kind, of the bundled ones; and what no network shows is
-not said.
+"""What published networks show holds, in kind, of the bundled ones, and no more is said.
 
 Numbers of the papers stand beside the assertions as comments; they are of other networks, so
 thresholds are in kind.
@@ -77,9 +76,7 @@ def test_the_neurons_of_a5_stand_on_the_cosets_of_a4() -> None:
     assert Counter(table("toy/a5").stabilisers[0])["A4"] > 0.9 * len(table("toy/a5").neuron)
 
 
-def test_the_neurons_of_a_dihedral_group_stand_on_reflections_and_the_sign_on_all_rotations() -> (
-    None
-):
+def test_neurons_of_a_dihedral_group_stand_on_reflections_and_the_sign_on_rotations() -> None:
     neurons = table("toy/d59")
     by_dimension = {1: Counter[str](), 2: Counter[str]()}
     group = group_by_name("D59")
@@ -116,16 +113,14 @@ def test_nulls_of_the_neurons_lack_what_is_claimed() -> None:
     neurons = finding("toy/s5").neurons
     for claimed in (neurons.rank_one, neurons.coset_constant):
         assert float(claimed.value) > 0.9
-        assert (
-            float(claimed.control.max()) < 0.2
-        )  # the sign irrep is one-dimensional: its random vectors are its neurons
+        # The sign irrep is one-dimensional: its random vectors are its neurons.
+        assert float(claimed.control.max()) < 0.2
     assert neurons.explained is not None
     assert float(neurons.explained.value) > 0.99 > 10 * float(neurons.explained.control.mean())
     assert neurons.random_weights is not None
     assert not neurons.random_weights.pure.any()
-    assert (
-        neurons.random_vectors.purity > 1 - 1e-9
-    ).all()  # purity alone is no evidence of anything
+    # Purity alone is no evidence of anything.
+    assert (neurons.random_vectors.purity > 1 - 1e-9).all()
 
 
 def test_restricted_loss_is_low_and_excluded_loss_high_on_all_and_on_training_pairs() -> None:
@@ -207,8 +202,7 @@ def test_pruning_low_ratios_first_costs_less_than_random_order() -> None:
 
 
 def test_ablating_impure_neurons_costs_nothing() -> None:
-    """Published: no change in 126 of 128 networks. As many pure neurons, drawn at random, are
-    missed."""
+    """Published: no change in 126 of 128 networks. As many random pure neurons are missed."""
     network, neurons = group_network("toy/d59"), table("toy/d59")
     impure, pure = neurons.neuron[~neurons.pure], neurons.neuron[neurons.pure]
     assert len(impure) >= 5

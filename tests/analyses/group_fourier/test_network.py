@@ -1,5 +1,4 @@
-"""One view of every group network; a group read from answers; interventions, explanations and
-progress on it."""
+"""One view of every group network; its group read from answers; what is measured on it."""
 
 from __future__ import annotations
 
@@ -29,10 +28,7 @@ from mechinterp_toolkit.analyses.group_fourier.explanations import (
 from mechinterp_toolkit.analyses.group_fourier.figures import spectrum_over_training
 from mechinterp_toolkit.analyses.group_fourier.interventions import intervention_table
 from mechinterp_toolkit.analyses.group_fourier.network import group_network, recover_group
-from mechinterp_toolkit.analyses.group_fourier.progress import (
-    _measures,
-    group_progress,
-)
+from mechinterp_toolkit.analyses.group_fourier.progress import _measures, group_progress
 from mechinterp_toolkit.errors import NotApplicable, ToolkitError
 from mechinterp_toolkit.groups import (
     Group,
@@ -55,8 +51,7 @@ def planted() -> GroupMLP:
 
 
 def anonymous(net: GroupMLP, order: torch.Tensor) -> GroupMLP:
-    """The same network with its elements renumbered alike on all sides, and no word of its
-    group."""
+    """The same network, its elements renumbered alike on all sides, and no word of its group."""
     return GroupMLP.from_weights(
         net.embed_left.detach()[order],
         net.embed_right.detach()[order],
@@ -212,9 +207,7 @@ def test_another_group_of_the_same_order_is_another_account() -> None:
     assert dataclasses.is_dataclass(load_model(network.model))
 
 
-def test_a_transformer_lies_in_few_frequencies_and_only_its_hidden_layer_knows_the_product() -> (
-    None
-):
+def test_a_transformer_lies_in_few_frequencies_and_its_hidden_layer_knows_the_product() -> None:
     network = group_network("toy/z113-transformer")
     group = network.model.model.group
     tables = embedding_energy(network, group, 9, 0)
@@ -300,14 +293,12 @@ def test_the_unembedding_of_a_transformer_with_tied_embeddings_is_read_from_the_
 
 def test_networks_with_one_table_for_both_inputs_are_the_same_network() -> None:
     net = planted()
-    hidden = torch.cat(
-        [net.left, net.right]
-    ).detach()  # both shares as weights on one-hot embeddings
+    # Both shares as weights on one-hot embeddings.
+    hidden = torch.cat([net.left, net.right]).detach()
     tied = GroupMLP.from_weights(torch.eye(24), torch.eye(24), hidden, net.w_out.detach(), group=S4)
     ours, theirs = group_network(tied), group_network(net)
-    assert torch.allclose(
-        ours.functions, theirs.functions, atol=1e-6
-    )  # float32 products of weights
+    # float32 products of weights
+    assert torch.allclose(ours.functions, theirs.functions, atol=1e-6)
     assert torch.allclose(ours.logits(), theirs.logits(), atol=1e-4)
 
 
@@ -391,9 +382,8 @@ def test_circularity_is_one_for_circles_and_small_for_noise() -> None:
     assert torch.allclose(circularity(circles), torch.ones(4, dtype=torch.float64))
     noise = torch.randn(31, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert float(circularity(noise).mean()) < 0.4
-    wave = (math.pi * torch.arange(8, dtype=torch.float64)).cos()[:, None] * torch.eye(
-        1, 4
-    )  # no partner of its own
+    # The alternating wave has no partner of negative frequency.
+    wave = (math.pi * torch.arange(8, dtype=torch.float64)).cos()[:, None] * torch.eye(1, 4)
     assert float(circularity(wave)[0]) == pytest.approx(1)
 
 

@@ -1,5 +1,4 @@
-"""Irrep, rank and cosets of single neurons: hand-made functions, planted networks, and the sides
-that must not be mixed up."""
+"""Irrep, rank and cosets of single neurons, and the sides that must not be mixed up."""
 
 from __future__ import annotations
 
@@ -42,9 +41,7 @@ def functions_of(group: Group, labels: tuple[str, ...]) -> Float[Tensor, "site o
     return torch.stack([net.left, net.right, net.unembed]).detach().double()
 
 
-def test_planted_neurons_are_pure_of_rank_one_and_constant_on_the_cosets_they_were_built_from() -> (
-    None
-):
+def test_planted_neurons_are_pure_of_rank_one_and_constant_on_the_cosets_they_are_made_of() -> None:
     table = neuron_table(symmetric(5), functions_of(symmetric(5), ("(2,2,1)", "(1,1,1,1,1)")))
     by_irrep = {table.irreps[i]: set() for i in table.irrep.tolist()}
     for i, left, right in zip(table.irrep.tolist(), *table.stabilisers, strict=True):
@@ -57,10 +54,9 @@ def test_planted_neurons_are_pure_of_rank_one_and_constant_on_the_cosets_they_we
     assert (table.rank_one - 1).abs().max() < FLOAT32
     assert (table.explained - 1).abs().max() < FLOAT32
     assert (table.ipr - 1).abs().max() < FLOAT32
+    # The sign itself changes sign under the rest.
     sign = table.irrep == table.irreps.index("(1,1,1,1,1)")
-    assert (
-        table.twisted_order[:, sign] == 120
-    ).all()  # the sign itself changes sign under the rest
+    assert (table.twisted_order[:, sign] == 120).all()
     assert len(table.rows()) == len(table.neuron)
 
 
