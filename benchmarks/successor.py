@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mechinterp_toolkit.heads.ov_circuit import Convention, best_candidates
-from mechinterp_toolkit.heads.weights import output_weights, value_weights
+from mechinterp_toolkit.heads.weights import embedding, head_weights, unembedding
 from mechinterp_toolkit.model import HookedModel, load_model
 from mechinterp_toolkit.prompts import OrdinalClass
 from mechinterp_toolkit.toys.gpt2 import random_gpt2
@@ -46,27 +46,28 @@ def _class(name: str, tokens: Tensor) -> OrdinalClass:
 
 def loop(model: HookedModel, classes: dict[str, OrdinalClass]) -> None:
     """Read one head after another."""
-    net, tokens = model.model, torch.cat([c.tokens for c in classes.values()])
-    shown, sizes = net.W_E[tokens], [len(c) for c in classes.values()]
-    weights = (part(model).flatten(0, 1) for part in (value_weights, output_weights))
-    for value, output in zip(*weights, strict=True):
-        written = shown @ (value @ output)
-        for part, ordinal in zip(written.split(sizes), classes.values(), strict=True):
-            (part @ net.W_U[:, ordinal.tokens]).argmax(-1)
+    shown = embedding(model)[torch.cat([c.tokens for c in classes.values()])]
+    unembed, sizes = unembedding(model).weight, [len(c) for c in classes.values()]
+    for layer in range(model.cfg.n_layers):
+        own = head_weights(model, layer)
+        for value, output in zip(own.value, own.output, strict=True):
+            written = shown @ (value @ output)
+            for part, ordinal in zip(written.split(sizes), classes.values(), strict=True):
+                (part @ unembed[:, ordinal.tokens]).argmax(-1)
 
 
 class Products:
     """The bare matrix products of the scan, operands ready; with `fold` W_O W_U is among them."""
 
     def __init__(self, model: HookedModel, classes: dict[str, OrdinalClass]) -> None:
-        net = model.model
         tokens = torch.cat([c.tokens for c in classes.values()])
-        self.shown = net.W_E[tokens]
+        self.shown = embedding(model)[tokens]
+        layers = [head_weights(model, layer) for layer in range(model.cfg.n_layers)]
         # d_model by (head d_head), and (head d_head) by d_model, of each layer.
-        self.value = [v.transpose(0, 1).flatten(1).contiguous() for v in value_weights(model)]
-        self.output = list(output_weights(model).flatten(1, 2))
+        self.value = [own.value.transpose(0, 1).flatten(1).contiguous() for own in layers]
+        self.output = [own.output.flatten(0, 1) for own in layers]
         self.n_heads, self.sizes = model.cfg.n_heads, [len(c) for c in classes.values()]
-        self.columns = net.W_U[:, tokens].contiguous()
+        self.columns = unembedding(model).weight[:, tokens].contiguous()
         self.folded = [output @ self.columns for output in self.output]
         self.logits = [torch.empty(size, size) for size in self.sizes]
 

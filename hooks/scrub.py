@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.errors import NotApplicable, ToolkitError, nearest
+from mechinterp_toolkit.heads.weights import stands_before
 from mechinterp_toolkit.hooks.erase import (
     ErasureMethod,
     LeaceEraser,
@@ -76,15 +77,17 @@ def scrub_sites(model: HookedModel) -> tuple[str, ...]:
         raise NotApplicable(
             f"{model.provenance.checkpoint} has no sublayers to scrub: it is no transformer."
         )
-    layers = range(model.cfg.n_layers)
     names = [
-        f"blocks.{layer}.{norm}.hook_normalized" for layer in layers for norm in ("ln1", "ln2")
+        f"blocks.{layer}.{norm}.hook_normalized"
+        for layer in range(model.cfg.n_layers)
+        for norm in ("ln1", "ln2")
+        if stands_before(model, layer, norm)
     ]
     sites = tuple(name for name in names if name in model.hook_points)
     if not sites:
         raise NotApplicable(
-            f"{model.provenance.checkpoint} has no blocks.0.ln1.hook_normalized; concepts are"
-            " scrubbed from the normalised input of sublayers."
+            f"{model.provenance.checkpoint} has no norm in front of its sublayers; concepts are"
+            " scrubbed from their normalised input."
         )
     return sites
 

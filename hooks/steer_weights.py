@@ -15,34 +15,38 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from types import CellType, FunctionType
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from mechinterp_toolkit.errors import NotApplicable, ToolkitError
+from mechinterp_toolkit.heads.weights import (
+    has_positions,
+    stream_writers,
+    untie,
+    why_not_direct,
+)
 from mechinterp_toolkit.model import HookedModel, takes_model
-
-# Norms behind attention and MLP, as in Gemma 2 and 3, rescale what was written and would turn the
-# direction back in.
-_NORMS_BEHIND = ("ln1_post", "ln2_post")
+from mechinterp_toolkit.record import activations
 
 
 @takes_model
 def writing_hook_points(model: HookedModel) -> tuple[str, ...]:
     """Return the hook points of everything that writes to the stream, for `ablate_direction`.
 
+    A norm behind a sublayer is included in what it writes.
+
     >>> writing_hook_points("toy/sentiment")[:3]
     ('hook_embed', 'hook_pos_embed', 'blocks.0.hook_attn_out')
     """
-    blocks = [
-        f"blocks.{i}.{part}"
-        for i in range(model.cfg.n_layers)
-        for part in ("hook_attn_out", "hook_mlp_out")
-    ]
-    start = ["hook_embed"] + ["hook_pos_embed"] * (_positions(model.model) is not None)
-    return tuple(start + blocks)
+    parts = ("hook_attn_out", "hook_mixer_out", "hook_mlp_out")
+    blocks = [f"blocks.{i}.{part}" for i in range(model.cfg.n_layers) for part in parts]
+    # A Bridge lists hook_pos_embed where positions are rotary, too, and it never fires.
+    start = ["hook_embed"] + ["hook_pos_embed"] * has_positions(model)
+    return tuple(name for name in (*start, *blocks) if name in model.hook_points)
 
 
 @takes_model
@@ -60,16 +64,16 @@ def orthogonalise_weights(model: HookedModel, direction: Float[Tensor, " d_model
     True
     """
     _check(model, direction)
-    copied = _copied(model.model)
+    made = replace(model, model=_copied(model.model).eval(), make_twin=None)
     unit = direction.double() / direction.double().norm()
     with torch.no_grad():
-        _untie(copied)
-        for weight in _writers(copied):
+        untie(made)
+        for weight in stream_writers(made):
             along, whole = unit.to(weight.device), weight.double()
             weight.copy_(whole - (whole @ along)[..., None] * along)  # W - (W r) r'
+    _check_gone(made, unit.cpu())
     checkpoint = f"{model.provenance.checkpoint} (one direction orthogonalised)"
-    provenance = replace(model.provenance, checkpoint=checkpoint)
-    return replace(model, model=copied.eval(), provenance=provenance, make_twin=None)
+    return replace(made, provenance=replace(model.provenance, checkpoint=checkpoint))
 
 
 def _check(model: HookedModel, direction: Tensor) -> None:
@@ -82,11 +86,26 @@ def _check(model: HookedModel, direction: Tensor) -> None:
             f"the direction has {len(direction)} entries and norm {direction.norm():.3g}; expected"
             f" {model.cfg.d_model} entries that are not all zero."
         )
-    behind = [name for name in _NORMS_BEHIND if hasattr(model.model.blocks[0], name)]
-    if behind:
+    if reason := why_not_direct(model):
         raise NotApplicable(
-            f"{', '.join(behind)} rescale what is written; ablate with hooks behind them instead."
+            f"{model.provenance.checkpoint} cannot lose a direction by its weights: {reason};"
+            " ablate it by hooks instead."
         )
+
+
+def _check_gone(model: HookedModel, unit: Tensor) -> None:
+    """Refuse a model whose stream still has the direction once no weight writes it."""
+    tokens = torch.arange(min(8, model.cfg.d_vocab))[None]
+    names = [f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers)]
+    for name, stream in activations(model, tokens, ("blocks.0.hook_resid_pre", *names)).items():
+        left = float((stream.double() @ unit).abs().max() / stream.double().norm(dim=-1).max())
+        # 100 rounding units: each write adds one or two.
+        if left > 100 * torch.finfo(stream.dtype).eps:
+            raise NotApplicable(
+                f"with the direction out of all weights known to write to the stream, {left:.2g} of"
+                f" its length still lie along it at {name} of {model.provenance.checkpoint}: a norm"
+                " (as behind BLOOM's embedding) or a bias stands behind them; ablate by hooks."
+            )
 
 
 def _copied(model: Any) -> Any:
@@ -100,32 +119,22 @@ def _copied(model: Any) -> Any:
         for value in vars(module).values()
         if isinstance(value, Tensor) and not value.is_leaf
     ]
-    return copy.deepcopy(model, {id(value): None for value in remembered})
+    memo: dict[int, Any] = {id(value): None for value in remembered}
+    made = copy.deepcopy(model, memo)
+    for module in made.modules():
+        forward = vars(module).get("forward")
+        if isinstance(forward, FunctionType):
+            module.forward = _of_the_copy(forward, memo)
+    return made
 
 
-def _writers(model: Any) -> list[Tensor]:
-    """Views, last axis d_model, of every weight and bias that writes to the stream."""
-    writers = [model.W_E, _positions(model)]
-    for block in model.blocks:
-        writers += [block.attn.W_O, block.mlp.W_out]
-        # A layer without a bias has None, or, on a Bridge, no such name.
-        writers += [getattr(block.attn, "b_O", None), getattr(block.mlp, "b_out", None)]
-        # A gated MLP of a Bridge with folded weights runs on these, which a copy separates from its
-        # parameters.
-        weight = getattr(block.mlp, "_processed_W_out", None)
-        writers += [None if weight is None else weight.mT]
-        writers += [getattr(block.mlp, "_processed_b_out", None)]
-    return [tensor for tensor in writers if tensor is not None]
+def _of_the_copy(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
+    """The same function on what was copied: deepcopy leaves alone what a function encloses.
 
-
-def _positions(model: Any) -> Tensor | None:
-    """The table of absolute positions, or None for rotary ones."""
-    module = getattr(model, "pos_embed", None)
-    tables = (getattr(module, name, None) for name in ("W_pos", "weight"))
-    return next((table for table in tables if isinstance(table, Tensor)), None)
-
-
-def _untie(model: Any) -> None:
-    head = getattr(model.unembed, "original_component", None)
-    if head is not None and head.weight.data_ptr() == model.W_E.data_ptr():
-        head.weight = nn.Parameter(head.weight.detach().clone())
+    TransformerLens gives Falcon's linear maps such a forward, which would run on the old weights.
+    """
+    enclosed = [cell.cell_contents for cell in function.__closure__ or ()]
+    cells = tuple(CellType(memo.get(id(value), value)) for value in enclosed)
+    return FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, cells
+    )

@@ -121,13 +121,15 @@ class _Running:
     group: Tensor | None = None
     tokenizer: Any | None = None
     start: int = 0
+    batch: int | None = None
     length: int | None = None
     known: dict[str, Tensor | None] = field(default_factory=dict)
     memory: dict[Any, Any] = field(default_factory=dict)
 
     def note(self, given: Any, options: Mapping[str, Any]) -> None:
         self.start = cached_columns(given_cache(options))
-        self.length = given.shape[1] if isinstance(given, Tensor) and given.dim() >= 2 else None
+        batched = isinstance(given, Tensor) and given.dim() >= 2
+        self.batch, self.length = given.shape[:2] if batched else (None, None)
         if self.start == 0:
             self.memory.clear()
         self.known = (
@@ -143,6 +145,14 @@ class _Running:
             expected = self.start + self.length
             if cached_columns(cache) != expected:
                 check_cache(cache, expected)
+
+    def unflattened(self, activation: Tensor) -> Tensor:
+        """A view with batch and position apart, where the model runs them as one (OPT's MLP)."""
+        if self.length is None or activation.dim() != 2:
+            return activation
+        if len(activation) != self.batch * self.length:
+            return activation
+        return activation.unflatten(0, (self.batch, self.length))
 
     def here(self, site: Site, device: torch.device) -> Site:
         known: dict[str, Any] = {
@@ -219,16 +229,16 @@ class _Placed:
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:
         self.calls += 1
         site = self.running.here(self.site, activation.device)
-        if (
-            activation.is_inference()
-        ):  # such tensors keep no version to notice a change in place, so the edit gets a copy
-            result = self.edit(activation.clone(), hook=site)
+        seen = self.running.unflattened(activation)
+        # Inference tensors keep no version to notice a change in place, so the edit gets a copy.
+        if activation.is_inference():
+            result = self.edit(seen.clone(), hook=site)
         else:
             version = activation._version
-            result = self.edit(activation, hook=site)
+            result = self.edit(seen, hook=site)
             _check_not_in_place(activation, version, self.site.name)
-        _check_result(result, activation, self.site.name)
-        return result
+        _check_result(result, seen, self.site.name)
+        return activation if result is seen else result.reshape(activation.shape)
 
 
 @takes_model

@@ -187,16 +187,6 @@ class HookedModel:
         logits = self.model(tokens, return_type="logits", attention_mask=new, past_kv_cache=cache)
         return LogitsAndCache(logits, cache)
 
-    def layer_norm(
-        self, layer: int | Literal["final"], x: Float[Tensor, "*batch d_model"]
-    ) -> Float[Tensor, "*batch d_model"]:
-        """Return `x` through the LayerNorm in front of attention in `layer`, or through the final
-        one."""
-        module = self.model.ln_final if layer == "final" else self.model.blocks[layer].ln1
-        shaped = x.reshape(1, -1, x.shape[-1]).to(self.device)
-        result: Tensor = module(shaped)
-        return result.reshape(x.shape)
-
     def random_twin(self, seed: int) -> HookedModel:
         """Return the same architecture with random weights, and the task it is asked about.
 

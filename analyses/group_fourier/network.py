@@ -27,6 +27,12 @@ from torch import Tensor
 
 from mechinterp_toolkit.errors import NotApplicable, ToolkitError
 from mechinterp_toolkit.groups import Group, cayley_table_from_answers, group_by_name
+from mechinterp_toolkit.heads.weights import (
+    embedding,
+    final_norm,
+    neuron_outputs,
+    unembedding,
+)
 from mechinterp_toolkit.intervention import Edits, applied, observed
 from mechinterp_toolkit.model import HookedModel, takes_model
 from mechinterp_toolkit.record import activations
@@ -203,7 +209,7 @@ def why_no_group_network(model: HookedModel) -> str | None:
         or _TRANSFORMER_HIDDEN not in model.hook_points
     ):
         return "it has no W_E, W_U and blocks.0.mlp.hook_post to read"
-    if hasattr(net, "ln_final") and getattr(model.cfg, "normalization_type", None) is not None:
+    if not final_norm(model).is_identity:
         return (
             "LayerNorm stands between its neurons and its unembedding, so a neuron has no"
             " unembedding of its own"
@@ -273,19 +279,18 @@ def _of_mlp(model: HookedModel) -> GroupNetwork:
 
 
 def _of_transformer(model: HookedModel, order: int | None) -> GroupNetwork:
-    net = model.model
-    order = order or getattr(net, "order", None) or net.W_E.shape[0] - 1
-    if not order <= net.W_U.shape[1] <= order + 1 or net.W_E.shape[0] < order + 1:
+    net, embed, unembed = model.model, embedding(model), unembedding(model).weight
+    order = order or getattr(net, "order", None) or len(embed) - 1
+    if not order <= unembed.shape[1] <= order + 1 or len(embed) < order + 1:
         raise NotApplicable(
-            f"{model.provenance.checkpoint} reads {net.W_E.shape[0]} tokens and answers"
-            f" {net.W_U.shape[1]}; a network on {order} elements reads {order + 1}, the equals sign"
+            f"{model.provenance.checkpoint} reads {len(embed)} tokens and answers"
+            f" {unembed.shape[1]}; a network on {order} elements reads {order + 1}, the equals sign"
             " last, and answers the elements first."
         )
     tokens = pair_tokens(all_pairs(order), order)
     pre = _record(model, tokens, _TRANSFORMER_PRE).double().unflatten(0, (order, order))
-    w_out = net.blocks[0].mlp.W_out.detach().double()
-    unembed = (w_out @ net.W_U.detach().double()[:, :order]).T.cpu()
-    functions = torch.stack([pre.mean(1), pre.mean(0), unembed])
+    answers = (neuron_outputs(model, 0).double() @ unembed.double()[:, :order]).T.cpu()
+    functions = torch.stack([pre.mean(1), pre.mean(0), answers])
     name = getattr(getattr(net, "cfg", None), "act_fn", "relu")
     activation = "gelu" if name.startswith("gelu") else name
     if activation not in ACTIVATIONS:
@@ -297,7 +302,7 @@ def _of_transformer(model: HookedModel, order: int | None) -> GroupNetwork:
         model=model,
         order=order,
         functions=functions,
-        embeddings=net.W_E.detach().cpu().double()[None, :order],
+        embeddings=embed.cpu().double()[None, :order],
         bias=torch.zeros(order, dtype=torch.float64),
         activation=activation,
         hidden_site=_TRANSFORMER_HIDDEN,

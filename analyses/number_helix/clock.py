@@ -35,6 +35,15 @@ from mechinterp_toolkit.analyses.number_helix.tasks import NumberTask
 from mechinterp_toolkit.geometry.helix import Period, helix_basis, period_scan, period_text
 from mechinterp_toolkit.geometry.neurons import fit_neurons
 from mechinterp_toolkit.geometry.regression import folds, k_fold, span, without
+from mechinterp_toolkit.heads.weights import (
+    final_norm,
+    head_weights,
+    neuron_outputs,
+    unembedding,
+    why_no_heads,
+    why_no_neurons,
+    why_not_direct,
+)
 from mechinterp_toolkit.intervention import Edit, applied
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.record import activations
@@ -124,6 +133,16 @@ class Clock:
     def _acting(self) -> list[int]:
         value, low = self.mlps.value.tolist(), self.mlps.low.tolist()
         return [i for i, v in enumerate(value) if v > SMALLEST_SHARE * max(value) and low[i] > 0]
+
+
+def why_no_clock(model: HookedModel) -> str | None:
+    """Return why the parts of this model cannot be told apart, or None.
+
+    >>> from mechinterp_toolkit.model import load_model
+    >>> why_no_clock(load_model("toy/ordinal")) is None
+    True
+    """
+    return why_no_heads(model) or why_no_neurons(model) or why_not_direct(model)
 
 
 def read_clock(
@@ -237,7 +256,7 @@ class _Run:
 
     def head(self, layer: int, head: int) -> _Effects:
         """Effects of one head."""
-        output = self.model.model.W_O[layer, head].detach().cpu().double()
+        output = head_weights(self.model, layer).output[head].cpu().double()
         return self._effects(f"blocks.{layer}.attn.hook_z", output, head)
 
     def mlp(self, layer: int) -> _Effects:
@@ -250,8 +269,10 @@ class _Run:
         layers = range(self.model.cfg.n_layers)
         values = torch.stack([self.read[f"blocks.{layer}.mlp.hook_post"] for layer in layers])
         change = (values[:, self.clean] - values[:, self.corrupt]).double()  # layer pair neuron
-        output = self.model.model.W_out.detach().cpu().double()
-        return (change * torch.einsum("pd,lnd->lpn", self._gradient(), output)).mean(1)
+        output = torch.stack([neuron_outputs(self.model, layer) for layer in layers])
+        return (change * torch.einsum("pd,lnd->lpn", self._gradient(), output.cpu().double())).mean(
+            1
+        )
 
     def score(self, edits: dict[str, Edit]) -> Float[Tensor, " pair"]:
         """Logit of the clean pair's answer in the corrupt prompt, centred over all numbers."""
@@ -263,11 +284,12 @@ class _Run:
     def _gradient(self) -> Float[Tensor, "pair d_model"]:
         """Gradient of the score of each corrupt prompt along the end of the stream at its last
         token."""
-        unembed = self.model.model.W_U.detach()
-        wanted = unembed[:, self.right] - unembed[:, self.task.candidates].mean(1, keepdim=True)
+        norm, unembed = final_norm(self.model), unembedding(self.model)
         end = self.read[self.last][self.corrupt].clone().requires_grad_()
         with torch.enable_grad():
-            score = (self.model.layer_norm("final", end) * wanted.T).sum()
+            logits = unembed(norm(end))
+            score = logits.gather(1, self.right[:, None]).sum()
+            score = score - logits[:, self.task.candidates].mean(1).sum()
         return torch.autograd.grad(score, end)[0].double().cpu()
 
     def _effects(

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechinterp_toolkit.analyses.number_helix.clock import read_clock
+from mechinterp_toolkit.analyses.number_helix.clock import read_clock, why_no_clock
 from mechinterp_toolkit.analyses.number_helix.edits import KEPT_DRAWS, HelixEdits, set_numbers
 from mechinterp_toolkit.analyses.number_helix.result import NumberHelix
 from mechinterp_toolkit.analyses.number_helix.tasks import (
@@ -139,7 +139,7 @@ def number_helix(
         edited = set_numbers(
             model, task, names, best, periods, targets=targets, draws=draws, seed=seed
         )
-        if task.second is not None:
+        if task.second is not None and why_no_clock(model) is None:
             short = [t for t in periods if t <= 2 * len(task.numbers)]
             clock = read_clock(model, task, short, sum_periods=parts or (), seed=seed)
     return NumberHelix(

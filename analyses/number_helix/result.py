@@ -89,7 +89,8 @@ class NumberHelix(Finding):
     """
 
     clock: Clock | None
-    """How the sum is computed; None where the model does not add."""
+    """How the sum is computed; None where the model does not add, or `why_no_clock` tells why its
+    parts cannot be told apart."""
 
     notes: tuple[str, ...]
     """Numbers left out, tasks that could not be asked."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mechinterp_toolkit.heads.weights import has_heads
+from mechinterp_toolkit.heads.weights import embedding, why_no_heads
 from mechinterp_toolkit.model import HookedModel, load_model
 from mechinterp_toolkit.prompts import has_ordinal_tokens
 from mechinterp_toolkit.registry import Planted
@@ -11,9 +11,8 @@ from mechinterp_toolkit.toys import planted_successor, relabelled_ordinal
 
 def needs_ordinal_tokens(model: HookedModel) -> str | None:
     """Return why ordinals cannot be put to the heads of this model, or None."""
-    if not has_heads(model):
-        return "it has no attention heads"
-    return has_ordinal_tokens(model.tokenizer, d_vocab=model.cfg.d_vocab)
+    reason = why_no_heads(model)
+    return reason or has_ordinal_tokens(model.tokenizer, d_vocab=len(embedding(model)))
 
 
 def planted_head(strength: float, seed: int) -> Planted:

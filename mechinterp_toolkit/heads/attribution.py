@@ -23,14 +23,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechinterp_toolkit.heads.weights import output_weights
+from mechinterp_toolkit.errors import NotApplicable
+from mechinterp_toolkit.heads.weights import (
+    final_norm,
+    head_weights,
+    norm_behind,
+    unembedding,
+    why_no_heads,
+)
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.prompts import PromptSet
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.results import Estimate
 from mechinterp_toolkit.stats import bootstrap
-
-_SCALE = "ln_final.hook_scale"
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,29 @@ def attribute_heads(
     return Attribution(raw, lift)
 
 
+@dataclass(frozen=True)
+class Contributions:
+    """Result of `direct_contributions`, in logits."""
+
+    heads: Float[Tensor, "batch layer head"]
+    """What each head writes."""
+
+    mlps: Float[Tensor, "batch layer"]
+    """What each MLP or mixture of experts writes, its biases included."""
+
+    embedding: Float[Tensor, " batch"]
+    """What enters the first block: token and position."""
+
+    biases: Float[Tensor, " batch"]
+    """What is the same for every prompt but for scales: b_O and the biases of norms and
+    unembedding."""
+
+    @property
+    def total(self) -> Float[Tensor, " batch"]:
+        """The right answer's logit minus the mean logit."""
+        return self.heads.sum((1, 2)) + self.mlps.sum(1) + self.embedding + self.biases
+
+
 def head_attribution(model: HookedModel, prompts: PromptSet) -> Float[Tensor, "batch layer head"]:
     """Return each head's direct contribution to the right answer's logit minus the mean logit.
 
@@ -93,24 +121,83 @@ def head_attribution(model: HookedModel, prompts: PromptSet) -> Float[Tensor, "b
     >>> divmod(int(by_head.argmax()), 4)  # the head that counts, (layer, head)
     (1, 1)
     """
-    names = tuple(f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers))
-    scaled = _SCALE in model.hook_points
-    read = activations(
-        model,
-        prompts.tokens,
-        (*names, _SCALE) if scaled else names,
-        mask=prompts.mask,
-        position=prompts.position,
-    )
-    unembed = model.model.W_U.detach().cpu().double()
-    towards = (unembed[:, prompts.answer] - unembed.mean(1, keepdim=True)).T  # batch d_model
-    gain = getattr(getattr(model.model, "ln_final", None), "w", None)
-    if gain is not None:
-        towards = towards * gain.detach().cpu().double()
-    if scaled:
-        # A LayerNorm subtracts the mean: what a head writes along it never arrives.
-        scale = read[_SCALE].double().reshape(-1, 1)
-        towards = (towards - towards.mean(1, keepdim=True)) / scale
-    z = torch.stack([read[name].double() for name in names], 1)  # batch layer head d_head
-    reads = torch.einsum("bd,lhkd->blhk", towards, output_weights(model).cpu().double())
-    return (z * reads).sum(-1)
+    return direct_contributions(model, prompts).heads
+
+
+def direct_contributions(model: HookedModel, prompts: PromptSet) -> Contributions:
+    """Return what each part adds to the right answer's logit minus the mean logit, by itself.
+
+    The scales of the final norm, and of a norm behind a sublayer, are held as they were. All parts
+    sum to that logit; where logits are capped, to what it was before.
+
+    Raises:
+        NotApplicable: no heads to read, or the blocks write more to the stream than attention and
+            MLP, so that the parts are not all there is.
+
+    >>> from mechinterp_toolkit.model import load_model
+    >>> from mechinterp_toolkit.prompts import ordinal_classes
+    >>> from mechinterp_toolkit.toys import successor_queries
+    >>> model = load_model("toy/ordinal")
+    >>> prompts = successor_queries(model.tokenizer, ordinal_classes(model.tokenizer).classes)
+    >>> parts = direct_contributions(model, prompts)
+    >>> float(parts.heads[:, 1, 1].mean() / parts.total.mean()) > 0.5  # most is head 1.1
+    True
+    """
+    if reason := why_no_heads(model):
+        raise NotApplicable(f"{model.provenance.checkpoint} cannot be taken apart: {reason}.")
+    layers = range(model.cfg.n_layers)
+    start, end = "blocks.0.hook_resid_pre", f"blocks.{layers[-1]}.hook_resid_post"
+    names = [f"blocks.{i}.{point}" for i in layers for point in ("attn.hook_z", "hook_mlp_out")]
+    where = {"mask": prompts.mask, "position": prompts.position}
+    read = activations(model, prompts.tokens, (*names, start, end), **where)
+    read = {name: value.double() for name, value in read.items()}
+    reader = _Reader(model, prompts.answer, read[end])
+
+    heads, mlps, biases = [], [], reader.constant.expand(len(prompts)).clone()
+    for layer in layers:
+        own, behind = head_weights(model, layer), norm_behind(model, layer, "attn")
+        output, shared = (w.cpu().double() for w in (own.output, own.output_bias))
+        written = torch.einsum("bhk,hkd->bhd", read[f"blocks.{layer}.attn.hook_z"], output)
+        scale = behind.scale(written.sum(1) + shared)
+        heads.append(reader(behind.linear(written) / scale[:, None]))
+        mlps.append(reader(read[f"blocks.{layer}.hook_mlp_out"]))
+        biases += reader(behind.linear(shared) / scale + behind.bias.cpu().double())
+    parts = Contributions(torch.stack(heads, 1), torch.stack(mlps, 1), reader(read[start]), biases)
+    _check_whole(model, parts.total, reader(read[end]) + reader.constant)
+    return parts
+
+
+class _Reader:
+    """What a part of the stream adds to the centred logits of the answers."""
+
+    def __init__(
+        self,
+        model: HookedModel,
+        answer: Int[Tensor, " batch"],
+        end: Float[Tensor, "batch d_model"],
+    ) -> None:
+        self.norm, unembed = final_norm(model), unembedding(model)
+        self.scale = self.norm.scale(end)
+        mean = unembed.weight.mean(1, keepdim=True, dtype=torch.float64)
+        self.towards = (unembed.weight[:, answer.to(mean.device)] - mean).T.cpu()  # batch d_model
+        bias = unembed.bias.cpu().double()
+        self.constant = self.towards @ self.norm.bias.cpu().double() + bias[answer] - bias.mean()
+        """What biases of final norm and unembedding add."""
+
+    def __call__(self, part: Float[Tensor, "batch *part d_model"]) -> Float[Tensor, "batch *part"]:
+        shape = (len(part), *[1] * (part.dim() - 2), -1)
+        normal = self.norm.linear(part) / self.scale.reshape(shape)
+        return (normal * self.towards.reshape(shape)).sum(-1)
+
+
+def _check_whole(model: HookedModel, parts: Tensor, stream: Tensor) -> None:
+    """Refuse a model whose parts are not all that reaches its logits."""
+    off, size = float((parts - stream).abs().max()), float(stream.abs().max())
+    # 1000 rounding units of the largest: the same sums in another order are well below.
+    rounding = torch.finfo(next(model.model.parameters()).dtype).eps
+    if off > 1000 * rounding * max(size, 1.0):
+        raise NotApplicable(
+            f"what heads and MLPs of {model.provenance.checkpoint} write does not sum to its"
+            f" residual stream (off by {off:.2g} logits of {size:.2g}), so something else writes"
+            " there, or stands between a head and the stream; take another model."
+        )

@@ -29,7 +29,13 @@ from torch import Tensor
 
 from mechinterp_toolkit.accumulate import Mean
 from mechinterp_toolkit.errors import NotApplicable, TokenisationError, ToolkitError
-from mechinterp_toolkit.heads.weights import output_weights
+from mechinterp_toolkit.heads.weights import (
+    final_norm,
+    head_weights,
+    unembedding,
+    why_no_heads,
+    why_not_direct,
+)
 from mechinterp_toolkit.intervention import Site, observed
 from mechinterp_toolkit.model import HookedModel, takes_model
 from mechinterp_toolkit.prompts import OrdinalClass, ordinal_classes
@@ -351,21 +357,19 @@ def _effects(
     with observed(model, dict.fromkeys((*names, stream), keep)):
         logits = model.logits(tokens, mask)
     end = caught[stream][:, :-1]
-    _check_readout(model, _readout(model, end), logits[:, :-1], mask[:, :-1])
+    norm, unembed = final_norm(model), unembedding(model)
+    ours = unembed(norm(end))
+    _check_readout(model, ours, logits[:, :-1], mask[:, :-1])
     answer = tokens[:, 1:].to(end.device)
-    before = _scores(logits[:, :-1], answer)
-    out = output_weights(model).to(end)  # layer head d_head d_model
+    before = _scores(ours, answer)
     falls = []
     for layer, name in enumerate(names):
+        output = head_weights(model, layer).output.to(end)  # head d_head d_model
         change = mean[layer].to(end) - caught[name][:, :-1]  # batch pos head d_head
         for head in range(change.shape[2]):
-            ablated = _readout(model, end + change[:, :, head] @ out[layer, head])
+            ablated = unembed(norm(end + change[:, :, head] @ output[head]))
             falls.append((before - _scores(ablated, answer)).cpu())
     return torch.stack(falls, 1).unflatten(1, (len(names), -1))
-
-
-def _readout(model: HookedModel, stream: Tensor) -> Tensor:
-    return model.model.unembed(model.layer_norm("final", stream))
 
 
 def _scores(logits: Tensor, answer: Tensor) -> Float[Tensor, "two batch pos"]:
@@ -376,7 +380,7 @@ def _scores(logits: Tensor, answer: Tensor) -> Float[Tensor, "two batch pos"]:
 
 
 def _check_readout(model: HookedModel, ours: Tensor, logits: Tensor, mask: Tensor) -> None:
-    """Refuse a model that does more to the stream than LayerNorm and unembedding do."""
+    """Refuse a model that does more to the stream than its final norm and unembedding do."""
     if not mask.any():
         return
     real = mask.to(ours.device)
@@ -384,24 +388,16 @@ def _check_readout(model: HookedModel, ours: Tensor, logits: Tensor, mask: Tenso
     # 1000 rounding units of the largest logit: the same sums in another order are well below.
     if off > 1000 * torch.finfo(ours.dtype).eps * float(ours[real].abs().max()):
         raise NotApplicable(
-            f"the logits of {model.provenance.checkpoint} are not the final LayerNorm and"
-            f" unembedding of its last residual stream (off by {off:.2g}), so a direct effect"
-            " worked out that way is not the model's; expected a model without a cap or scale on"
-            " its logits: take another."
+            f"the logits of {model.provenance.checkpoint} are not the final norm and unembedding of"
+            f" its last residual stream (off by {off:.2g}), so a direct effect worked out that way"
+            " is not the model's: take another."
         )
 
 
 def _checked_mask(model: HookedModel, tokens: Tensor, mask: Tensor | None) -> Tensor:
-    if not model.is_transformer:
+    if reason := why_no_heads(model) or why_not_direct(model):
         raise NotApplicable(
-            f"{model.provenance.checkpoint} is a {model.provenance.wrapper} without transformer"
-            " blocks; a head's behaviour in text needs a language model."
-        )
-    if getattr(model.cfg, "use_normalization_before_and_after", False):
-        raise NotApplicable(
-            f"{model.provenance.checkpoint} normalises what attention writes, so that a head's"
-            " write depends on the other heads; expected a model whose heads write into the stream"
-            " directly: take another."
+            f"{model.provenance.checkpoint} cannot show what heads do in text: {reason}."
         )
     mask = torch.ones(tokens.shape, dtype=torch.bool) if mask is None else mask.cpu()
     if mask.shape != tokens.shape:

@@ -21,11 +21,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechinterp_toolkit.errors import NotApplicable
 from mechinterp_toolkit.heads.weights import (
-    output_biases,
-    output_weights,
-    value_biases,
-    value_weights,
+    embedding,
+    final_norm,
+    head_weights,
+    mlp_alone,
+    norm_before,
+    norm_behind,
+    unembedding,
+    why_no_heads,
 )
 from mechinterp_toolkit.model import HookedModel
 from mechinterp_toolkit.prompts import OrdinalClass
@@ -111,7 +116,7 @@ def best_candidates(
     best = {}
     for (name, ordinal), tokens in zip(classes.items(), parts, strict=True):
         # One place more than there are tokens: the last one is where the token -1 looks.
-        place = torch.full((model.model.W_U.shape[1] + 1,), -1)
+        place = torch.full((reader.unembed.shape[1] + 1,), -1)
         place[ordinal.tokens.cpu()] = torch.arange(len(ordinal))
         best[name] = place[tokens]
     return BestCandidates(best, torch.stack(writes).cpu())
@@ -132,8 +137,10 @@ class OVReader:
         self, model: HookedModel, tokens: Int[Tensor, " item"], convention: Convention
     ) -> None:
         """Read `tokens` as `convention` says; its candidates play no part here."""
+        if reason := why_no_heads(model):
+            raise NotApplicable(f"{model.provenance.checkpoint} has no OV circuits: {reason}.")
         self.model, self.tokens, self.convention = model, tokens.to(model.device), convention
-        self._value, self._output = value_weights(model), output_weights(model)
+        self.unembed, self._final = unembedding(model).weight, final_norm(model)
         with torch.no_grad():
             self._shown = _representations(model, self.tokens, convention.representation)
 
@@ -161,7 +168,7 @@ class OVReader:
         heads = slice(None) if head is None else slice(head, head + 1)
         *left, last = self._factors(states, layer, heads)
         written = self._final_norm(left[0] @ last).float() if left else last
-        return written @ self.model.model.W_U[:, candidates.to(states.device)].float()
+        return written @ self.unembed[:, candidates.to(states.device)].float()
 
     def _factors(
         self, states: Float[Tensor, "state d_model"], layer: int, heads: slice = slice(None)
@@ -171,27 +178,29 @@ class OVReader:
         Without biases they are two and the final LayerNorm is still to come; with biases it is in
         the one matrix there is.
         """
-        read = self.model.layer_norm(layer, states) if self.convention.layer_norm else states
-        weight, output = self._value[layer][heads], self._output[layer][heads]
+        own, normed = head_weights(self.model, layer), self.convention.layer_norm
+        read = norm_before(self.model, layer)(states) if normed else states
+        weight, output = own.value[heads], own.output[heads]
+        behind = norm_behind(self.model, layer, "attn")
         # One product for all heads: d_model by (head d_head).
         together = read @ weight.transpose(0, 1).flatten(1)
         value = together.unflatten(1, weight.shape[::2]).transpose(0, 1)  # head state d_head
         if not self.convention.biases:
-            return value.float(), output.float()
-        value = value + value_biases(self.model)[layer][heads][:, None]
-        written = value @ output + output_biases(self.model)[layer]
-        return (self._final_norm(written).float(),)
+            # A norm behind attention is linear up to a positive scale too.
+            return value.float(), (behind.linear(output) if normed else output).float()
+        value = value + own.value_bias[heads][:, None]
+        written = value @ output + own.output_bias
+        return (self._final_norm(behind(written) if normed else written).float(),)
 
     def _final_norm(
         self, written: Float[Tensor, "head state d_model"]
     ) -> Float[Tensor, "head state d_model"]:
-        """A write through the final LayerNorm; without biases, less what that makes of zero."""
+        """A write through the final LayerNorm, with its bias or without."""
         if not self.convention.layer_norm:
             return written
-        normal = self.model.layer_norm("final", written)
         if self.convention.biases:
-            return normal
-        return normal - self.model.layer_norm("final", torch.zeros_like(written[:1, :1]))
+            return self._final(written)
+        return self._final.linear(written) / self._final.scale(written)
 
 
 class _Contest(NamedTuple):
@@ -211,7 +220,7 @@ class _Contest(NamedTuple):
 
 def _contests(reader: OVReader, classes: Mapping[str, OrdinalClass]) -> list[_Contest]:
     """One contest per class, or one of all items where the candidates are the same for all."""
-    unembed, tokens, convention = reader.model.model.W_U, reader.tokens, reader.convention
+    unembed, tokens, convention = reader.unembed, reader.tokens, reader.convention
     pools: list[tuple[slice, Tensor]] = []
     if convention.candidates == "vocab":
         pools.append((slice(None), torch.arange(unembed.shape[1], device=tokens.device)))
@@ -227,10 +236,7 @@ def _contests(reader: OVReader, classes: Mapping[str, OrdinalClass]) -> list[_Co
             start = items.stop
     columns = [unembed[:, pool].float() for _, pool in pools]
     if convention.layer_norm and not convention.biases:
-        # All unit vectors have one mean and one scale: what the LayerNorm makes of them is its
-        # linear part.
-        units = torch.eye(len(unembed), dtype=unembed.dtype, device=unembed.device)
-        norm = reader._final_norm(units[None])[0].float()
+        norm = reader._final.linear(torch.eye(len(unembed), device=unembed.device))
         columns = [norm @ column for column in columns]
     return [
         _Contest(items, pool, column, column.new_empty(len(tokens[items]), len(pool)))
@@ -292,12 +298,12 @@ def _representations(
     model: HookedModel, tokens: Int[Tensor, " item"], representation: Representation
 ) -> _Shown:
     """A head of block 0 reads the stream before that block, whose output it can never see."""
-    embedded: Tensor = model.model.W_E[tokens]
+    embedded = embedding(model)[tokens]
     if representation == "embed":
         return _Shown(embedded, embedded)
     if representation == "mlp_0_raw":  # for every head, as published
-        raw: Tensor = model.model.blocks[0].mlp(embedded[None])
-        return _Shown(raw[0], raw[0])
+        raw = mlp_alone(model, 0, embedded)
+        return _Shown(raw, raw)
     prompt = tokens[:, None]
     if model.provenance.prepend_bos:
         bos = torch.full_like(prompt, model.require_tokenizer().bos_token_id)

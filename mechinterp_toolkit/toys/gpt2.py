@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.checkpoint import bundled_folder, write_checkpoint
+from mechinterp_toolkit.heads.weights import norm_before
 from mechinterp_toolkit.model import HookedModel, load_model, no_progress_bar
 from mechinterp_toolkit.toys.loop import State
 
@@ -142,7 +143,7 @@ def shown_to(model: GPT2LMHeadModel, tokenizer: Any, layer: int) -> Float[Tensor
     name = f"blocks.{layer}.hook_resid_pre"
     read = activations(wrapped, torch.stack([bos, tokens], 1), (name,))[name]
     read[tokenizer.bos_token_id, 1] = read[0, 0]
-    return wrapped.layer_norm(layer, read[:, 1]).double().cpu()
+    return norm_before(wrapped, layer)(read[:, 1]).double().cpu()
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp_toolkit.geometry.helix import helix_basis
+from mechinterp_toolkit.heads.weights import norm_before
 from mechinterp_toolkit.model import load_model
 from mechinterp_toolkit.record import activations
 from mechinterp_toolkit.toys.gpt2 import random_gpt2, rename, word_level_tokenizer, write_head
@@ -183,9 +184,8 @@ def _copy_head(
     mark = mark - spaces.T @ (spaces @ mark)
     mark = mark / mark.norm()
     model.transformer.wpe.weight[column] += mark
-    shown = load_model(model, tokenizer=tokenizer).layer_norm(
-        0, model.transformer.wpe.weight[column] + _TOKEN * read[0]
-    )
+    norm = norm_before(load_model(model, tokenizer=tokenizer), 0)
+    shown = norm(model.transformer.wpe.weight[column] + _TOKEN * read[0])
     root = (D_MODEL // N_HEADS) ** 0.25
     write_head(
         model, 0, head,

@@ -48,7 +48,9 @@ def make(case: str, folder: Path) -> Case:
     name, _, wrapper = case.partition(" as ")
     build(name).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
-    model = load_model(folder, wrapper=wrapper or "TransformerBridge", device="cpu")
+    # Qwen 2 reads the files of any tokenizer as those of its own, which splits words.
+    told = {"wrapper": wrapper or "TransformerBridge", "tokenizer": tokenizer(), "device": "cpu"}
+    model = load_model(folder, **told)
     return Case(case, ARCHITECTURES[name], build(name), model)
 
 

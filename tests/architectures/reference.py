@@ -157,7 +157,8 @@ def contributions(model: Any, parts: Parts, ids: Tensor) -> Contributions:
         weight = weight.unflatten(0, (config.num_attention_heads, -1))
         by_head = [behind[0](z[..., h, :] @ weight[h]) for h in range(len(weight))]
         heads.append(torch.stack([reaches(times * part) for part in by_head], -2))
-        mlps.append(reaches(times * behind[1](seen[i, "mlp"].left.double())))
+        left = seen[i, "mlp"].left.double().reshape(*ids.shape, -1)  # OPT runs tokens in one row
+        mlps.append(reaches(times * behind[1](left)))
         biases = biases + (0.0 if bias is None else reaches(times * behind[0](bias)))
     last = 0.0 if model.lm_head.bias is None else model.lm_head.bias.detach().double()
     biases = biases + (final.bias @ unembed + last) / divided

@@ -6,12 +6,14 @@ that is forgotten. Windows are shorter than the prompts, and tokens are words th
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
 import torch
 
+from mechinterp_toolkit.analyses.circular_features.asked import TEMPLATES
 from mechinterp_toolkit.errors import HookError, NotApplicable
 from mechinterp_toolkit.toys.gpt2 import word_level_tokenizer
 from mechinterp_toolkit.toys.ordinal import build_tokenizer
@@ -167,8 +169,25 @@ _MULTIPLIERS = {
     "logits_scaling": 2.0,
     "attention_multiplier": 0.3,
 }
+_NO_HEADS = "a state space has no attention heads"
 _STATE_SPACE = {
-    "ablating_a_head": Exempt("a state space has no attention heads", HookError),
+    "ablating_a_head": Exempt(_NO_HEADS, HookError),
+    "an_edit_of_what_the_mlp_writes_for_one_token": Exempt("a state space has no MLP", HookError),
+    "ov_path_of_every_head_on_one_token": Exempt(_NO_HEADS),
+    "direct_contributions_to_a_logit": Exempt(_NO_HEADS),
+    "what_heads_make_of_every_representation": Exempt(_NO_HEADS),
+    "what_heads_make_of_an_mlp_called_by_itself": Exempt(_NO_HEADS),
+    "norms": Exempt(_NO_HEADS + " with a norm in front"),
+}
+_NO_MODULE = {
+    "what_heads_make_of_an_mlp_called_by_itself": Exempt(
+        "its MLP is no module that takes a stream and returns what is written"
+    )
+}
+_BEHIND = {
+    "a_direction_ablated_in_the_weights": Exempt(
+        "a norm stands between what the weights write and the stream"
+    )
 }
 
 ARCHITECTURES = {
@@ -178,20 +197,20 @@ ARCHITECTURES = {
     "Qwen2": Architecture("Qwen2", _GROUPED),
     "Qwen3": Architecture("Qwen3", {**_GROUPED, "head_dim": 12}),
     "Gemma": Architecture("Gemma", _GEMMA),
-    "Gemma2": Architecture("Gemma2", {**_WINDOWED, "final_logit_softcapping": 5.0}),
-    "Gemma3": Architecture("Gemma3", _WINDOWED),
+    "Gemma2": Architecture("Gemma2", {**_WINDOWED, "final_logit_softcapping": 5.0}, exempt=_BEHIND),
+    "Gemma3": Architecture("Gemma3", _WINDOWED, exempt=_BEHIND),
     "GPTNeoX": Architecture("GPTNeoX"),
     "GPTNeoX-serial": Architecture("GPTNeoX", {"use_parallel_residual": False}),
     "GPTJ": Architecture("GPTJ", {"rotary_dim": 4}),
     "GPT2": Architecture("GPT2"),
-    "OPT": Architecture("OPT", {"ffn_dim": 48, "word_embed_proj_dim": 32}),
-    "Bloom": Architecture("Bloom"),
+    "OPT": Architecture("OPT", {"ffn_dim": 48, "word_embed_proj_dim": 32}, exempt=_NO_MODULE),
+    "Bloom": Architecture("Bloom", exempt=_BEHIND | _NO_MODULE),
     "Falcon": Architecture("Falcon"),
     "Falcon-multihead": Architecture("Falcon", {"multi_query": False, "bias": True}),
     "Phi": Architecture("Phi"),
     "Phi3": Architecture("Phi3", {**_GROUPED, "pad_token_id": 0}),
     "Olmo": Architecture("Olmo", _GROUPED),
-    "Olmo2": Architecture("Olmo2", _GROUPED),
+    "Olmo2": Architecture("Olmo2", _GROUPED, exempt=_BEHIND),
     "Olmoe": Architecture("Olmoe", {**_GROUPED, "num_experts": 4, "num_experts_per_tok": 2}),
     "Mixtral": Architecture("Mixtral", {**_GROUPED, "num_local_experts": 4}),
     "StableLm": Architecture("StableLm", {**_GROUPED, "use_qkv_bias": True}),
@@ -211,6 +230,8 @@ def tokenizer() -> Any:
     words = ["<pad>", "<unk>", "<bos>", *map(str, range(LARGEST + 1)), "+", "="]
     for other in (build_tokenizer(), concept_tokenizer()):
         words += sorted(set(other.get_vocab()) - set(words))
+    asked = " ".join(text for texts in TEMPLATES.values() for text in texts)
+    words += sorted(set(re.findall(r"\w+", asked)) - set(words))
     return word_level_tokenizer(words)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mechinterp_toolkit.heads.attribution import attribute_heads, head_attribution
-from mechinterp_toolkit.heads.weights import output_biases
+from mechinterp_toolkit.heads.weights import head_weights
 from mechinterp_toolkit.model import HookedModel, has_hooked_transformer, load_model
 from mechinterp_toolkit.prompts import PromptSet, ordinal_classes
 from mechinterp_toolkit.record import activations
@@ -37,7 +37,8 @@ def at_answer(model: HookedModel, prompts: PromptSet, *names: str) -> torch.Tens
 def written_by_heads(model: HookedModel, prompts: PromptSet) -> torch.Tensor:
     """What all heads of each layer write, biases left out, [layer batch d_model]."""
     names = [f"blocks.{layer}.hook_attn_out" for layer in range(model.cfg.n_layers)]
-    return at_answer(model, prompts, *names) - output_biases(model).double()[:, None]
+    biases = [head_weights(model, layer).output_bias for layer in range(model.cfg.n_layers)]
+    return at_answer(model, prompts, *names) - torch.stack(biases).double()[:, None]
 
 
 def through_final_norm(model: HookedModel, prompts: PromptSet, part: torch.Tensor) -> torch.Tensor:

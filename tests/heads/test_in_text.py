@@ -443,21 +443,16 @@ def test_what_does_not_fit_is_refused(toy, toy_classes, tokens):
 
 
 def test_models_it_cannot_judge_are_refused(hf_folders, tokens, monkeypatch):
-    with pytest.raises(NotApplicable, match="without transformer blocks"):
+    with pytest.raises(NotApplicable, match="in text: it has no attention heads"):
         direct_effects(load_model("toy/s5"), tokens[:, :2])
     model = load_model(hf_folders["gpt2"])
     with pytest.raises(TokenisationError, match="none of the ordinal classes"):
         text_study(model, each_its_own(tokens), head=(0, 0))
-
-    def cap(module: Any, given: Any, logits: torch.Tensor) -> torch.Tensor:
-        return logits.tanh()
-
-    handle = model.model.register_forward_hook(cap)
-    with pytest.raises(
-        NotApplicable, match=r"not the final LayerNorm and unembedding .* without a cap"
-    ):
+    # Something on the logits that no config tells of.
+    handle = model.model.register_forward_hook(lambda module, given, logits: logits.tanh())
+    with pytest.raises(NotApplicable, match="not the final norm and unembedding of its last"):
         direct_effects(model, tokens)
     handle.remove()
-    monkeypatch.setattr(model.cfg, "use_normalization_before_and_after", True, raising=False)
-    with pytest.raises(NotApplicable, match="normalises what attention writes"):
+    monkeypatch.setattr(model.model.blocks[0], "ln1_post", torch.nn.LayerNorm(32), raising=False)
+    with pytest.raises(NotApplicable, match=r"a norm stands behind a sublayer \(blocks.0.ln1_post"):
         direct_effects(model, tokens)

@@ -13,7 +13,6 @@ from mechinterp_toolkit.heads.ov_circuit import (
     _representations,
     best_candidates,
 )
-from mechinterp_toolkit.heads.weights import output_biases, value_biases
 from mechinterp_toolkit.model import load_model
 from mechinterp_toolkit.prompts import OrdinalClass
 
@@ -52,18 +51,18 @@ def gpt2(folders):
 
 def logits_of_head(model, shown, convention, layer, head):
     """[item d_vocab], every step made as it is named."""
-    net = model.model
-    read = model.layer_norm(layer, shown) if convention.layer_norm else shown
+    net, block = model.model, model.model.blocks[layer]
+    read = block.ln1(shown[None])[0] if convention.layer_norm else shown
     value = read @ net.W_V[layer, head]
-    if convention.biases:
-        value = value + value_biases(model)[layer, head]
+    if convention.biases and block.attn.b_V is not None:
+        value = value + block.attn.b_V[head]
     written = value @ net.W_O[layer, head]
-    if convention.biases:
-        written = written + output_biases(model)[layer]
+    if convention.biases and block.attn.b_O is not None:
+        written = written + block.attn.b_O
     if convention.layer_norm:
-        constant = model.layer_norm("final", torch.zeros_like(written))
-        normal = model.layer_norm("final", written)
-        written = normal if convention.biases else normal - constant
+        normal = net.ln_final(written[None])[0]
+        of_nothing = net.ln_final(torch.zeros_like(written)[None])[0]
+        written = normal if convention.biases else normal - of_nothing
     return written @ net.W_U
 
 
