@@ -141,17 +141,18 @@ class Finding:
 
     def __str__(self) -> str:
         """Everything in words, in lines of at most 100 characters: `print(finding)`."""
-        rest = (self.answer(), self.causal_check(), *self.caveats)
-        spoken = "\n".join(rest)
-        parts = []
-        for name in ("represented", "used"):
-            verdict: Verdict = getattr(self, name)
-            text = f"{name} {verdict}"
-            repeated = verdict.reason in spoken
-            parts.append(text.removesuffix(f": {verdict.reason}") if repeated else text)
+        sentences = (self.answer(), self.causal_check(), *self.caveats)
+        verdicts = {"represented": self.represented, "used": self.used}
+        short = [
+            # a reason that the sentences repeat is said once
+            f"{name} {verdict}".removesuffix(
+                f": {verdict.reason}" if verdict.reason in "\n".join(sentences) else ""
+            )
+            for name, verdict in verdicts.items()
+        ]
         return "\n\n".join(
             textwrap.fill(part, 100, break_long_words=False, break_on_hyphens=False)
-            for part in (*parts, *rest)
+            for part in (*short, *sentences)
         )
 
     @property
@@ -166,21 +167,18 @@ class Finding:
 
     def figures(self) -> dict[str, plots.Figure]:
         """Return title -> plotly figure: every estimate over its null, and the strongest place."""
-        headline, effect = self._headline(), self.effect
-        drawn = any(effect is estimate for estimate in self.estimates.values())
-        figures: dict[str, plots.Figure] = {}
-        for name, estimate in self.estimates.items():
+        stored, effect, drawn = self.estimates, self.effect, dict[str, Estimate]()
+        for name, estimate in stored.items():
+            spoken = name.replace("_", " ")
             along = f" by {' and '.join(estimate.axes)}" if estimate.axes else ""
-            title = f"{name.replace('_', ' ').capitalize()}{along}"
-            figure = plots.picture(estimate, title=title)
-            figures |= {} if figure is None else {title: figure}
-            if estimate is headline and effect is not None and not drawn:
-                own = type(self).effect is not Finding.effect
-                shown = "headline" if own else f"strongest {name.replace('_', ' ')}"
-                title = f"The {shown} over its control"
-                figure = plots.picture(effect, title=title)
-                figures |= {} if figure is None else {title: figure}
-        return figures
+            drawn[f"{spoken.capitalize()}{along}"] = estimate
+            in_a_field = any(effect is other for other in stored.values())
+            if estimate is self._headline() and effect is not None and not in_a_field:
+                derived = type(self).effect is Finding.effect
+                subject = f"strongest {spoken}" if derived else "headline"
+                drawn[f"The {subject} over its control"] = effect
+        figures = {title: plots.picture(shown, title=title) for title, shown in drawn.items()}
+        return {title: figure for title, figure in figures.items() if figure is not None}
 
     def _headline(self) -> Estimate | None:
         """The estimate in the first field that is made for one; None where that one is empty."""

@@ -21,11 +21,9 @@ from mechinterp_toolkit.plots.look import (
     SERIES,
     Colours,
     Figure,
-    add_unit,
-    colour_axis,
     escape,
     finish,
-    grid_height,
+    grid,
     on_cpu,
     ticks,
 )
@@ -66,29 +64,17 @@ def heat_map(
     Raises:
         ResultError: the estimate does not have two axes, or `hover` does not fit it.
     """
-    import plotly.graph_objects as go
-
     _need_axes(estimate, 2, "heat_map")
     value = on_cpu(estimate.value)
-    figure = go.Figure(
-        go.Heatmap(
-            z=value.numpy(),
-            hovertext=_hover_texts(estimate, hover),
-            hovertemplate="%{hovertext}<extra></extra>",
-            **colour_axis(value, colours),
-        )
-    )
-    add_unit(figure, estimate.unit)
+    rows, columns = (ticks(_labels(estimate, axis), axis) for axis in estimate.axes)
+    texts = _hover_texts(estimate, hover)
+    figure = grid(value, texts, rows, columns, title=title, unit=estimate.unit, colours=colours)
     if estimate.control is not None and estimate.control.numel():
         control = on_cpu(estimate.control).flatten(1)
         both_signs = colours == "diverging"
         level = (control.abs() if both_signs else control).amax(1).quantile(0.95).item()
         _add_dots(figure, (value.abs() if both_signs else value) > level, level)
-    rows, columns = (_labels(estimate, axis) for axis in estimate.axes)
-    finish(figure, title, height=grid_height(len(rows), columns), hovermode="closest")
-    bare = {"showgrid": False, "zeroline": False}
-    figure.update_xaxes(**ticks(columns, estimate.axes[1]), **bare)
-    return figure.update_yaxes(**ticks(rows, estimate.axes[0]), autorange="reversed", **bare)
+    return figure
 
 
 def spectrum(estimate: Estimate, *, title: str) -> Figure:

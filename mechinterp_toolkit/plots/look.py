@@ -81,13 +81,45 @@ def colour_axis(value: Float[Tensor, "row column"], colours: Colours) -> dict[st
     return shared | {"xgap": 1, "ygap": 1} if max(value.shape, default=0) <= 48 else shared
 
 
-def add_unit(figure: Figure, unit: str) -> None:
-    """Say what the colours measure above the grid; beside its colour bar it would be cut off."""
+def grid(
+    values: Float[Tensor, "row column"],
+    texts: Sequence[Sequence[str]],
+    rows: Mapping[str, Any],
+    columns: Mapping[str, Any],
+    *,
+    title: str,
+    unit: str,
+    colours: Colours,
+    numbers: bool = False,
+) -> Figure:
+    """Draw a table of numbers as a grid of cells.
+
+    Args:
+        texts: what the hover says of each cell.
+        rows, columns: `ticks` of the two axes.
+        unit: said above the grid; beside its colour bar a long one would be cut off.
+        numbers: whether each cell shows its number.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure(
+        go.Heatmap(
+            z=values.numpy(),
+            hovertext=texts,
+            hovertemplate="%{hovertext}<extra></extra>",
+            texttemplate="%{z:.2~g}" if numbers else None,
+            **colour_axis(values, colours),
+        )
+    )
     corner = {"x": 0, "y": 1, "xref": "paper", "yref": "paper", "xanchor": "left", "yshift": 3}
     figure.add_annotation(
         text=escape(unit), showarrow=False, font={"size": 12}, yanchor="bottom", **corner
     )
-    figure.update_layout(title_pad_b=26)  # room for it below the title
+    height = grid_height(len(values), columns["ticktext"])
+    finish(figure, title, height=height, hovermode="closest", title_pad_b=26)
+    bare = {"showgrid": False, "zeroline": False}
+    figure.update_xaxes(**columns, **bare)
+    return figure.update_yaxes(**rows, autorange="reversed", **bare)
 
 
 def grid_height(rows: int, column_labels: Sequence[str]) -> int:

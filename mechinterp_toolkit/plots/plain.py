@@ -15,11 +15,9 @@ from mechinterp_toolkit.plots.look import (
     SERIES,
     Colours,
     Figure,
-    add_unit,
-    colour_axis,
     escape,
     finish,
-    grid_height,
+    grid,
     on_cpu,
     ticks,
 )
@@ -41,8 +39,6 @@ def matrix(
     Raises:
         ResultError: the labels do not fit the values.
     """
-    import plotly.graph_objects as go
-
     if (len(row_labels), len(col_labels)) != tuple(values.shape):
         raise ResultError(
             f"{len(row_labels)} row and {len(col_labels)} column labels for values of shape"
@@ -57,20 +53,16 @@ def matrix(
         ]
         for row, numbers in zip(row_labels, table.tolist(), strict=True)
     ]
-    figure = go.Figure(
-        go.Heatmap(
-            z=table.numpy(),
-            hovertext=texts,
-            hovertemplate="%{hovertext}<extra></extra>",
-            texttemplate="%{z:.2~g}" if max(table.shape, default=0) <= 12 else None,
-            **colour_axis(table, colours),
-        )
+    return grid(
+        table,
+        texts,
+        ticks(row_labels, row_title),
+        ticks(col_labels, col_title),
+        title=title,
+        unit=unit,
+        colours=colours,
+        numbers=max(table.shape, default=0) <= 12,
     )
-    add_unit(figure, unit)
-    finish(figure, title, height=grid_height(len(table), col_labels), hovermode="closest")
-    bare = {"showgrid": False, "zeroline": False}
-    figure.update_xaxes(**ticks(col_labels, col_title), **bare)
-    return figure.update_yaxes(**ticks(row_labels, row_title), autorange="reversed", **bare)
 
 
 def plane(
