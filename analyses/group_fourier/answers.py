@@ -134,6 +134,8 @@ def logit_similarity(
     [[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]]
     """
     product = group.table.flatten() if product is None else product
+    # Sorted by product, the logits of one left element meet the same |G| x |G| patterns each time:
+    # row p of a pattern is chi_rho(p c^-1) over c.
     by_element = product.reshape(group.order, group.order).argsort(1)
     patterns = characters(group)[:, group.table[:, group.inverses]].flatten(1)
     # Centring leaves nothing of the trivial character: rounding of 1e-16 where others vary by 1.

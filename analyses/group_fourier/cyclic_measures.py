@@ -134,6 +134,7 @@ def gini(sizes: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
     >>> gini(torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 5.0]])).tolist()
     [0.0, 0.75]
     """
+    # Half the mean difference of two sizes over the mean: sum_i (2i - n - 1) x_i / (n sum_i x_i).
     ordered, n = sizes.sort(-1).values, sizes.shape[-1]
     rank = torch.arange(1, n + 1, dtype=sizes.dtype)
     whole = (n * ordered.sum(-1)).clamp_min(torch.finfo(sizes.dtype).tiny)
@@ -178,6 +179,7 @@ def _distance(network: GroupNetwork, group: Group, draws: int, seed: int) -> Est
     def share(
         rows: Float[Tensor, "distance order"], weights: Float[Tensor, "draw distance"]
     ) -> Float[Tensor, " draw"]:
+        # Mean over d of std(logit | a - b = d), over std(logit), as in Zhong et al.
         return weights @ rows.std(1, correction=0) / weights.sum(1) / answer.std(correction=0)
 
     everyone, null = torch.ones(1, group.order, dtype=torch.float64), []

@@ -176,6 +176,7 @@ def concentration(
     '0.75 [0.75, 0.75]'
     """
     null, trivial = shuffled.mean(1), trivial_irrep(group)
+    # An irrep's share under the null grows with its dimension: choose by the excess over it.
     excess = (null - null.mean(0)) / null.std(0).clamp_min(torch.finfo(null.dtype).tiny)
     excess[:, trivial] = -torch.inf
     observed = neurons.sum(0).mean(0).index_fill(0, torch.tensor([trivial]), -1.0)

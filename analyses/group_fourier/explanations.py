@@ -180,6 +180,7 @@ def idealised_logits(
     ideal = torch.zeros_like(means)
     for key in keys:
         pattern = irrep(group, key).character[quotients]
+        # Characters are orthogonal, so each has its own least-squares weight.
         ideal += (means * pattern).sum() / pattern.square().sum() * pattern
     return ideal.float()[product]
 

@@ -144,6 +144,7 @@ def neuron_table(group: Group, functions: Float[Tensor, "site order neuron"]) ->
     plain = coset_stabilisers(group, centred)
     up_to_sign = coset_stabilisers(group, centred, up_to_sign=True)
     order = _orders(plain)
+    # The participation ratio (Doshi et al.) is 1 where one irrep holds everything.
     return NeuronTable(
         neuron=alive,
         irrep=irrep,
