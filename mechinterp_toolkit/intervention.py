@@ -148,7 +148,7 @@ class _Running:
 
     def unflattened(self, activation: Tensor) -> Tensor:
         """A view with batch and position apart, where the model runs them as one (OPT's MLP)."""
-        if self.length is None or activation.dim() != 2:
+        if self.batch is None or self.length is None or activation.dim() != 2:
             return activation
         if len(activation) != self.batch * self.length:
             return activation

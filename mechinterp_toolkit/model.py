@@ -177,7 +177,7 @@ class HookedModel:
         )
 
     def _through_bridge(self, tokens: Tensor, mask: Tensor | None, cache: Any) -> LogitsAndCache:
-        told = {} if mask is None else {"attention_mask": mask}
+        told: dict[str, Any] = {} if mask is None else {"attention_mask": mask}
         told |= {"use_cache": True, cache_argument(self.model.original_model): cache}
         return LogitsAndCache(*self.model(tokens, return_type="logits_and_cache", **told))
 

@@ -148,9 +148,14 @@ def direct_contributions(model: HookedModel, prompts: PromptSet) -> Contribution
     layers = range(model.cfg.n_layers)
     start, end = "blocks.0.hook_resid_pre", f"blocks.{layers[-1]}.hook_resid_post"
     names = [f"blocks.{i}.{point}" for i in layers for point in ("attn.hook_z", "hook_mlp_out")]
-    where = {"mask": prompts.mask, "position": prompts.position}
-    read = activations(model, prompts.tokens, (*names, start, end), **where)
-    read = {name: value.double() for name, value in read.items()}
+    recorded = activations(
+        model,
+        prompts.tokens,
+        (*names, start, end),
+        mask=prompts.mask,
+        position=prompts.position,
+    )
+    read = {name: value.double() for name, value in recorded.items()}
     reader = _Reader(model, prompts.answer, read[end])
 
     heads, mlps, biases = [], [], reader.constant.expand(len(prompts)).clone()
