@@ -95,7 +95,7 @@ def test_halves_of_three_words_have_too_few_relabellings_whatever_the_draws(monk
     assert finding.words == (6, 6)
     assert finding.represented.outcome == "found"
     assert finding.used.outcome == "undecided"
-    assert "19 draws is 0.053" in finding.used.reason
+    assert "19 arrangements is 0.053" in finding.used.reason
     assert "no more arrangements exist: it takes more units" in finding.used.reason
     assert finding.separation.n == 6
 
