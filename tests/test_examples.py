@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.house import module_name, source_files
+from tests.house import House, module_name, source_files, without_example
+
+NEEDS_NONE: dict[str, str] = {}
+"""Public function -> why it has no worked example."""
 
 
 def docstring_examples(path: Path) -> list[doctest.DocTest]:
@@ -34,3 +37,18 @@ def test_examples_in_docstrings_are_true(path: Path) -> None:
     assert sum(len(test.examples) for test in tests) == path.read_text().count(">>> ")
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert [test.name for test in tests if runner.run(test).failed] == []
+
+
+def test_every_public_function_shows_a_worked_example() -> None:
+    assert sorted(without_example(House())) == sorted(NEEDS_NONE)
+
+
+def test_a_public_function_without_an_example_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "analyses/helix").mkdir(parents=True)
+    (tmp_path / "analyses/helix/clock.py").write_text(
+        'def read():\n    """Read. Without one."""\n\n'
+        'def show():\n    """Show.\n\n    >>> 1\n    1\n    """\n\n'
+        "def _helper(): ...\n\nclass Clock:\n    def method(self): ...\n"
+    )
+    (tmp_path / "analyses/_shared.py").write_text("def of_others(): ...")
+    assert without_example(House(tmp_path)) == ["analyses.helix.clock.read"]

@@ -164,6 +164,15 @@ def class_logits(
 
     Raises:
         HookError: no hook point is called `hook_point`, or the change gives another shape.
+
+    >>> from mechinterp_toolkit.analyses.circular_features.asked import asked_of
+    >>> from mechinterp_toolkit.model import load_model
+    >>> from mechinterp_toolkit.prompts import ordinal_classes
+    >>> model = load_model("toy/ordinal")
+    >>> days = ordinal_classes(model.tokenizer, ("days",)).classes["days"]
+    >>> asked = asked_of(model, days, "next", templates=1, seed=0)
+    >>> share_right(class_logits(model, asked), asked.answer)  # it knows all seven
+    1.0
     """
     parts = []
     for rows in torch.arange(len(asked.prompts)).split(_AT_ONCE):

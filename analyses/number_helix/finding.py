@@ -59,7 +59,7 @@ CAN = 0.5
 """Accuracy among numbers from which on a model is taken to do a task."""
 
 
-def planted(strength: float, seed: int) -> Planted:
+def _planted(strength: float, seed: int) -> Planted:
     """Return a model that adds by a Clock, with numbers on a helix at `strength`."""
     from mechinterp_toolkit.toys import planted_adder
 
@@ -85,7 +85,7 @@ def _scrambled_model(seed: int) -> HookedModel:
     question="Are numbers represented with periods, and is the helix used?",
     paper="Kantamneni & Tegmark 2025, arXiv:2502.00873",
     applies=reads_text,
-    planted=planted,
+    planted=_planted,
     twins={"random weights": _random_model, "scrambled": _scrambled_model},
     core=fit_helix,
 )
