@@ -199,14 +199,14 @@ ARCHITECTURES = {
     "Gemma": Architecture("Gemma", _GEMMA),
     "Gemma2": Architecture("Gemma2", {**_WINDOWED, "final_logit_softcapping": 5.0}, exempt=_BEHIND),
     "Gemma3": Architecture("Gemma3", _WINDOWED, exempt=_BEHIND),
-    "GPTNeoX": Architecture("GPTNeoX"),
-    "GPTNeoX-serial": Architecture("GPTNeoX", {"use_parallel_residual": False}),
+    "GPTNeoX": Architecture("GPTNeoX", seed=3),
+    "GPTNeoX-serial": Architecture("GPTNeoX", {"use_parallel_residual": False}, seed=1),
     "GPTJ": Architecture("GPTJ", {"rotary_dim": 4}),
-    "GPT2": Architecture("GPT2"),
+    "GPT2": Architecture("GPT2", seed=3),
     "OPT": Architecture("OPT", {"ffn_dim": 48, "word_embed_proj_dim": 32}, exempt=_NO_MODULE),
-    "Bloom": Architecture("Bloom", exempt=_BEHIND | _NO_MODULE),
-    "Falcon": Architecture("Falcon"),
-    "Falcon-multihead": Architecture("Falcon", {"multi_query": False, "bias": True}),
+    "Bloom": Architecture("Bloom", exempt=_BEHIND | _NO_MODULE, seed=16),
+    "Falcon": Architecture("Falcon", seed=2),
+    "Falcon-multihead": Architecture("Falcon", {"multi_query": False, "bias": True}, seed=1),
     "Phi": Architecture("Phi"),
     "Phi3": Architecture("Phi3", {**_GROUPED, "pad_token_id": 0}),
     "Olmo": Architecture("Olmo", _GROUPED),
@@ -214,7 +214,7 @@ ARCHITECTURES = {
     "Olmoe": Architecture("Olmoe", {**_GROUPED, "num_experts": 4, "num_experts_per_tok": 2}),
     "Mixtral": Architecture("Mixtral", {**_GROUPED, "num_local_experts": 4}),
     "StableLm": Architecture("StableLm", {**_GROUPED, "use_qkv_bias": True}),
-    "Granite": Architecture("Granite", {**_GROUPED, **_MULTIPLIERS}),
+    "Granite": Architecture("Granite", {**_GROUPED, **_MULTIPLIERS}, seed=1),
     "SmolLM3": Architecture("SmolLM3", {**_GROUPED, "pad_token_id": 0}),
     "Mamba": Architecture("Mamba", exempt=_STATE_SPACE),
 }
@@ -242,7 +242,7 @@ def build(name: str, seed: int | None = None) -> Any:
     entry = ARCHITECTURES[name]
     family = entry.family
     sizes = {"vocab_size": len(tokenizer()), "hidden_size": 32, "num_hidden_layers": 3}
-    sizes |= {"tie_word_embeddings": name in ("Gemma2", "Bloom", "Falcon", "GPT2", "SmolLM3")}
+    sizes |= {"tie_word_embeddings": name in ("Bloom", "Falcon", "GPT2", "SmolLM3")}
     sizes |= {"bos_token_id": 2, "eos_token_id": 2}
     if family != "Mamba":
         sizes |= {"num_attention_heads": 4}
