@@ -33,7 +33,7 @@ hypothesis.settings.load_profile("toolkit")
 ROOT = Path(__file__).resolve().parent.parent
 
 
-LONGEST = ("test_recipes.py", "analyses/", "test_suite.py")
+LONGEST = ("test_suite.py", "test_end_to_end.py", "test_recipes.py", "analyses", "test_plugin.py")
 """Files that take longest, begun first, so that no worker is left alone with one at the end."""
 
 WITHOUT_LENS = (
@@ -77,11 +77,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with what takes longest; skip what needs sae-lens where it is not installed."""
-    items.sort(key=lambda item: not lies_in(item, LONGEST))
+    items.sort(key=lambda item: [not lies_in(item, (place,)) for place in LONGEST])
     if config.getoption("--one-line"):
-        left_out = [item for item in items if lies_in(item, WITHOUT_LENS)]
+        left_out = [
+            item
+            for item in items
+            if lies_in(item, WITHOUT_LENS) or item.get_closest_marker("error_rate")
+        ]
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not lies_in(item, WITHOUT_LENS)]
+        items[:] = [item for item in items if item not in left_out]
     if importlib.util.find_spec("sae_lens") is None:
         skip = pytest.mark.skip(
             reason='sae-lens is not installed: pip install -c constraints.txt -e ".[sae]"'

@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-SHAPES = ("gpt2", "neox")
-
 
 def mechinterp(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the command in `folder`, offline."""
@@ -34,14 +32,13 @@ def outcomes(folder: Path) -> dict[tuple[str, str], dict]:
     }
 
 
-@pytest.fixture(scope="module", params=SHAPES)
-def real_tokenizer(request, shared_data) -> tuple[str, object]:
+def real_tokenizer(shape: str, shared_data: Path):
     from transformers import GPT2TokenizerFast, PreTrainedTokenizerFast
 
-    if request.param == "gpt2":
-        return request.param, GPT2TokenizerFast.from_pretrained(shared_data / "tokenizers" / "gpt2")
+    if shape == "gpt2":
+        return GPT2TokenizerFast.from_pretrained(shared_data / "tokenizers" / "gpt2")
     file = shared_data / "tokenizers" / "pythia" / "tokenizer.json"
-    return request.param, PreTrainedTokenizerFast(tokenizer_file=str(file))
+    return PreTrainedTokenizerFast(tokenizer_file=str(file))
 
 
 def small_model(shape: str, d_vocab: int):
@@ -77,26 +74,49 @@ def trained_a_little(model, tokenizer):
     return model
 
 
-@pytest.mark.parametrize("weights", ["random", "trained"])
-def test_a_report_on_a_folder_that_hugging_face_saved(real_tokenizer, weights, tmp_path):
-    shape, tokenizer = real_tokenizer
+@pytest.fixture(scope="module", params=["gpt2 trained", "neox random"])
+def saved(request, shared_data, tmp_path_factory) -> Path:
+    """A folder with the folder `model` in it, as Hugging Face saves one."""
+    shape, _, weights = request.param.partition(" ")
+    tokenizer = real_tokenizer(shape, shared_data)
     model = small_model(shape, len(tokenizer))
     if weights == "trained":
         model = trained_a_little(model, tokenizer)
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    done = mechinterp(
-        "report", "model", "-o", "out", "--set", "successor_heads.draws=99", folder=tmp_path
-    )
+    folder = tmp_path_factory.mktemp("saved")
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return folder
+
+
+def reported(folder: Path, draws: dict[str, int]) -> dict[str, dict]:
+    """Analysis -> its entry, each with as many draws."""
+    asked = [part for name in draws for part in ("--analysis", name)]
+    asked += [part for name, n in draws.items() for part in ("--set", f"{name}.draws={n}")]
+    done = mechinterp("report", "model", "-o", "out", *asked, folder=folder)
     assert done.returncode == 0, done.stderr
-    entries = outcomes(tmp_path / "out")
-    successor = entries["model", "successor_heads"]
+    return {analysis: entry for (_, analysis), entry in outcomes(folder / "out").items()}
+
+
+@pytest.mark.parametrize("saved", ["neox random"], indirect=True)
+@pytest.mark.parametrize("asked", [("concept_reliance", "linear_direction"), ("number_helix",)])
+def test_an_analysis_of_a_folder_that_hugging_face_saved_ends_in_a_verdict(saved, asked):
+    for entry in reported(saved, dict.fromkeys(asked, 19)).values():
+        assert entry["status"] == "ran"
+        assert entry["used"]["outcome"] != "found"
+
+
+def test_a_report_on_a_folder_that_hugging_face_saved(saved):
+    few = ("successor_heads", "circular_features", "steering_effect")
+    entries = reported(saved, dict.fromkeys((*few, "feature_clusters", "group_fourier"), 99))
+    assert entries["circular_features"]["status"] == entries["steering_effect"]["status"] == "ran"
+    assert "sae=" in entries["feature_clusters"]["reason"]
+    successor = entries["successor_heads"]
     assert successor["status"] == "ran"
     assert successor["represented"]["outcome"] == "not_found"
-    group = entries["model", "group_fourier"]
+    group = entries["group_fourier"]
     assert group["status"] == "not_applicable"
     assert "transformer of 2 layers" in group["reason"]
-    page = (tmp_path / "out" / "report.html").read_text()
+    page = (saved / "out" / "report.html").read_text()
     assert "successor_heads" in page
     # nothing is fetched when it opens
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=.?https?:", page)

@@ -50,9 +50,12 @@ def test_a_few_steps_are_the_same_under_a_seed(tmp_path):
     assert weights[0] == weights[1]
 
 
-def test_its_concept_is_linear_used_and_read_at_the_word():
+def test_its_concept_is_relied_on():
     reliance = concept_reliance("toy/sentiment", **QUICK)
     assert reliance.represented.outcome == reliance.used.outcome == "found"
+
+
+def test_its_concept_is_linear_and_read_at_the_word():
     direction = linear_direction("toy/sentiment", **QUICK, steps=10)
     assert direction.used.outcome == "found"
     falls = dict(zip(TOKENS, direction.fall.value.tolist(), strict=True))
