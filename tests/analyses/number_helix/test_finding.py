@@ -7,7 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from mechinterp_toolkit.analyses.number_helix.finding import _scrambled_model, number_helix, planted
+from mechinterp_toolkit.analyses.number_helix.finding import (
+    _planted,
+    _scrambled_model,
+    number_helix,
+)
 from mechinterp_toolkit.analyses.number_helix.result import EDITS, NumberHelix
 from mechinterp_toolkit.errors import NotApplicable
 from mechinterp_toolkit.geometry.helix import MODELS
@@ -18,7 +22,7 @@ QUICK = {"draws": 199}
 
 @pytest.fixture(scope="module")
 def on_planted() -> NumberHelix:
-    return number_helix(planted(1.0, 0).model, **QUICK)
+    return number_helix(_planted(1.0, 0).model, **QUICK)
 
 
 @pytest.fixture(scope="module")
