@@ -698,6 +698,7 @@ def _network_of(spec: CheckpointSpec) -> Any | None:
     raise CheckpointError(
         f"{spec.text} is a {architecture}, which no installed package provides."
         f"{nearest(architecture, known)} Installed are {', '.join(known) or 'none'}."
+        " Install what provides it again (pip install -e . in a checkout)."
     )
 
 
